@@ -1,0 +1,215 @@
+"""StudySpec to Objective: the only importer of families and data sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mixopt import checkpoints, families
+from mixopt.builder import FastBuilder
+from mixopt.data import open_split
+from mixopt.errors import CheckpointError, DataError, SpecError, names
+from mixopt.evaluator import Evaluator, Predict
+from mixopt.groups import depth_order
+from mixopt.listener import Listener
+from mixopt.objective import SEARCH, Objective, OutcomeCache
+from mixopt.pool import Pool, open_pool
+from mixopt.spec import POOL_FILE, StudySpec, pool_template
+from mixopt.split import Split
+
+PRECISION = "fp32"
+BATCHNORM = "average"
+
+
+@dataclass(frozen=True, eq=False)
+class Assembly:
+    """An objective and the parts a report or a saved model needs.
+
+    Attributes:
+        objective: Scores mixes of the pool.
+        family: The model family.
+        device: Where models run.
+    """
+
+    objective: Objective
+    family: families.Family
+    device: torch.device
+
+
+def open_objective(spec: StudySpec, listener: Listener | None = None) -> Objective:
+    """Open a pool and its splits, ready to score mixes.
+
+    Args:
+        spec: From `mixopt.load_spec`.
+        listener: Told about notices and progress.
+
+    Raises:
+        MixoptError: Whatever is wrong with the checkpoints, the model or the data.
+    """
+    return assemble(spec, listener or Listener()).objective
+
+
+def assemble(spec: StudySpec, listener: Listener) -> Assembly:
+    """As `open_objective`, with the parts beside it."""
+    paths, base = ingredient_files(spec)
+    _needs_data(spec, [*paths.values(), *([base[1]] if base else [])])
+    device = resolve_device(spec.device)
+    family = family_of(spec)
+    splits = open_splits(spec, family, listener)
+    pool = open_pool_of(family, listener, paths, base)
+    module = family.build()
+    builder = FastBuilder(pool, module, device, saved_dtype(spec))
+    evaluators = {name: Evaluator(split, family.preprocess, device, spec.batch_size) for name, split in splits.items()}
+    fixed = frozenset(pool.fixed) | frozenset(alias for alias, name in pool.tied.items() if name in pool.fixed)
+
+    def predict() -> Predict:
+        return family.predict(module, fixed)
+
+    objective = Objective(
+        pool,
+        builder,
+        predict,
+        evaluators,
+        OutcomeCache(spec.cache, listener.say),
+        spec.metric,
+        identity_of(family, device),
+    )
+    return Assembly(objective, family, device)
+
+
+def identity_of(family: families.Family, device: torch.device) -> dict[str, object]:
+    """What outcomes depend on beside weights and images; part of every cache key."""
+    return {
+        "family": family.identity(),
+        "preprocess": family.preprocess.key,
+        "batchnorm": BATCHNORM,
+        "precision": PRECISION,
+        "device": device.type,
+    }
+
+
+def ingredient_files(spec: StudySpec) -> tuple[dict[str, Path], tuple[str, Path] | None]:
+    """Column name to file for the ingredients, and the base's name and file.
+
+    Raises:
+        CheckpointError: No folder, no checkpoints, or no base where one is named.
+    """
+    found = checkpoints.find(spec.models, spec.ingredients)
+    base = None if spec.base is None else _base_file(spec)
+    files = [path for path in found if base is None or path.resolve() != base.resolve()]
+    if not files:
+        wanted = f"matching {names(spec.ingredients)}" if spec.ingredients else f"({', '.join(checkpoints.SUFFIXES)})"
+        raise CheckpointError(f"{spec.models}: no checkpoints {wanted} in this folder; correct --models")
+    every = checkpoints.names_of([*files, *([base] if base else [])], spec.models)
+    named = dict(zip(every, files, strict=False))
+    return named, None if base is None else (every[-1], base)
+
+
+def open_pool_of(
+    family: families.Family | None,
+    listener: Listener,
+    paths: dict[str, Path],
+    base: tuple[str, Path] | None,
+) -> Pool:
+    """Open the pool, with order and reading from names and files alone where no family is known."""
+    order = depth_order if family is None else family.depth
+    reader = checkpoints.read if family is None else family.read
+    pool = open_pool(paths, base, order=order, reader=reader, progress=listener.progress)
+    for notice in pool.notices:
+        listener.say(notice, False)
+    return pool
+
+
+def family_of(spec: StudySpec) -> families.Family:
+    """The family that the options describe."""
+    return families.open_family(
+        families.FamilyOptions(spec.family, spec.model, spec.classnames, spec.templates, spec.models)
+    )
+
+
+def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Split]:
+    """Every split by name, the selection split first.
+
+    Raises:
+        DataError: A split cannot be used, or the selection split is also a test split.
+    """
+    wanted: dict[str, Path] = {} if spec.data.search is None else {SEARCH: spec.data.search}
+    wanted |= spec.data.test
+    splits = {
+        name: open_split(
+            path,
+            name,
+            family.preprocess,
+            classnames=family.classnames,
+            cache=spec.cache,
+            limit=spec.limit if name == SEARCH else None,
+            notify=listener.say,
+            progress=listener.progress,
+        )
+        for name, path in wanted.items()
+    }
+    if SEARCH in splits:
+        _check_overlap(splits, listener)
+    return splits
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device; ``auto`` takes a CUDA GPU where there is one.
+
+    Raises:
+        SpecError: No such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SpecError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise SpecError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SpecError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def saved_dtype(spec: StudySpec) -> torch.dtype | None:
+    """The dtype that ``--dtype`` asks for; None for that of the ingredients."""
+    return None if spec.dtype == "ingredients" else checkpoints.dtype_of(spec.dtype)
+
+
+def _base_file(spec: StudySpec) -> Path:
+    # A base on the command line may be given from here, or by its name in the pool.
+    given = spec.base or Path()
+    for path in (given, spec.models / given):
+        if path.is_file():
+            return path
+    raise CheckpointError(f"--base {given}: no such file, neither here nor in {spec.models}")
+
+
+def _needs_data(spec: StudySpec, files: list[Path]) -> None:
+    if spec.data.search is not None:
+        return
+    template = pool_template(spec.models, [path.name for path in files])
+    raise SpecError(
+        f"--data: no selection split is given, and {spec.models / POOL_FILE} does not name one. Write this to "
+        f"{spec.models / POOL_FILE}, filled in:\n\n{template}\n"
+    )
+
+
+def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
+    search = splits[SEARCH]
+    if search.labels.min() == search.labels.max():
+        listener.say(f"{search.source}: all {len(search)} samples have one label", True)
+    for name, split in splits.items():
+        if name == SEARCH:
+            continue
+        shared = split.shared_with(search)
+        if shared == len(split):
+            raise DataError(
+                f"{split.source} (test split {name}): all its images are in the selection split {search.source}; "
+                "what selects cannot also test: give another --test or --data"
+            )
+        if shared:
+            listener.say(f"{shared} images of test split {name} are in the selection split too", True)

@@ -1,0 +1,64 @@
+"""Splits as a folder of class folders of images (the ImageFolder layout); classes are the folders' names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from mixopt.data import Source
+from mixopt.errors import DataError
+from mixopt.files import natural_key
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+
+
+def matches(path: Path) -> bool:
+    """Whether the path is a folder."""
+    return path.is_dir()
+
+
+def facts(path: Path) -> str:
+    """Name, size and time of every image."""
+    lines = []
+    for _, image in _images(path):
+        stat = image.stat()
+        lines.append(f"{image.relative_to(path)}|{stat.st_size}|{stat.st_mtime_ns}")
+    return "\n".join(lines)
+
+
+def open_source(path: Path) -> Source:
+    """List the images.
+
+    Raises:
+        DataError: No class folders with images in it.
+    """
+    found = _images(path)
+    if not found:
+        raise DataError(f"{path}: the split is empty; expected one folder of images per class")
+    classes = sorted({label for label, _ in found}, key=natural_key)
+    number = {name: index for index, name in enumerate(classes)}
+    labels = np.array([number[label] for label, _ in found], dtype=np.int64)
+    return Source(labels, tuple(classes), lambda index: _read(found[index][1]))
+
+
+def _images(path: Path) -> list[tuple[str, Path]]:
+    """``(class, file)`` in natural order."""
+    found = [
+        (folder.name, image)
+        for folder in path.iterdir()
+        if folder.is_dir() and not folder.name.startswith(".")
+        for image in folder.rglob("*")
+        if image.suffix.lower() in SUFFIXES
+    ]
+    return sorted(found, key=lambda item: natural_key(item[1].relative_to(path).as_posix()))
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: this image does not decode ({error}); replace or remove it") from error

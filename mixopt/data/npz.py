@@ -1,0 +1,46 @@
+"""Splits in one ``.npz`` file: ``x`` uint8 ``[n, height, width, 3]``, ``y`` integer ``[n]``, optional ``classes``."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from mixopt.data import Source
+from mixopt.errors import DataError
+
+
+def matches(path: Path) -> bool:
+    """Whether the path is an ``.npz`` file."""
+    return path.is_file() and path.suffix == ".npz"
+
+
+def facts(path: Path) -> str:
+    """Size and time of the file."""
+    stat = path.stat()
+    return f"{stat.st_size}|{stat.st_mtime_ns}"
+
+
+def open_source(path: Path) -> Source:
+    """Read the arrays.
+
+    Raises:
+        DataError: Damaged, ``x`` or ``y`` missing or of another dtype or shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if missing := [key for key in ("x", "y") if key not in arrays.files]:
+                raise DataError(
+                    f"{path}: lacks {' and '.join(missing)}; expected x uint8 [n, h, w, 3] and y integer [n], "
+                    f"found {', '.join(arrays.files) or 'nothing'}"
+                )
+            images, labels = arrays["x"], arrays["y"]
+            classes = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays.files else None
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npz file ({error})") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise DataError(f"{path}: expected x uint8 [n, h, w, 3], found {images.dtype} {list(images.shape)}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        raise DataError(f"{path}: expected y integer [{images.shape[0]}], found {labels.dtype} {list(labels.shape)}")
+    return Source(labels.astype(np.int64), classes, lambda index: images[index])

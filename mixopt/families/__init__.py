@@ -1,0 +1,113 @@
+"""Model families: how to build a model, what it wants of images, how it turns them into logits.
+
+A family here is one module with ``open_family(options) -> Family``; its name goes into `FAMILIES`. Any other
+is named by import path, ``package.module:function``, see `mixopt.families.custom`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from mixopt.checkpoints import Checkpoint
+from mixopt.errors import SpecError, unknown
+from mixopt.evaluator import Predict
+from mixopt.split import Preprocess
+
+FAMILIES = ("open_clip",)
+
+
+@dataclass(frozen=True)
+class FamilyOptions:
+    """What a user says about the model.
+
+    Attributes:
+        name: A family of `FAMILIES`, or ``package.module:function``.
+        model: A registered architecture, a config file, a config as a mapping, or whatever the family takes.
+        classnames: Class names in the order of the labels.
+        templates: Prompts with ``{}`` for the class name.
+        folder: What relative paths are relative to.
+    """
+
+    name: str
+    model: str | Mapping[str, Any] | None
+    classnames: tuple[str, ...] | None
+    templates: tuple[str, ...] | None
+    folder: Path
+
+
+class Family(Protocol):
+    """The contract of a model family."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What the model wants of its images."""
+
+    @property
+    def classnames(self) -> Sequence[str] | None:
+        """Class names in the order of the logits, where the family knows them."""
+
+    def build(self) -> nn.Module:
+        """A new model with any weights."""
+
+    def predict(self, module: nn.Module, fixed: frozenset[str]) -> Predict:
+        """The function from images ``[b, 3, h, w]`` to logits ``[b, n_classes]``; called once per mix.
+
+        Args:
+            module: A model that `build` made, with the weights to use.
+            fixed: Names of tensors that are the same at every call for this module; what depends on them alone
+                may be kept from call to call.
+        """
+
+    def depth(self, names: Iterable[str]) -> list[str]:
+        """Tensor names in depth order."""
+
+    def read(self, path: Path) -> Checkpoint:
+        """Open one of the family's checkpoints."""
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the model again, as plain JSON values: the arguments of `FamilyOptions` but the folder."""
+
+    def companions(self) -> dict[str, str]:
+        """File name to text of what must lie beside a saved model for others to load it."""
+
+
+def open_family(options: FamilyOptions) -> Family:
+    """The family by name.
+
+    Raises:
+        SpecError: An unknown name, or options that the family cannot use.
+    """
+    if ":" in options.name:
+        module: Any = importlib.import_module("mixopt.families.custom")
+    elif options.name in FAMILIES:
+        module = importlib.import_module(f"mixopt.families.{options.name}")
+    else:
+        raise SpecError("--family: " + unknown("family", options.name, FAMILIES, ", or package.module:function"))
+    family: Family = module.open_family(options)
+    return family
+
+
+def from_identity(identity: Mapping[str, Any], folder: Path) -> Family:
+    """The family that a recipe describes.
+
+    Raises:
+        SpecError: The description is not complete.
+    """
+    try:
+        return open_family(
+            FamilyOptions(
+                name=identity["name"],
+                model=identity["model"],
+                classnames=None if identity["classnames"] is None else tuple(identity["classnames"]),
+                templates=None if identity["templates"] is None else tuple(identity["templates"]),
+                folder=folder,
+            )
+        )
+    except (KeyError, TypeError) as error:
+        raise SpecError(f"the recipe does not describe its model family: {error}") from error

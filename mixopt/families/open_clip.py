@@ -1,0 +1,194 @@
+"""open_clip models (https://github.com/mlfoundations/open_clip), scored zero-shot through class-name prompts.
+
+Zero-shot head: the mean over templates of the normalised text embeddings, normalised again (Radford et al. 2021,
+section 3.1.4); logits are the cosine to the image embedding times the model's own logit scale.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from torch import Tensor, nn
+
+from mixopt import checkpoints
+from mixopt.errors import SpecError, unknown
+from mixopt.evaluator import Predict
+from mixopt.families import FamilyOptions
+from mixopt.groups import depth_order
+from mixopt.split import Preprocess
+
+CONFIG_NAME = "open_clip_config.json"
+_TEXT_NAMES = re.compile(r"^(text\.|transformer\.|token_embedding\.|positional_embedding|ln_final\.|text_projection)")
+
+
+class OpenClip:
+    """The family; see `mixopt.families.Family`."""
+
+    def __init__(self, options: FamilyOptions) -> None:
+        self._config = _config(options)
+        if not options.classnames:
+            raise SpecError("classnames: family open_clip scores zero-shot and needs the class names; set classnames")
+        self._classnames = tuple(options.classnames)
+        self._templates = tuple(options.templates or ("a photo of a {}.",))
+        if wrong := [text for text in self._templates if "{}" not in text]:
+            raise SpecError(f"templates: expected {{}} where the class name goes, but not so in {wrong[0]!r}")
+        self._cfg = PreprocessCfg(**self._config["preprocess_cfg"])
+        self._head: tuple[int, Tensor] | None = None
+
+    @property
+    def classnames(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return self._classnames
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """open_clip's own evaluation transform, with the normalisation left to the evaluator."""
+        height, width = self._cfg.input_size[-2:]
+        steps = image_transform_v2(self._cfg, is_train=False).transforms[:-2]
+
+        def fit(image: Any) -> Any:
+            for step in steps:
+                image = step(image)
+            return image
+
+        key = json.dumps({"open_clip": asdict(self._cfg)}, sort_keys=True)
+        return Preprocess((height, width), tuple(self._cfg.mean), tuple(self._cfg.std), fit, key)
+
+    def build(self) -> nn.Module:
+        """A new model of the config, randomly initialised, without touching the global random state."""
+        with torch.random.fork_rng(devices=[]):
+            return _create(self._config)
+
+    def predict(self, module: nn.Module, fixed: frozenset[str]) -> Predict:
+        """Logits by the zero-shot head, which is kept while no text tensor changes."""
+        model: Any = module
+        head = self._zero_shot_head(model, fixed)
+        scale = model.logit_scale.detach().exp()
+
+        def logits(images: Tensor) -> Tensor:
+            features = model.encode_image(images, normalize=True)
+            return torch.as_tensor(scale * (features @ head))
+
+        return logits
+
+    def depth(self, names: Iterable[str]) -> list[str]:
+        """Image tower, then text tower; in each the stem, the blocks by number, the head."""
+        ordered = depth_order(names)
+        return sorted(ordered, key=lambda name: not name.startswith("visual."))
+
+    def read(self, path: Path) -> checkpoints.Checkpoint:
+        """Plain state dicts and open_clip's own training checkpoints."""
+        return checkpoints.read(path)
+
+    def identity(self) -> dict[str, Any]:
+        """The whole config rather than its name: a registered name may mean something else later."""
+        return {
+            "name": "open_clip",
+            "model": deepcopy(self._config),
+            "classnames": list(self._classnames),
+            "templates": list(self._templates),
+        }
+
+    def companions(self) -> dict[str, str]:
+        """The config that ``open_clip.create_model('local-dir:...')`` reads."""
+        return {CONFIG_NAME: json.dumps(self._config, indent=2) + "\n"}
+
+    def _zero_shot_head(self, model: Any, fixed: frozenset[str]) -> Tensor:
+        text = {name for name in model.state_dict() if _TEXT_NAMES.match(name)}
+        if self._head is not None and self._head[0] == id(model) and text <= fixed:
+            return self._head[1]
+        device = model.logit_scale.device
+        head: Tensor = open_clip.build_zero_shot_classifier(
+            model, _tokenizer(self._config), self._classnames, self._templates, device=device
+        )
+        self._head = (id(model), head)
+        return head
+
+
+def open_family(options: FamilyOptions) -> OpenClip:
+    """Open the family.
+
+    Raises:
+        SpecError: The architecture or config file is not known, or class names are missing.
+    """
+    return OpenClip(options)
+
+
+def _config(options: FamilyOptions) -> dict[str, Any]:
+    """The model config and the complete preprocess config, from wherever the user keeps them."""
+    model = options.model
+    if model is None:
+        model = CONFIG_NAME
+    if isinstance(model, Mapping):
+        found = deepcopy(dict(model))
+    elif model.endswith(".json"):
+        found = _read_config(options.folder / model)
+    else:
+        config = open_clip.get_model_config(model)
+        if config is None:
+            more = f", or the name of a config file such as {CONFIG_NAME}"
+            raise SpecError("--model: " + unknown("open_clip architecture", model, open_clip.list_models(), more))
+        found = {"model_cfg": config}
+    if "model_cfg" not in found:
+        found = {"model_cfg": found}
+    vision = found["model_cfg"].get("vision_cfg")
+    if not isinstance(vision, Mapping):
+        raise SpecError("--model: the open_clip config lacks model_cfg.vision_cfg; expected open_clip_config.json")
+    default = merge_preprocess_dict(asdict(PreprocessCfg()), found.get("preprocess_cfg", {}))
+    default["size"] = vision.get("image_size", default["size"])
+    return {"model_cfg": found["model_cfg"], "preprocess_cfg": default}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise SpecError(f"--model {path}: {error.strerror}; name an open_clip architecture or its config") from error
+    except ValueError as error:
+        raise SpecError(f"--model {path}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise SpecError(f"--model {path}: expected a JSON object, found a {type(found).__name__}")
+    return found
+
+
+def _create(config: Mapping[str, Any]) -> nn.Module:
+    """open_clip's own factory, on a folder that holds the config alone; it downloads nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / CONFIG_NAME).write_text(json.dumps(config))
+        level = logging.root.level
+        logging.disable(logging.WARNING)
+        try:
+            module: nn.Module = open_clip.create_model(
+                f"local-dir:{folder}", load_weights=False, pretrained_image=False, pretrained_text=False
+            )
+        except (TypeError, KeyError, ValueError, RuntimeError, OSError) as error:
+            raise SpecError(f"--model: open_clip cannot make this model: {error}") from error
+        finally:
+            logging.disable(logging.NOTSET)
+            logging.root.setLevel(level)
+        return module
+
+
+def _tokenizer(config: Mapping[str, Any]) -> Any:
+    text = config["model_cfg"].get("text_cfg", {})
+    if source := text.get("hf_tokenizer_name"):
+        return open_clip.tokenizer.HFTokenizer(
+            source,
+            context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+            tokenizer_mode=text.get("tokenizer_mode"),
+            **text.get("tokenizer_kwargs", {}),
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / CONFIG_NAME).write_text(json.dumps(config))
+        return open_clip.get_tokenizer(f"local-dir:{folder}")

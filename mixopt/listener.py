@@ -1,0 +1,47 @@
+"""Listener: how the library tells a caller what happens, without printing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrialEvent:
+    """A trial that was told.
+
+    Attributes:
+        number: Its number in the study.
+        complete: Complete trials so far, the start included.
+        total: Complete trials wanted.
+        value: What was told; None for a failed trial.
+        best: Best value so far.
+        images_per_second: Of its evaluation; None where it came from the cache.
+    """
+
+    number: int
+    complete: int
+    total: int
+    value: float | None
+    best: float
+    images_per_second: float | None
+
+
+def _ignore(*_: Any) -> None:
+    """Hear nothing."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Callbacks, each silent by default.
+
+    Attributes:
+        say: ``(text, is_warning)``: what a user should know.
+        progress: ``(what, done, total)``: how far a piece of work is.
+        trial: A trial was told.
+    """
+
+    say: Callable[[str, bool], None] = _ignore
+    progress: Callable[[str, int, int], None] = _ignore
+    trial: Callable[[TrialEvent], None] = _ignore

@@ -1,0 +1,29 @@
+"""Best individual: the column that scores best alone; what people keep of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mixopt.methods import Choice
+from mixopt.mix import Mix
+from mixopt.objective import Objective
+
+
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Choice:
+    """Score every column once and take the best; of equals, the first.
+
+    Evaluations: one per column.
+    """
+    ranked = ranking(objective, columns)
+    return Choice(
+        columns[ranked[0][0]],
+        curves={"individuals": [{"name": name, "value": value} for name, value in ranked]},
+        notes={"best": ranked[0][0]},
+    )
+
+
+def ranking(objective: Objective, columns: Mapping[str, Mix]) -> list[tuple[str, float]]:
+    """Columns and their scores, best first; equals keep their order."""
+    scored = [(name, objective.score(mix).value) for name, mix in columns.items()]
+    sign = -1 if objective.metric.direction == "maximize" else 1
+    return sorted(scored, key=lambda pair: sign * pair[1])

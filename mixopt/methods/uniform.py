@@ -1,0 +1,17 @@
+"""Uniform soup: the mean of all. Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mixopt.methods import Choice
+from mixopt.mix import Mix, combine
+from mixopt.objective import Objective
+
+
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Choice:
+    """Give every column the weight 1/N.
+
+    Evaluations: none.
+    """
+    return Choice(combine(list(columns.values()), [1 / len(columns)] * len(columns)))

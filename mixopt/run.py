@@ -1,0 +1,309 @@
+"""The verbs: search, build, evaluate, inspect. Everything the command line does, without printing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixopt import checkpoints, families, saving
+from mixopt import search as searching
+from mixopt.assemble import assemble, family_of, ingredient_files, open_pool_of, open_splits, resolve_device
+from mixopt.errors import MixoptError, RunError, SpecError
+from mixopt.evaluator import Evaluator
+from mixopt.files import write_json
+from mixopt.inspection import describe_pool
+from mixopt.listener import Listener, TrialEvent
+from mixopt.mix import Recipe
+from mixopt.objective import SEARCH, Tally
+from mixopt.report import make_report
+from mixopt.runfolder import RunFolder
+from mixopt.spaces import Space
+from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
+from mixopt.stages import DIMENSIONS, announce, baseline_rows, crown, make_space, run_baselines, study_facts
+from mixopt.version import __version__
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """What a search left.
+
+    Attributes:
+        folder: The run folder.
+        recipe: The crowned mix and all that rebuilds it.
+        report: The content of report.json.
+        finished: Whether all trials were completed; False where ``timeout`` came first.
+    """
+
+    folder: Path
+    recipe: Recipe
+    report: dict[str, Any]
+    finished: bool
+
+
+def search(
+    models: str | Path | None = None,
+    *,
+    study: str | Path | None = None,
+    listener: Listener | None = None,
+    **options: Any,
+) -> SearchResult:
+    """Find the best mix of a pool: the main job. The same call again resumes.
+
+    Args:
+        models: The pool's folder.
+        study: A study.toml.
+        listener: Told about notices, progress and trials.
+        **options: Any field of `mixopt.StudySpec`.
+
+    Raises:
+        MixoptError: Bad input; nothing already computed is lost.
+    """
+    spec = load_spec({"models": models, **options}, None if study is None else Path(study))
+    folder = RunFolder(spec.folder)
+    with folder.locked():
+        try:
+            return _search(spec, folder, _logged(listener or Listener(), folder))
+        except OSError as error:
+            raise RunError(
+                f"{folder.path}: {error.strerror or error}; free space or check the disk. "
+                "Nothing already computed is lost: the same command continues from here"
+            ) from error
+
+
+def build(
+    recipe: str | Path,
+    output: str | Path,
+    *,
+    models: str | Path | None = None,
+    verify: bool = False,
+    listener: Listener | None = None,
+) -> Path:
+    """Rebuild a fused model from its recipe, wherever its checkpoints are: the same bytes as the run's.
+
+    Args:
+        recipe: A recipe.json, or a model that mixopt saved.
+        output: The safetensors file to write.
+        models: The folder of the checkpoints; by default the one that the run used, then the recipe's own.
+        verify: Read the written file back and compare it with the output hash as well.
+        listener: Told about progress.
+
+    Raises:
+        MixoptError: Not a recipe, checkpoints that are not found, or other weights than the recipe promises.
+    """
+    source, target = Path(recipe), Path(output)
+    loaded = saving.load_recipe(source)
+    folders = [Path(models)] if models is not None else _likely_folders(source)
+    paths = saving.locate(loaded, folders, checkpoints.read)
+    tensors, tied = saving.fuse(loaded, paths, checkpoints.read, listener or Listener())
+    saving.check_output(loaded, tensors, str(target))
+    saving.save_model(target, tensors, tied, loaded)
+    if verify:
+        saving.check_output(loaded, checkpoints.read(target).tensors, str(target))
+    return target
+
+
+def evaluate(
+    checkpoint: str | Path, *, verify: bool = False, listener: Listener | None = None, **options: Any
+) -> dict[str, Any]:
+    """Score one checkpoint.
+
+    Args:
+        checkpoint: The file; for one that mixopt saved, the recipe in it says how to make the model.
+        verify: Compare its weights with the recipe's output hash first.
+        listener: Told about notices.
+        **options: Fields of `mixopt.StudySpec`: ``data`` (``search`` and ``test``) at least; ``models`` for a
+            folder whose pool.toml describes the model.
+
+    Returns:
+        ``{"model": ..., "metric": ..., "splits": {name: {"samples": n, "metrics": {...}}}, "verified": ...}``.
+
+    Raises:
+        MixoptError: Bad input.
+    """
+    path, heard = Path(checkpoint), listener or Listener()
+    opened = checkpoints.read(path)
+    given = {key: value for key, value in options.items() if value is not None}
+    spec = load_spec({"models": path.parent, **given})
+    if "data" in given:
+        spec = spec.model_copy(update={"data": DataSpec.model_validate(given["data"])})
+    recipe = saving.load_recipe(path) if saving.METADATA_KEY in opened.metadata else None
+    if verify and recipe is None:
+        raise MixoptError(f"{path}: --verify needs a model that mixopt saved; this one carries no recipe")
+    if verify and recipe is not None:
+        saving.check_output(recipe, opened.tensors, str(path))
+    described = given.keys() & {"family", "model", "classnames", "templates", "models"}
+    if recipe is not None and not described:
+        family = families.from_identity(recipe.family, path.parent)
+    else:
+        family = family_of(spec)
+    splits = open_splits(spec, family, heard)
+    if not splits:
+        raise SpecError("--data: give the split to score on (--data FILE), or --test NAME=FILE")
+    device = resolve_device(spec.device)
+    evaluators = {name: Evaluator(split, family.preprocess, device, spec.batch_size) for name, split in splits.items()}
+    scored = saving.score_checkpoint(opened, family, evaluators, device)
+    return {
+        "model": str(path),
+        "metric": recipe.metric if recipe is not None and "metric" not in given else spec.metric,
+        "splits": {
+            name: {"samples": len(outcomes), "metrics": metrics} for name, (outcomes, metrics) in scored.items()
+        },
+        "verified": verify,
+    }
+
+
+def inspect(models: str | Path, *, listener: Listener | None = None, **options: Any) -> dict[str, Any]:
+    """What is in a pool, and what is wrong with it.
+
+    Args:
+        models: The pool's folder; a pool.toml is not needed.
+        listener: Told about notices and progress.
+        **options: Fields of `mixopt.StudySpec`.
+
+    Returns:
+        Plain JSON values; ``problems`` lists everything that would stop a search.
+
+    Raises:
+        SpecError: Options that cannot be used.
+    """
+    heard = listener or Listener()
+    spec = load_spec({"models": models, **options})
+    problems: list[str] = []
+    found: dict[str, Any] = {"models": str(spec.models), "problems": problems}
+    family: families.Family | None = None
+    if (spec.models / POOL_FILE).is_file() or options.get("family") is not None:
+        try:
+            family = family_of(spec)
+            found["family"] = spec.family
+        except MixoptError as error:
+            problems.append(str(error))
+    try:
+        paths, base = ingredient_files(spec)
+        found |= describe_pool(open_pool_of(family, heard, paths, base), spec)
+    except MixoptError as error:
+        problems.append(str(error))
+    if family is not None:
+        found["splits"] = _inspect_splits(spec, family, heard, problems)
+    return found
+
+
+def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchResult:
+    started = time.monotonic()
+    assembly = assemble(spec, listener)
+    objective = assembly.objective
+    study = searching.open_study(
+        searching.open_storage(folder.journal, spec.storage),
+        folder.path.resolve().name,
+        objective.metric.direction,
+    )
+    facts = study_facts(spec, assembly)
+    searching.check_facts(study, facts, folder.path)
+    folder.write_spec(spec)
+    announce(spec, assembly, listener)
+    baselines = run_baselines(spec, objective, listener)
+    space = searching.settle_space(study, facts, lambda: make_space(spec, objective, baselines))
+    _announce_space(spec, space, listener)
+    counted = objective.counting()
+    finished = searching.run_trials(
+        study,
+        counted,
+        space,
+        sampler=spec.sampler,
+        trials=spec.trials,
+        seed=spec.seed,
+        population=spec.population,
+        deadline=None if spec.timeout is None else started + spec.timeout,
+        listener=listener,
+    )
+    if not finished:
+        listener.say("--timeout: stopped before all trials were complete; the same command continues", True)
+    searching.recall_trials(study, counted, space)
+    tally = Tally()
+    for part in [*(baseline.tally for baseline in baselines.values()), counted.tally]:
+        tally = tally.merged(part)
+    rows = baseline_rows(objective, baselines, listener)
+    recipe, row, verification = crown(spec, assembly, folder, searching.best_mix(study, space), tally, listener)
+    listener.say(
+        f"saved {folder.model}; scored again from the file: {verification['file_score']:.4f}, the trial's own "
+        f"{verification['trial_score']:.4f} (difference {verification['difference']:+.4f}, "
+        f"{verification['predictions_differing']} of {verification['samples']} predictions differ)",
+        False,
+    )
+    report = make_report(
+        [*rows, row],
+        spec.metric,
+        {
+            "best": SEARCH,
+            "verification": verification,
+            "trials": searching.count_states(study),
+            "finished": finished,
+            "sampler": spec.sampler,
+            "space": {"kind": spec.space, "dims": space.dims, "labels": list(space.labels)},
+            "splits": {
+                name: {"samples": len(evaluator.split), "fingerprint": evaluator.split.fingerprint}
+                for name, evaluator in objective.evaluators.items()
+            },
+            "seed": spec.seed,
+            "wall_seconds": round(time.monotonic() - started, 3),
+            "version": __version__,
+        },
+        versus=("individual", "greedy"),
+    )
+    write_json(folder.report, report)
+    return SearchResult(folder.path, recipe, report, finished)
+
+
+def _announce_space(spec: StudySpec, space: Space, listener: Listener) -> None:
+    listener.say(
+        f"space {spec.space}: {len(space.layer_groups)} layer groups x {space.dims // len(space.layer_groups)} "
+        f"ingredients = {space.dims} dimensions, radius {spec.radius:g} around the start ({spec.start})",
+        False,
+    )
+    if space.dims > DIMENSIONS:
+        listener.say(
+            f"{space.dims} dimensions are many for {spec.trials} trials; fewer --groups or --ingredients find more",
+            True,
+        )
+
+
+def _logged(listener: Listener, folder: RunFolder) -> Listener:
+    """The listener, with notices and trials kept in the run's log as well."""
+
+    def say(text: str, is_warning: bool) -> None:
+        folder.note(f"{'warning: ' if is_warning else ''}{text}")
+        listener.say(text, is_warning)
+
+    def trial(event: TrialEvent) -> None:
+        value = "failed" if event.value is None else f"{event.value:.6f}"
+        folder.note(f"trial {event.number}: {value}, best {event.best:.6f}, {event.complete} of {event.total} complete")
+        listener.trial(event)
+
+    return Listener(say=say, progress=listener.progress, trial=trial)
+
+
+def _likely_folders(recipe: Path) -> list[Path]:
+    """Where a recipe's checkpoints may be: the pool that the run beside it used, then its own folder."""
+    models = RunFolder(recipe.parent).models()
+    return [folder for folder in (models, recipe.parent) if folder is not None and folder.is_dir()]
+
+
+def _inspect_splits(
+    spec: StudySpec, family: families.Family, listener: Listener, problems: list[str]
+) -> dict[str, Mapping[str, int]]:
+    splits: dict[str, Mapping[str, int]] = {}
+    for name, path in [(SEARCH, spec.data.search), *spec.data.test.items()]:
+        if path is None:
+            continue
+        data = DataSpec(search=path) if name == SEARCH else DataSpec(test={name: path})
+        try:
+            split = open_splits(spec.model_copy(update={"data": data}), family, listener)[name]
+        except MixoptError as error:
+            problems.append(str(error))
+        else:
+            splits[name] = {"samples": len(split), "classes": len(np.unique(split.labels))}
+    return splits

@@ -1,0 +1,109 @@
+"""The layout of a run folder: who may write to it, what lies where."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import tomli_w
+
+from mixopt.errors import RunError, names
+from mixopt.files import write_text
+from mixopt.spec import StudySpec
+
+LOCK = "run.lock"
+
+
+class RunFolder:
+    """One run's files.
+
+    Args:
+        path: The folder; made when it is first locked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = path / "study.journal"
+        self.spec = path / "run.toml"
+        self.recipe = path / "recipe.json"
+        self.model = path / "model.safetensors"
+        self.report = path / "report.json"
+        self.log = path / "run.log"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run: one process at a time, released by the system when a process dies.
+
+        Raises:
+            RunError: Another process holds it, the folder holds something else, or it cannot be written.
+        """
+        lock = filelock.FileLock(self.path / LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._check_contents()
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise RunError(
+                f"{self.path}: another process is using this run folder ({self._holder()}); wait for it, or choose "
+                "another --out"
+            ) from error
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot write to the run folder: {error.strerror}; choose --out") from error
+        try:
+            (self.path / f"{LOCK}.holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            yield
+        finally:
+            (self.path / f"{LOCK}.holder").unlink(missing_ok=True)
+            lock.release()
+
+    def write_spec(self, spec: StudySpec) -> None:
+        """Keep the resolved options."""
+        values = _plain(spec.model_dump(exclude_none=True))
+        values["out"] = str(self.path.resolve())
+        if "@" in str(values.get("storage", "")):
+            del values["storage"]  # it holds a password
+        write_text(self.spec, tomli_w.dumps(values))
+
+    def models(self) -> Path | None:
+        """The pool that the run used, or None where the folder does not say."""
+        try:
+            return Path(tomllib.loads(self.spec.read_text())["models"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def note(self, text: str) -> None:
+        """Add a line with the time to the run's log."""
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        with self.log.open("a", encoding="utf-8") as stream:
+            stream.write(f"{stamp} {text}\n")
+
+    def _check_contents(self) -> None:
+        known = {LOCK, self.spec.name, self.journal.name, self.recipe.name, self.report.name}
+        found = [entry.name for entry in self.path.iterdir()]
+        if found and not known & set(found):
+            raise RunError(
+                f"{self.path}: not a run folder, but not empty either (it holds {names(sorted(found))}); "
+                "choose a new folder with --out"
+            )
+
+    def _holder(self) -> str:
+        try:
+            return (self.path / f"{LOCK}.holder").read_text()
+        except OSError:
+            return "it did not leave its name"
+
+
+def _plain(value: Any) -> Any:
+    """Paths as absolute text, tuples as lists: what TOML can hold."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value.resolve()) if isinstance(value, Path) else value

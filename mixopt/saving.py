@@ -1,0 +1,186 @@
+"""A mix to a saved model: exact weights, recipe, companions; and recipes back to weights, anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixopt import checkpoints
+from mixopt.builder import build_exact
+from mixopt.errors import CheckpointError, MixoptError, PoolError, ScoreError, names
+from mixopt.evaluator import Evaluator, Outcomes
+from mixopt.families import Family
+from mixopt.listener import Listener
+from mixopt.mix import Recipe
+from mixopt.objective import measure
+from mixopt.pool import Reader
+
+METADATA_KEY = "mixopt"
+
+
+def load_recipe(path: Path) -> Recipe:
+    """A recipe from ``recipe.json``, or from the header of a model that mixopt saved.
+
+    Raises:
+        MixoptError: No such file, or not a recipe.
+    """
+    if not path.is_file():
+        raise MixoptError(f"{path}: no such file; expected a recipe.json or a model.safetensors that mixopt made")
+    if path.suffix == ".safetensors":
+        text = checkpoints.metadata_of(path).get(METADATA_KEY)
+        if text is None:
+            raise MixoptError(f"{path}: this model carries no mixopt recipe; give the recipe.json")
+        return Recipe.from_json(text, str(path))
+    try:
+        return Recipe.from_json(path.read_text(), str(path))
+    except UnicodeDecodeError as error:
+        raise MixoptError(f"{path}: not a recipe.json ({error})") from error
+
+
+def save_model(path: Path, tensors: Mapping[str, Tensor], tied: Mapping[str, str], recipe: Recipe) -> None:
+    """Write a fused model with its recipe in the header; the same recipe gives the same bytes."""
+    checkpoints.write(path, tensors, tied=tied, metadata={METADATA_KEY: recipe.to_json()})
+
+
+def fuse(
+    recipe: Recipe, paths: Mapping[str, Path], reader: Reader, listener: Listener
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The exact fused state dict of a recipe, and its tied names.
+
+    Args:
+        recipe: What to build; its output hash is not looked at.
+        paths: Column name to file, for the columns of `needed_columns`.
+        reader: Opens a checkpoint.
+        listener: Told about progress.
+    """
+    return build_exact(
+        recipe.mix,
+        {column: paths[column] for column in needed_columns(recipe)},
+        hashes=recipe.ingredients,
+        dtypes=torch_dtypes(recipe.dtypes),
+        reader=reader,
+        progress=listener.progress,
+    )
+
+
+def needed_columns(recipe: Recipe) -> tuple[str, ...]:
+    """The columns whose checkpoints are needed, in column order."""
+    wanted = {*recipe.mix.support(), *([recipe.buffers_from] if recipe.buffers_from else [])}
+    return tuple(column for column in recipe.mix.columns if column in wanted)
+
+
+def with_output(draft: Recipe, tensors: Mapping[str, Tensor]) -> Recipe:
+    """The recipe with the content hash of what it gave."""
+    return replace(draft, output_hash=checkpoints.content_hash(checkpoints.hash_tensors(tensors)))
+
+
+def check_output(recipe: Recipe, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Compare a state dict with the recipe's output hash.
+
+    Raises:
+        PoolError: They differ.
+    """
+    found = checkpoints.content_hash(checkpoints.hash_tensors(tensors))
+    if found != recipe.output_hash:
+        raise PoolError(
+            f"{where}: its weights are not those of the recipe (expected output hash {recipe.output_hash[:12]}, "
+            f"found {found[:12]})"
+        )
+
+
+def locate(recipe: Recipe, folders: Sequence[Path], reader: Reader) -> dict[str, Path]:
+    """Find a recipe's checkpoints by content: files of the column's name first, then all others.
+
+    Raises:
+        CheckpointError: Some are nowhere in the folders.
+    """
+    missing = {recipe.ingredients[column]: column for column in needed_columns(recipe)}
+    found: dict[str, Path] = {}
+    for folder in folders:
+        files = checkpoints.find(folder, ("**/*",))
+        wanted = set(missing.values())
+        files.sort(key=lambda path: not any(path.name.startswith(Path(column).name) for column in wanted))
+        for path in files:
+            if not missing:
+                break
+            try:
+                digest = checkpoints.content_hash(checkpoints.hash_tensors(reader(path).tensors))
+            except CheckpointError:
+                continue  # some other file; a checkpoint that is needed is then reported as missing
+            if digest in missing:
+                found[missing.pop(digest)] = path
+    if missing:
+        looked = names([str(folder) for folder in folders]) or "no folder"
+        lost = [f"{column} (content hash {digest[:12]})" for digest, column in missing.items()]
+        raise CheckpointError(
+            f"{len(missing)} of the recipe's checkpoints were not found in {looked}: {names(lost)}; "
+            "name their folder with --models"
+        )
+    return found
+
+
+def score_checkpoint(
+    checkpoint: checkpoints.Checkpoint,
+    family: Family,
+    evaluators: Mapping[str, Evaluator],
+    device: torch.device,
+) -> dict[str, tuple[Outcomes, dict[str, float]]]:
+    """Score one checkpoint as it stands in its file, in a model of its own.
+
+    Returns:
+        Split name to outcomes and every metric.
+
+    Raises:
+        PoolError: The checkpoint does not fit the family's model.
+        ScoreError: A loss is not finite.
+    """
+    module = family.build()
+    state = {
+        **checkpoint.tensors,
+        **{alias: checkpoint.tensors[name] for alias, name in checkpoint.tied.items()},
+    }
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise PoolError(
+            f"{checkpoint.path}: does not fit the model that --family and --model describe: {error}"
+        ) from error
+    module = module.to(device=device, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        predict = family.predict(module, frozenset())
+    scored = {}
+    for name, evaluator in evaluators.items():
+        outcomes = evaluator.run(predict)
+        if not np.all(np.isfinite(outcomes.losses)):
+            raise ScoreError(f"{checkpoint.path}: losses on {name} are not finite; the model's weights overflow")
+        scored[name] = (outcomes, measure(evaluator, outcomes))
+    return scored
+
+
+def compact_dtypes(dtypes: Mapping[str, torch.dtype]) -> dict[str, str]:
+    """Tensor name to dtype, as text: the commonest under ``*``, the others by name."""
+    text = {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()}
+    counted = list(text.values())
+    common = max(sorted(set(counted)), key=counted.count)
+    return {"*": common, **{name: dtype for name, dtype in sorted(text.items()) if dtype != common}}
+
+
+def torch_dtypes(compact: Mapping[str, str]) -> dict[str, torch.dtype]:
+    """What `compact_dtypes` wrote, as torch dtypes; ``*`` stays as a key.
+
+    Raises:
+        MixoptError: A name that is not a dtype.
+    """
+    found: dict[str, torch.dtype] = {}
+    for name, text in compact.items():
+        dtype: Any = getattr(torch, text, None)
+        if not isinstance(dtype, torch.dtype):
+            raise MixoptError(f"recipe: unknown dtype {text!r} of {name}")
+        found[name] = dtype
+    return found

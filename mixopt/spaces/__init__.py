@@ -1,0 +1,61 @@
+"""Coefficient spaces: the box of a sampler to the rows of a mix, and back. Pure; no Optuna, no torch.
+
+A newcomer is one module here whose class obeys `Space`; its name goes into `SPACES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixopt.errors import MixoptError, unknown
+from mixopt.mix import Mix
+from mixopt.spaces.simplex import Simplex
+
+Point = NDArray[np.float64]
+
+
+class Space(Protocol):
+    """The contract: a box ``[-1, 1]`` per dimension whose centre is the start."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each dimension; the parameter names of a study."""
+
+    @property
+    def layer_groups(self) -> tuple[str, ...]:
+        """The layer groups that have coefficients of their own."""
+
+    @property
+    def dims(self) -> int:
+        """Number of dimensions."""
+
+    def to_mix(self, point: Point) -> Mix:
+        """The mix at a point ``[dims]`` of the box; the centre gives the start, bit for bit."""
+
+    def from_mix(self, mix: Mix) -> Point | None:
+        """A point ``[dims]`` that gives this mix (to 1e-9), or None where the space does not hold it."""
+
+    def describe(self) -> dict[str, Any]:
+        """The space as plain JSON values; `from_description` makes it again."""
+
+
+SPACES: dict[str, type[Simplex]] = {"simplex": Simplex}
+
+
+def from_description(value: Mapping[str, Any]) -> Space:
+    """The space that `Space.describe` described.
+
+    Raises:
+        MixoptError: An unknown kind, or a description that is not complete.
+    """
+    kind = str(value.get("kind"))
+    if kind not in SPACES:
+        raise MixoptError(unknown("space", kind, SPACES))
+    try:
+        return SPACES[kind].from_description(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MixoptError(f"not the description of a space: {error}") from error

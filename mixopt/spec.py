@@ -1,0 +1,258 @@
+"""StudySpec: pool.toml, study.toml and flags, validated together, all problems at once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mixopt.errors import SpecError, listing, unknown
+from mixopt.groups import SCHEMES
+from mixopt.metrics import METRICS
+
+POOL_FILE = "pool.toml"
+SAMPLERS = ("cmaes", "tpe", "gp", "random")
+SPACES = ("simplex",)
+STARTS = ("best", "individual", "uniform", "greedy")
+DTYPES = ("ingredients", "fp32", "fp16", "bf16")
+FAMILIES_HINT = "open_clip, or package.module:function"
+
+
+class DataSpec(BaseModel):
+    """Where the splits are.
+
+    Attributes:
+        search: Selects: every choice is made on it.
+        test: Name to split; only reported.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    search: Path | None = None
+    test: dict[str, Path] = Field(default_factory=dict)
+
+    @field_validator("test")
+    @classmethod
+    def _not_search(cls, value: dict[str, Path]) -> dict[str, Path]:
+        if "search" in value:
+            raise ValueError("a test split cannot be called 'search'; that is the selection split's name")
+        return value
+
+
+class StudySpec(BaseModel):
+    """Everything a run depends on. Every field is a key of the TOML files and a flag of the same name.
+
+    Attributes:
+        models: The pool's folder.
+        family: ``open_clip``, or ``package.module:function``.
+        model: Architecture name or config file.
+        base: The pretrained checkpoint; never an ingredient.
+        ingredients: Globs in the pool's folder; every checkpoint there but the base by default.
+        classnames: Class names in the order of the labels.
+        templates: Prompts with ``{}`` for the class name.
+        data: The splits.
+        metric: Drives every choice.
+        trials: Complete trials in all, the start included.
+        sampler: ``cmaes``, ``tpe``, ``gp``, ``random``, or ``package.module:Class``.
+        population: Trials asked at a time; the sampler's own default without.
+        groups: Layer groups, see `mixopt.groups.make_groups`; chosen to keep the dimensions few without.
+        space: How a sampler's box becomes rows.
+        radius: How far a coefficient is pushed at the edge of the box.
+        top: Search over the so many ingredients that rank first; chosen to keep the dimensions few without.
+        start: Where the search starts: the best baseline, one by name, or a recipe.
+        greedy_rule: ``at-least`` (the paper's >=) or ``strict`` (the authors' code).
+        limit: Use only the first so many images of the selection split.
+        timeout: Stop asking for trials after so many seconds.
+        seed: Of the samplers.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        batch_size: Images per forward pass; chosen by device without.
+        dtype: Of the saved model: that of the ingredients, or one by name.
+        cache: Decoded splits and outcomes.
+        out: The run folder.
+        storage: An Optuna storage URL in place of the run folder's journal.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: Path
+    family: str = "open_clip"
+    model: str | None = None
+    base: Path | None = None
+    ingredients: tuple[str, ...] = ()
+    classnames: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+    data: DataSpec = Field(default_factory=DataSpec)
+    metric: str = "accuracy"
+    trials: Annotated[int, Field(ge=1)] = 200
+    sampler: str = "cmaes"
+    population: Annotated[int, Field(ge=2)] | None = None
+    groups: str | None = None
+    space: Literal["simplex"] = "simplex"
+    radius: Annotated[float, Field(gt=0, le=1)] = 0.5
+    top: Annotated[int, Field(ge=1)] | None = None
+    start: str = "best"
+    greedy_rule: Literal["at-least", "strict"] = "at-least"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    dtype: str = "ingredients"
+    cache: Path = Field(default_factory=lambda: default_cache())
+    out: Path | None = None
+    storage: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: ``out``, or ``runs/<pool folder name>``."""
+        return self.out or Path("runs") / self.models.resolve().name
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _number_or_name(cls, value: Any) -> Any:
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(text, str) and not text.isdigit() and not text.endswith(".toml") and text not in SCHEMES:
+            more = ", a number of groups, or a .toml file of regular expressions"
+            raise ValueError(unknown("group scheme", text, SCHEMES, more))
+        return text
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        return _known("metric", value, METRICS)
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, value: str) -> str:
+        return value if ":" in value else _known("sampler", value, SAMPLERS, ", or package.module:Class")
+
+    @field_validator("family")
+    @classmethod
+    def _known_family(cls, value: str) -> str:
+        return value if ":" in value else _known("family", value, ("open_clip",), ", or package.module:function")
+
+    @field_validator("dtype")
+    @classmethod
+    def _known_dtype(cls, value: str) -> str:
+        return _known("dtype", value, DTYPES)
+
+    @field_validator("start")
+    @classmethod
+    def _known_start(cls, value: str) -> str:
+        is_file = value.endswith((".json", ".safetensors"))
+        return value if is_file else _known("start", value, STARTS, ", or a recipe.json")
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/mixopt``, or ``~/.cache/mixopt``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "mixopt"
+
+
+def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
+    """Bring pool.toml, study.toml and flags together; a flag wins over study.toml, which wins over pool.toml.
+
+    Args:
+        flags: Field name to value, as given on the command line or in Python; None means not given. Paths in them
+            are relative to the working directory; those in a file, to that file.
+        study: A study.toml.
+
+    Raises:
+        SpecError: Everything that is wrong, each with the file or flag it stands in.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if study is not None:
+        layers.append((str(study), _read_toml(study)))
+    models = given.get("models", layers[0][1].get("models") if layers else None)
+    if models is None:
+        raise SpecError("--models: the folder with the checkpoints is needed (--models DIR)")
+    pool_file = Path(models) / POOL_FILE
+    if pool_file.is_file():
+        layers.insert(0, (str(pool_file), _read_toml(pool_file)))
+    layers.append(("", {**given, "models": models}))
+    merged: dict[str, Any] = {}
+    where: dict[str, str] = {}
+    for source, layer in layers:
+        for key, value in layer.items():
+            if key == "data" and isinstance(value, Mapping):
+                merged["data"] = {**merged.get("data", {}), **value}
+            else:
+                merged[key] = value
+            where[key] = source
+    try:
+        return StudySpec.model_validate(merged)
+    except ValidationError as error:
+        problems = [_problem(dict(detail), where) for detail in error.errors()]
+        raise SpecError(listing("the options cannot be used", problems)) from error
+
+
+def pool_template(models: Path, checkpoints: list[str]) -> str:
+    """A pool.toml to fill in, from what lies in a folder."""
+    base = next((name for name in checkpoints if "base" in name or "zeroshot" in name or "pretrained" in name), None)
+    config = next((path.name for path in sorted(models.glob("*config*.json"))), "ViT-B-32")
+    splits = [path.name for path in sorted(models.glob("*.npz"))]
+    search = next((name for name in splits if "val" in name), splits[0] if splits else "val.npz")
+    tests = [name for name in splits if name != search] or ["test.npz"]
+    lines = [
+        'family = "open_clip"            # or "package.module:function"',
+        f'model = "{config}"             # a config file here, or an architecture such as "ViT-B-32"',
+        f'base = "{base}"' if base else '# base = "base.safetensors"     # the pretrained checkpoint, if you have it',
+        'classnames = ["...", "..."]     # in the order of the labels',
+        'templates = ["a photo of a {}."]',
+        "[data]",
+        f'search = "{search}"            # an .npz (x uint8 [n, h, w, 3], y integer [n]) or a folder of class folders',
+        "[data.test]",
+        *(f'{Path(name).stem} = "{name}"' for name in tests),
+    ]
+    return "\n".join(lines)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a file, with its relative paths made absolute."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not valid TOML ({error})") from error
+    folder = path.resolve().parent
+    for key in ("models", "base", "cache", "out"):
+        if isinstance(values.get(key), str):
+            values[key] = folder / values[key]
+    for key, endings in (("model", (".json",)), ("groups", (".toml",)), ("start", (".json", ".safetensors"))):
+        if isinstance(values.get(key), str) and values[key].endswith(endings):
+            values[key] = str(folder / values[key])
+    data = values.get("data")
+    if isinstance(data, dict):
+        if isinstance(data.get("search"), str):
+            data["search"] = folder / data["search"]
+        if isinstance(data.get("test"), dict):
+            data["test"] = {
+                name: folder / value if isinstance(value, str) else value for name, value in data["test"].items()
+            }
+    return values
+
+
+def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    key = str(detail["loc"][0]) if detail["loc"] else ""
+    source = where.get(key, "")
+    head = f"{source}: {place}" if source else f"--{place.replace('_', '-').replace('data.search', 'data')}"
+    if detail["type"] == "extra_forbidden":
+        known = DataSpec.model_fields if key == "data" and len(detail["loc"]) > 1 else StudySpec.model_fields
+        return f"{head}: " + unknown("key", str(detail["loc"][-1]), known)
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    value = detail.get("input")
+    shown = "" if isinstance(value, (dict, list)) or message.startswith("unknown") else f" (found {value!r})"
+    return f"{head}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _known(kind: str, value: str, known: Any, more: str = "") -> str:
+    if value not in known:
+        raise ValueError(unknown(kind, value, known, more))
+    return value
