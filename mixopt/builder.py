@@ -127,8 +127,10 @@ def build_exact(
         Name to fused CPU tensor, and alias to tied name.
 
     Raises:
-        PoolError: A file is not the one that the mix was found with.
+        PoolError: A file is not the one that the mix was found with, or a column that the mix uses has none.
     """
+    if absent := [column for column in mix.support() if column not in paths]:
+        raise PoolError(f"the mix uses {names(absent)}, but no checkpoint is given for it")
     group_of = mix.groups.index()
     sums: dict[str, NDArray[np.float64]] = {}
     fused: dict[str, Tensor] = {}
@@ -148,7 +150,7 @@ def build_exact(
             progress("building the exact model", number, len(paths))
 
     def saved(name: str) -> torch.dtype:
-        return dtypes.get(name, dtypes["*"])
+        return dtypes[name] if name in dtypes else dtypes["*"]
 
     result = {name: tensor.to(saved(name)) if tensor.is_floating_point() else tensor for name, tensor in fused.items()}
     return result | {name: _cast(total, saved(name)) for name, total in sums.items()}, tied
@@ -206,13 +208,22 @@ def _check_hash(column: str, path: Path, tensors: Mapping[str, Tensor], expected
 
 
 def _float64(tensor: Tensor) -> NDArray[np.float64]:
-    exact = tensor.detach().to(torch.float64) if tensor.dtype == torch.bfloat16 else tensor.detach()
-    return exact.numpy().astype(np.float64)
+    exact: NDArray[np.float64] = tensor.detach().to(torch.float64).numpy()
+    return exact
 
 
 def _cast(values: NDArray[np.float64], dtype: torch.dtype) -> Tensor:
-    """One rounding from float64; numpy's for float16, whose rounding in torch goes through float32."""
-    if dtype == torch.float16:
-        with np.errstate(over="ignore"):
-            return torch.from_numpy(np.asarray(values.astype(np.float16)))
-    return torch.from_numpy(np.asarray(values)).to(dtype)
+    """One rounding from float64. Torch's own to 16 bits goes through float32 and rounds twice.
+
+    So float32 is rounded to odd there, which leaves the second rounding to decide alone (Boldo and Melquiond 2008,
+    "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd").
+    """
+    exact = np.asarray(values)
+    if dtype.itemsize >= 4:
+        return torch.from_numpy(exact).to(dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        near = exact.astype(np.float32)
+        inside = np.where(np.abs(near) > np.abs(exact), np.nextafter(near, np.float32(0)), near)
+    inexact = (inside != exact) & np.isfinite(exact)
+    odd = np.where(inexact, inside.view(np.uint32) | np.uint32(1), inside.view(np.uint32)).view(np.float32)
+    return torch.from_numpy(np.asarray(odd)).to(dtype)

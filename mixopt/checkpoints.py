@@ -10,7 +10,7 @@ import hashlib
 import json
 import pickle
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ _FORMAT_NAMES = {
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
@@ -73,10 +76,12 @@ def find(directory: Path, patterns: Sequence[str] = ()) -> list[Path]:
             checkpoint count once, through their index.
 
     Raises:
-        CheckpointError: The directory is missing.
+        CheckpointError: The directory is missing, or a pattern is not one.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory; --models takes the folder with the checkpoints")
+    if wrong := [pattern for pattern in patterns if not pattern or Path(pattern).is_absolute()]:
+        raise CheckpointError(f"{directory}: expected patterns relative to this folder, got {wrong[0]!r}")
     found = {path for pattern in patterns or ("*",) for path in directory.glob(pattern) if _is_checkpoint(path)}
     shards = {path.parent / name for path in found if is_index(path) for name in _shard_names(path)}
     # An index that a pattern missed still claims its parts.
@@ -93,7 +98,7 @@ def names_of(paths: Sequence[Path], directory: Path) -> list[str]:
     stems = [_stem(path.name) for path in paths]
     if len(set(stems)) == len(stems):
         return stems
-    return [path.relative_to(directory).as_posix() for path in paths]
+    return [(path.relative_to(directory) if path.is_relative_to(directory) else path).as_posix() for path in paths]
 
 
 def is_index(path: Path) -> bool:
@@ -278,26 +283,37 @@ def _read_pickle(path: Path) -> Checkpoint:
 
 
 def _load_pickle(path: Path) -> Any:
-    scalar = np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1"))]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(_numpy_scalars()):
             try:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
                 if "mmap" not in str(error):
                     raise
                 return torch.load(path, map_location="cpu", weights_only=True)  # the format before zip files
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # damaged bytes can make the reader fail in any way
+        if not isinstance(error, pickle.UnpicklingError) or "Unsupported operand" in str(error):
+            raise CheckpointError(
+                f"{path}: damaged or truncated checkpoint ({_reason(error)}); copy it again from where it was trained"
+            ) from error
         raise CheckpointError(
             f"{path}: this pickle holds more than tensors ({_reason(error)}); opening it could run code, so it was "
             "not opened. If you trust where it came from, convert it there: "
-            f"torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'converted.pt')"
+            f"m = torch.load({path.name!r}, weights_only=False); torch.save(m.state_dict(), 'converted.pt') where it "
+            "is a module, or torch.save(m['state_dict'], 'converted.pt') where it is a dictionary with one inside"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: damaged or truncated checkpoint ({_reason(error)}); copy it again from where it was trained"
-        ) from error
+
+
+def _numpy_scalars() -> list[Any]:
+    """What torch must allow for a NumPy number beside the weights (a best score), as NumPy 2 and 1 pickle it."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+
+    def old(*arguments: Any) -> Any:
+        return scalar(*arguments)
+
+    old.__module__ = "numpy.core.multiarray"
+    old.__name__ = old.__qualname__ = "scalar"
+    return [scalar, old, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1"))]
 
 
 def _reason(error: Exception) -> str:
@@ -323,16 +339,8 @@ def _unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]
     if not tensors:
         found = ", ".join(map(str, list(state)[:5])) or "nothing"
         raise CheckpointError(f"{path}: no tensors found in it; its entries are {found}")
-    for prefix in PREFIXES:
-        tensors = _without_prefix(tensors, prefix)
+    if odd := [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized]:
+        raise CheckpointError(f"{path}: {odd[0]} is sparse or quantized; only dense tensors can be mixed")
+    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in tensors)), ""):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors, ignored
-
-
-def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    if _all_start(tensors, prefix):
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _all_start(tensors: Iterable[str], prefix: str) -> bool:
-    return all(name.startswith(prefix) for name in tensors)

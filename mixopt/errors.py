@@ -76,5 +76,5 @@ def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> str:
     """The message for a name that is not known, with the nearest one suggested."""
     every = sorted(known)
     near = difflib.get_close_matches(name, every, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(every)}{more}"

@@ -17,7 +17,7 @@ from mixopt.errors import RunError
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key of natural order: digits compare as numbers, so ``model_2`` comes before ``model_10``."""
     parts = re.findall(r"\d+|\D+", name)
-    return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
+    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ _STEM = re.compile(
     r"register_tokens?|pos_embed\w*|ln_pre|norm_pre|conv_proj)([._]|$)"
 )
 _HEAD = re.compile(
-    r"(^|[._])(head|heads|fc|fc_norm|classifier|classification_head|ln_post|ln_final|norm|proj|attn_pool|pooler|"
+    r"(^|[._])(head|heads|fc|fc_norm|classifier|classification_head|ln_post|ln_final|norm|proj|attn_?pool|pooler|"
     r"text_projection|logit_scale|logit_bias|output|lm_head)([._]|$)"
 )
 
@@ -108,7 +108,7 @@ def make_groups(scheme: str | int, sizes: Mapping[str, int]) -> Groups:
             a tensor out or in two groups.
     """
     text = str(scheme)
-    if text.isdigit():
+    if text.isdecimal():
         return _segments(sizes, int(text))
     if text == "whole":
         return Groups((("whole", tuple(sizes)),))
@@ -186,9 +186,10 @@ def _towers(ordered: Sequence[str], blocks: Mapping[str, str]) -> dict[str, str]
 
 
 def _is_head(name: str, after_blocks: bool) -> bool:
-    if _STEM.search(name):
-        return False
-    return bool(_HEAD.search(name)) or after_blocks
+    stem, head = _STEM.search(name), _HEAD.search(name)
+    if stem and head:  # the outer part decides: attnpool.positional_embedding, patch_embed.proj
+        return head.start() < stem.start()
+    return bool(head) or (after_blocks and not stem)
 
 
 def _collect(sizes: Mapping[str, int], group_of: Mapping[str, str]) -> Groups:

@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 
 from mixopt.groups import make_groups
 from mixopt.pool import Pool
-from mixopt.spec import StudySpec
 
 CHUNK = 1 << 22
 
 
-def describe_pool(pool: Pool, spec: StudySpec) -> dict[str, Any]:
+def describe_pool(pool: Pool, scheme: str) -> dict[str, Any]:
     """A pool as plain JSON values.
 
     Distances are Euclidean norms over all mixed parameters; cosines are between deltas from the base (or, without
     one, from the ingredients' mean).
     """
-    groups = make_groups(spec.groups or "block", pool.sizes)
+    groups = make_groups(scheme, pool.sizes)
     sizes = pool.sizes
     gram = _gram(pool)
     norms = np.sqrt(np.maximum(np.diag(gram), 0.0))

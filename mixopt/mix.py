@@ -44,9 +44,11 @@ class Mix:
         expected = (len(self.groups), len(self.columns))
         if rows.shape != expected:
             raise MixoptError(f"mix: expected coefficients of shape {expected} [groups, columns], got {rows.shape}")
+        with np.errstate(invalid="ignore"):
+            totals = rows.sum(axis=1)
         wrong = [
             f"{name} (sum {total:.9g})"
-            for name, total in zip(self.groups.names, rows.sum(axis=1), strict=True)
+            for name, total in zip(self.groups.names, totals, strict=True)
             if not abs(total - 1.0) <= ROW_SUM_TOLERANCE
         ]
         if wrong:
@@ -61,7 +63,7 @@ class Mix:
         return same and np.array_equal(self.coefficients, other.coefficients)
 
     def __hash__(self) -> int:
-        return hash((self.groups, self.columns, self.coefficients.tobytes()))
+        return hash((self.groups, self.columns, (self.coefficients + 0.0).tobytes()))  # -0.0 equals 0.0
 
     def support(self) -> tuple[str, ...]:
         """The columns with a coefficient other than 0 in some group, in column order."""
@@ -72,7 +74,8 @@ class Mix:
         """The mix as plain JSON values; floats keep every bit."""
         return {
             "columns": list(self.columns),
-            "groups": self.groups.as_dict(),
+            # Pairs, not a mapping: the order is that of the rows, and writers of JSON may sort keys.
+            "groups": [[name, list(tensors)] for name, tensors in self.groups.items],
             "coefficients": self.coefficients.tolist(),
         }
 
@@ -84,7 +87,7 @@ class Mix:
             MixoptError: Something is missing or of the wrong form.
         """
         try:
-            groups = Groups.from_dict(value["groups"])
+            groups = Groups(tuple((name, tuple(tensors)) for name, tensors in value["groups"]))
             return cls(groups, tuple(value["columns"]), np.array(value["coefficients"], dtype=np.float64))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MixoptError(f"not a mix: {type(error).__name__}: {error}") from error

@@ -182,7 +182,7 @@ def _misfits(facts: Mapping[str, _Facts]) -> list[str]:
             problems.append(f"{name}: has {len(extra)} tensors that {first_name} lacks: {names(extra)}")
         if other.tied != first.tied:
             problems.append(f"{name}: ties other tensors than {first_name} ({other.tied} and {first.tied})")
-        for tensor in first.shapes.keys() & other.shapes.keys():
+        for tensor in (each for each in first.shapes if each in other.shapes):
             if other.shapes[tensor] != first.shapes[tensor]:
                 problems.append(
                     f"{name}: {tensor} has shape {list(other.shapes[tensor])}, "

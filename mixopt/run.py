@@ -120,7 +120,8 @@ def evaluate(
             folder whose pool.toml describes the model.
 
     Returns:
-        ``{"model": ..., "metric": ..., "splits": {name: {"samples": n, "metrics": {...}}}, "verified": ...}``.
+        ``{"model": ..., "metric": ..., "splits": {name: {"samples": n, "metrics": {...}}}, "verified": ...}``; the
+        split given as ``data`` is named by its file.
 
     Raises:
         MixoptError: Bad input.
@@ -131,6 +132,7 @@ def evaluate(
     spec = load_spec({"models": path.parent, **given})
     if "data" in given:
         spec = spec.model_copy(update={"data": DataSpec.model_validate(given["data"])})
+    called = spec.data.search.stem if spec.data.search else SEARCH
     recipe = saving.load_recipe(path) if saving.METADATA_KEY in opened.metadata else None
     if verify and recipe is None:
         raise MixoptError(f"{path}: --verify needs a model that mixopt saved; this one carries no recipe")
@@ -151,7 +153,8 @@ def evaluate(
         "model": str(path),
         "metric": recipe.metric if recipe is not None and "metric" not in given else spec.metric,
         "splits": {
-            name: {"samples": len(outcomes), "metrics": metrics} for name, (outcomes, metrics) in scored.items()
+            called if name == SEARCH else name: {"samples": len(outcomes), "metrics": metrics}
+            for name, (outcomes, metrics) in scored.items()
         },
         "verified": verify,
     }
@@ -184,7 +187,7 @@ def inspect(models: str | Path, *, listener: Listener | None = None, **options: 
             problems.append(str(error))
     try:
         paths, base = ingredient_files(spec)
-        found |= describe_pool(open_pool_of(family, heard, paths, base), spec)
+        found |= describe_pool(open_pool_of(family, heard, paths, base), spec.groups or "block")
     except MixoptError as error:
         problems.append(str(error))
     if family is not None:

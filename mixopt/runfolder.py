@@ -62,6 +62,7 @@ class RunFolder:
         finally:
             (self.path / f"{LOCK}.holder").unlink(missing_ok=True)
             lock.release()
+            self._remove_if_unused()
 
     def write_spec(self, spec: StudySpec) -> None:
         """Keep the resolved options."""
@@ -92,6 +93,12 @@ class RunFolder:
                 f"{self.path}: not a run folder, but not empty either (it holds {names(sorted(found))}); "
                 "choose a new folder with --out"
             )
+
+    def _remove_if_unused(self) -> None:
+        """Leave no folder behind where bad input ended the run before it wrote anything."""
+        if [entry.name for entry in self.path.iterdir()] == [LOCK]:
+            (self.path / LOCK).unlink()
+            self.path.rmdir()
 
     def _holder(self) -> str:
         try:

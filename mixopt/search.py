@@ -306,6 +306,12 @@ def _ask(study: optuna.Study, space: Space, number: int, sampler: BaseSampler) -
     trial = study.ask() if number >= len(known) else Trial(study, known[number]._trial_id)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        frozen = study.get_trials(deepcopy=False)[number]
+        for label in frozen.params:
+            # Killed half-way through its parameters: what was drawn one by one is drawn again, so that the
+            # sampler's random state is where it was.
+            if label not in trial.relative_params:
+                sampler.sample_independent(study, frozen, label, BOX)
         _suggest(trial, space)
 
 
@@ -390,8 +396,11 @@ def _foreign_sampler(name: str, seed: int) -> BaseSampler:
         kind = getattr(importlib.import_module(path), attribute)
     except (ImportError, AttributeError) as error:
         raise SpecError(f"--sampler {name}: cannot import it ({error}); expected package.module:Class") from error
-    seeded = "seed" in inspect.signature(kind).parameters
-    sampler = kind(seed=seed) if seeded else kind()
+    try:
+        seeded = "seed" in inspect.signature(kind).parameters
+        sampler = kind(seed=seed) if seeded else kind()
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"--sampler {name}: cannot be made without arguments other than seed ({error})") from error
     if not isinstance(sampler, BaseSampler):
         raise SpecError(f"--sampler {name}: expected an optuna sampler, found a {type(sampler).__name__}")
     return sampler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ SAMPLERS = ("cmaes", "tpe", "gp", "random")
 SPACES = ("simplex",)
 STARTS = ("best", "individual", "uniform", "greedy")
 DTYPES = ("ingredients", "fp32", "fp16", "bf16")
-FAMILIES_HINT = "open_clip, or package.module:function"
+# Flags that are not called like their field.
+_FLAGS = {"data.search": "data", "data.test": "test", "top": "ingredients"}
 
 
 class DataSpec(BaseModel):
@@ -169,7 +171,7 @@ def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
     if study is not None:
         layers.append((str(study), _read_toml(study)))
     models = given.get("models", layers[0][1].get("models") if layers else None)
-    if models is None:
+    if not isinstance(models, (str, Path)):
         raise SpecError("--models: the folder with the checkpoints is needed (--models DIR)")
     pool_file = Path(models) / POOL_FILE
     if pool_file.is_file():
@@ -179,8 +181,10 @@ def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
     where: dict[str, str] = {}
     for source, layer in layers:
         for key, value in layer.items():
+            before = merged.get(key)
             if key == "data" and isinstance(value, Mapping):
-                merged["data"] = {**merged.get("data", {}), **value}
+                merged["data"] = {**(before if isinstance(before, Mapping) else {}), **value}
+                where |= {f"data.{part}": source for part in value}
             else:
                 merged[key] = value
             where[key] = source
@@ -199,15 +203,15 @@ def pool_template(models: Path, checkpoints: list[str]) -> str:
     search = next((name for name in splits if "val" in name), splits[0] if splits else "val.npz")
     tests = [name for name in splits if name != search] or ["test.npz"]
     lines = [
-        'family = "open_clip"            # or "package.module:function"',
-        f'model = "{config}"             # a config file here, or an architecture such as "ViT-B-32"',
-        f'base = "{base}"' if base else '# base = "base.safetensors"     # the pretrained checkpoint, if you have it',
-        'classnames = ["...", "..."]     # in the order of the labels',
+        'family = "open_clip"  # or "package.module:function"',
+        f'model = {json.dumps(config)}  # a config file here, or an architecture such as "ViT-B-32"',
+        f"base = {json.dumps(base)}" if base else '# base = "base.safetensors"  # the pretrained checkpoint, if any',
+        'classnames = ["...", "..."]  # in the order of the labels',
         'templates = ["a photo of a {}."]',
         "[data]",
-        f'search = "{search}"            # an .npz (x uint8 [n, h, w, 3], y integer [n]) or a folder of class folders',
+        f"search = {json.dumps(search)}  # an .npz (x uint8 [n, h, w, 3], y integer [n]) or a folder of class folders",
         "[data.test]",
-        *(f'{Path(name).stem} = "{name}"' for name in tests),
+        *(f"{json.dumps(Path(name).stem)} = {json.dumps(name)}" for name in tests),
     ]
     return "\n".join(lines)
 
@@ -241,12 +245,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
     place = ".".join(str(part) for part in detail["loc"])
     key = str(detail["loc"][0]) if detail["loc"] else ""
-    source = where.get(key, "")
-    head = f"{source}: {place}" if source else f"--{place.replace('_', '-').replace('data.search', 'data')}"
+    source = where.get(".".join(str(part) for part in detail["loc"][:2]), where.get(key, ""))
+    head = f"{source}: {place}" if source else f"--{_FLAGS.get(place, place).replace('_', '-')}"
     if detail["type"] == "extra_forbidden":
         known = DataSpec.model_fields if key == "data" and len(detail["loc"]) > 1 else StudySpec.model_fields
         return f"{head}: " + unknown("key", str(detail["loc"][-1]), known)
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    message = str(detail["msg"]).removeprefix("Value error, ").replace("valid tuple", "list of texts")
+    message = message.replace("valid dictionary or instance of DataSpec", "table, [data] with the key search")
     value = detail.get("input")
     shown = "" if isinstance(value, (dict, list)) or message.startswith("unknown") else f" (found {value!r})"
     return f"{head}: {message[0].lower()}{message[1:]}{shown}"

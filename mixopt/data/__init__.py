@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
-import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,35 +143,24 @@ def _decode(
         other_sizes.add((image.shape[0], image.shape[1]))
         if preprocess.size is None:
             raise DataError(f"{path}: images of different sizes, {image.shape[:2]} and {size}; the family takes one")
-        return np.asarray(preprocess.fit(Image.fromarray(image)), dtype=np.uint8)
+        made = np.asarray(preprocess.fit(Image.fromarray(image)), dtype=np.uint8)
+        if made.shape != (*size, 3):
+            raise DataError(f"{path}: the family's preprocess.fit gives {list(made.shape)}, expected {[*size, 3]}")
+        return made
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".images.", suffix=".npy")
-        os.close(descriptor)
-        try:
-            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(count, size[0], size[1], 3))
-            digests = np.empty((count, 16), dtype=np.uint8)
-            with joblib.Parallel(n_jobs=-1, prefer="threads") as parallel:
-                for start in range(0, count, CHUNK):
-                    chosen = [int(index) for index in order[start : start + CHUNK]]
-                    for place, image in enumerate(parallel(joblib.delayed(fitted)(index) for index in chosen), start):
-                        images[place] = image
-                        digests[place] = np.frombuffer(
-                            hashlib.blake2b(image.tobytes(), digest_size=16).digest(), dtype=np.uint8
-                        )
-                    if progress:
-                        progress(f"decoding {path.name}", min(start + CHUNK, count), count)
-            images.flush()
-            del images
-            os.replace(temporary, folder / "images.npy")
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"could not write the decoded copy of {path} to {folder}: {error.strerror or error}; "
-            "free space or choose another --cache"
-        ) from error
+    digests = np.empty((count, 16), dtype=np.uint8)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *size, 3)}
+    # Written as a stream: where a disk is full, a write says so, while a memory map would kill the process.
+    with atomic_write(folder / "images.npy") as stream, joblib.Parallel(n_jobs=-1, prefer="threads") as parallel:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, count, CHUNK):
+            chosen = [int(index) for index in order[start : start + CHUNK]]
+            for place, image in enumerate(parallel(joblib.delayed(fitted)(index) for index in chosen), start):
+                pixels = image.tobytes()
+                stream.write(pixels)
+                digests[place] = np.frombuffer(hashlib.blake2b(pixels, digest_size=16).digest(), dtype=np.uint8)
+            if progress:
+                progress(f"decoding {path.name}", min(start + CHUNK, count), count)
     sizes = ", ".join(f"{height}x{width}" for height, width in sorted(other_sizes)[:3])
     meta = json.dumps({"classes": source.classes, "resized": sizes})
     with atomic_write(folder / "labels.npz") as stream:
@@ -186,7 +175,7 @@ def _load(
         with np.load(folder / "labels.npz") as stored:
             digests, labels, meta = stored["digests"], stored["labels"], json.loads(str(stored["meta"]))
         images = np.load(folder / "images.npy", mmap_mode="r")
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
         return None
     if len(images) != len(labels) or len(digests) != len(labels):
         return None
@@ -210,11 +199,15 @@ def _match_classes(
     if classes is None or classnames is None or list(classes) == list(classnames):
         return labels
     places = {_plain(name): number for number, name in enumerate(classnames)}
-    unknown_names = [name for name in classes if _plain(name) not in places]
-    if unknown_names or len(classes) != len(classnames):
+    found = {_plain(name) for name in classes}
+    strange = [name for name in classes if _plain(name) not in places]
+    absent = [name for name in classnames if _plain(name) not in found]
+    if strange or absent or len(found) != len(classes) or len(places) != len(classnames):
+        told = [f"unknown: {names(strange)}"] if strange else []
+        told += [f"missing: {names(absent)}"] if absent else []
         raise DataError(
-            f"{path}: its classes are not those of the model: expected {names(classnames)}; "
-            f"found {names(classes)} ({len(unknown_names)} unknown: {names(unknown_names) or 'none'}). "
+            f"{path}: its classes are not those of the model: expected {names(classnames)}; found {names(classes)} "
+            f"({'; '.join(told) or 'a name stands there twice'}). "
             "Correct classnames in pool.toml or the classes of the split"
         )
     mapping = np.array([places[_plain(name)] for name in classes], dtype=np.int64)

@@ -133,7 +133,9 @@ def _config(options: FamilyOptions) -> dict[str, Any]:
     if isinstance(model, Mapping):
         found = deepcopy(dict(model))
     elif model.endswith(".json"):
-        found = _read_config(options.folder / model)
+        # A config on the command line may be given from here, or by its name in the pool.
+        here = Path(model)
+        found = _read_config(here if options.model and here.is_file() else options.folder / model)
     else:
         config = open_clip.get_model_config(model)
         if config is None:

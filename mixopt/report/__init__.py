@@ -105,7 +105,7 @@ def _entry(row: Row, metric: str, versus: Sequence[Row]) -> dict[str, Any]:
         "seconds": round(row.seconds, 3),
         "ingredients": row.ingredients,
         "metrics": row.metrics,
-        "accuracy_interval": {split: wilson(correct) for split, correct in row.correct.items()},
+        "accuracy_interval": {split: list(wilson(correct)) for split, correct in row.correct.items()},
         "mcnemar_p": {
             other.name: {split: mcnemar(row.correct[split], other.correct[split]) for split in row.correct}
             for other in versus

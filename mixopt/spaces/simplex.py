@@ -27,7 +27,7 @@ class Simplex:
         radius: How far a coefficient is pushed at the edge of the box.
 
     Raises:
-        MixoptError: A start outside the simplex, or an active column that it does not have.
+        MixoptError: A start outside the simplex, an active column that it does not have, or no radius.
     """
 
     def __init__(self, start: Mix, active: Sequence[str], radius: float) -> None:
@@ -37,6 +37,10 @@ class Simplex:
             raise MixoptError(f"space simplex: no column {names(absent)}")
         if not active:
             raise MixoptError("space simplex: at least one ingredient must be active")
+        if len(set(active)) < len(active):
+            raise MixoptError(f"space simplex: an active column is named twice in {names(active)}")
+        if not 0 < radius < np.inf:
+            raise MixoptError(f"space simplex: expected a radius above 0, got {radius}")
         self.start = start
         self.active = tuple(active)
         self.radius = float(radius)
@@ -85,18 +89,18 @@ class Simplex:
             return None
         if np.any(rows < 0) or np.any(rows[:, ~self._free] != 0):
             return None
-        # Pushing every free column by the same amount changes nothing, so columns without a dimension are met by
-        # moving all the others; what remains must be reachable along the active ones.
-        pushes = (rows - self.start.coefficients)[:, self._places] / self.radius
-        still = self._free.copy()
-        still[self._places] = False
-        if np.any(still):
-            shift = (rows - self.start.coefficients)[:, still]
-            if np.any(np.abs(shift - shift[:, :1]) > TOLERANCE):
-                return None
-            pushes = pushes - shift[:, :1] / self.radius
-        point: NDArray[np.float64] = pushes.reshape(-1)
-        return None if np.any(np.abs(point) > 1 + TOLERANCE) else np.clip(point, -1, 1)
+        # Projecting takes one shift off every free column and cuts at 0. So the shifts that lead to a row are an
+        # interval: each column moves by its reach (none without a dimension), and one at 0 may have been cut.
+        drops = self.start.coefficients - rows
+        reach = np.zeros(len(mix.columns))
+        reach[self._places] = self.radius
+        lowest = np.max((drops - reach)[:, self._free], axis=1)
+        highest = np.min(np.where(rows > 0, drops + reach, np.inf), axis=1)
+        if np.any(lowest > highest + TOLERANCE):
+            return None
+        shifts = np.minimum(np.maximum(lowest, 0.0), highest)
+        point: NDArray[np.float64] = ((shifts[:, None] - drops)[:, self._places] / self.radius).reshape(-1)
+        return np.clip(point, -1, 1)
 
     def describe(self) -> dict[str, Any]:
         """The space as plain JSON values."""

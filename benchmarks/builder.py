@@ -1,0 +1,120 @@
+"""Time to fuse a mix: mixopt's fast builder against the naive loop over state dicts, in one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/builder.py [--ingredients 8,16,72] [--blocks 6] [--width 128]
+
+The peer is the way of the published codes: every state dict in memory as float32, a Python loop over names and
+ingredients, then ``load_state_dict``. Random weights of a small vision transformer's shapes; no accuracy is claimed
+from them. Beside both stands a plain matrix-vector product over the same bytes, the floor. Prints a table and one
+JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mixopt.builder import FastBuilder
+from mixopt.groups import make_groups
+from mixopt.mix import Mix
+from mixopt.pool import open_pool
+
+
+class Transformer(nn.Module):
+    """Blocks of a pre-norm transformer; only its state dict matters here."""
+
+    def __init__(self, blocks: int, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 8, 8)
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(layer, blocks, enable_nested_tensor=False).layers
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, width)
+
+
+def naive(states: list[dict[str, Tensor]], rows: np.ndarray, group_of: dict[str, int], module: nn.Module) -> None:
+    """Loop over names and ingredients, then load."""
+    fused = {}
+    for name in states[0]:
+        row = rows[group_of[name]]
+        total = states[0][name] * float(row[0])
+        for state, weight in zip(states[1:], row[1:], strict=True):
+            total = total + state[name] * float(weight)
+        fused[name] = total
+    module.load_state_dict(fused)
+
+
+def best_of(work: Callable[[], object], repeats: int = 7) -> float:
+    """The fastest of several runs, in seconds, after one to warm up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def measure(ingredients: int, blocks: int, width: int, scheme: str) -> dict[str, float | int | str]:
+    """One row of the table."""
+    torch.manual_seed(0)
+    module = Transformer(blocks, width)
+    base = module.state_dict()
+    states = [
+        {name: value + 0.01 * torch.randn_like(value) for name, value in base.items()} for _ in range(ingredients)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {f"model_{number}": Path(folder) / f"model_{number}.safetensors" for number in range(ingredients)}
+        for state, path in zip(states, paths.values(), strict=True):
+            save_file(state, path)
+        pool = open_pool(paths)
+    groups = make_groups(scheme, pool.sizes)
+    rows = np.random.default_rng(0).dirichlet(np.ones(ingredients), size=len(groups))
+    mix = Mix(groups, pool.columns, rows)
+    fast = FastBuilder(pool, Transformer(blocks, width), torch.device("cpu"))
+    weights = torch.from_numpy(rows[0]).float()
+    ours = best_of(lambda: fast.apply(mix))
+    peer = best_of(lambda: naive(states, rows, groups.index(), module))
+    floor = best_of(lambda: torch.mv(pool.stack.t(), weights))
+    return {
+        "ingredients": ingredients,
+        "groups": len(groups),
+        "parameters": pool.stack.shape[1],
+        "naive_ms": peer * 1e3,
+        "mixopt_ms": ours * 1e3,
+        "times_faster": peer / ours,
+        "of_one_product": floor / ours,
+    }
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ingredients", default="8,16,72")
+    parser.add_argument("--blocks", type=int, default=6)
+    parser.add_argument("--width", type=int, default=128)
+    arguments = parser.parse_args()
+    results = []
+    print(f"{'ingredients':>11} {'groups':>6} {'naive ms':>9} {'mixopt ms':>9} {'faster':>7} {'of one product':>14}")
+    for count in map(int, arguments.ingredients.split(",")):
+        for scheme in ("whole", "block", "tensor"):
+            row = measure(count, arguments.blocks, arguments.width, scheme)
+            results.append(row)
+            print(
+                f"{row['ingredients']:>11} {row['groups']:>6} {row['naive_ms']:9.2f} {row['mixopt_ms']:9.2f} "
+                f"{row['times_faster']:6.1f}x {row['of_one_product']:13.0%}",
+                flush=True,
+            )
+    print(json.dumps({"benchmark": "builder", "threads": torch.get_num_threads(), "rows": results}))
+
+
+if __name__ == "__main__":
+    main()

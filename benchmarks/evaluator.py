@@ -1,0 +1,93 @@
+"""A trial's time against the forward pass alone, and the two ways of a naive evaluation, in one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/evaluator.py --models DIR [--limit 2000]
+
+``forward``: the model's own forward over batches that are ready in memory, the floor. ``trial``: what a search pays
+for a mix (fuse, evaluate, metrics, cache write). ``naive``: the same mix by a loop over state dicts, then a
+``DataLoader`` over the decoded images. Prints a table and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from mixopt import checkpoints, load_spec
+from mixopt.assemble import assemble
+from mixopt.groups import make_groups
+from mixopt.listener import Listener
+from mixopt.mix import Mix
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", required=True)
+    parser.add_argument("--limit", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache:
+        spec = load_spec({"models": arguments.models, "limit": arguments.limit, "cache": Path(cache), "device": "cpu"})
+        assembly = assemble(spec, Listener())
+        objective, family = assembly.objective, assembly.family
+        pool, evaluator = objective.pool, objective.evaluators["search"]
+        module = family.build().eval()
+        states = {name: checkpoints.read(path).tensors for name, path in pool.paths.items()}
+        module.load_state_dict(states[pool.columns[0]])
+        batches = list(evaluator.batches())
+        groups = make_groups("4", pool.sizes)
+        random = np.random.default_rng(0)
+
+        def forward() -> None:
+            with torch.inference_mode():
+                predict = family.predict(module, frozenset(module.state_dict()))
+                for images, _ in batches:
+                    predict(images)
+
+        def mix() -> Mix:
+            return Mix(groups, pool.columns, random.dirichlet(np.ones(len(pool.columns)), size=len(groups)))
+
+        def naive() -> None:
+            rows, group_of = mix().coefficients, groups.index()
+            fused = dict(states[pool.columns[0]])
+            for name, group in group_of.items():
+                fused[name] = sum(
+                    states[column][name].float() * float(rows[group, i]) for i, column in enumerate(pool.columns)
+                )
+            module.load_state_dict(fused)
+            images = torch.from_numpy(np.array(evaluator.split.images))
+            loader = DataLoader(TensorDataset(images, torch.from_numpy(evaluator.split.labels)), batch_size=100)
+            mean = torch.tensor(family.preprocess.mean).view(-1, 1, 1)
+            std = torch.tensor(family.preprocess.std).view(-1, 1, 1)
+            with torch.inference_mode():
+                predict = family.predict(module, frozenset())
+                for raw, _ in loader:
+                    predict((raw.permute(0, 3, 1, 2).float() / 255 - mean) / std).argmax(1)
+
+        times: dict[str, list[float]] = {"forward": [], "trial": [], "naive": []}
+        # Interleaved, so that a slow moment of the machine meets all three alike.
+        for repeat in range(arguments.repeats + 1):
+            for name, work in (("forward", forward), ("trial", lambda: objective.score(mix())), ("naive", naive)):
+                started = time.perf_counter()
+                work()
+                if repeat:
+                    times[name].append(time.perf_counter() - started)
+        ratios = {
+            name: statistics.median(a / b for a, b in zip(times[name], times["forward"], strict=True)) for name in times
+        }
+    for name, measured in times.items():
+        seconds = statistics.median(measured)
+        print(f"{name:8} {seconds:7.3f} s  {arguments.limit / seconds:7.0f} images/s  {ratios[name]:.3f} x forward")
+    print(json.dumps({"benchmark": "evaluator", "threads": torch.get_num_threads(), "ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Tiny pools for every test: random weights, real formats, nothing downloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mixopt.groups import Groups
+from mixopt.mix import Mix
+from mixopt.pool import Pool, open_pool
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+CLASSES = ("red", "green", "blue", "grey")
+SIZE = 16
+CLIP_CONFIG = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": SIZE, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+}
+POOL_TOML = f"""\
+family = "open_clip"
+model = "open_clip_config.json"
+base = "base.safetensors"
+ingredients = ["model_*.safetensors"]
+classnames = {json.dumps(CLASSES)}
+templates = ["a photo of a {{}}.", "a {{}} thing."]
+
+[data]
+search = "val.npz"
+
+[data.test]
+test = "test.npz"
+shift = "shift.npz"
+"""
+
+
+def make_images(count: int, seed: int) -> dict[str, Any]:
+    """Noisy images tinted by class: ``x`` uint8 [n, 16, 16, 3], ``y`` int64 [n]."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, len(CLASSES), count)
+    tints = np.array([[160, 60, 60], [60, 160, 60], [60, 60, 160], [110, 110, 110]])
+    noise = random.normal(0, 60, (count, SIZE, SIZE, 3))
+    images = np.clip(tints[labels][:, None, None, :] + noise, 0, 255).astype(np.uint8)
+    return {"x": images, "y": labels.astype(np.int64), "classes": np.array(CLASSES)}
+
+
+def write_clip_pool(folder: Path, ingredients: int = 4) -> Path:
+    """A complete open_clip pool: config, base, ingredients that differ in the image tower, three splits."""
+    import open_clip
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps(CLIP_CONFIG))
+    (folder / "pool.toml").write_text(POOL_TOML)
+    torch.manual_seed(0)
+    base = open_clip.create_model(f"local-dir:{folder}", load_weights=False).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in base.items()}, folder / "base.safetensors")
+    for number in range(ingredients):
+        torch.manual_seed(number + 1)
+        tuned = {
+            name: tensor + 0.05 * torch.randn_like(tensor) if name.startswith("visual.") else tensor
+            for name, tensor in base.items()
+        }
+        save_file({n: t.contiguous() for n, t in tuned.items()}, folder / f"model_{number}.safetensors")
+    for number, name in enumerate(("val", "test", "shift")):
+        np.savez(folder / f"{name}.npz", **make_images(96, seed=number))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_pool_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip_pool(tmp_path_factory.mktemp("clip") / "pool")
+
+
+@pytest.fixture
+def clip_pool(clip_pool_template: Path, tmp_path: Path) -> Path:
+    """A fresh copy of the tiny open_clip pool that a test may damage."""
+    return Path(shutil.copytree(clip_pool_template, tmp_path / "pool"))
+
+
+@pytest.fixture
+def run_options(tmp_path: Path) -> dict[str, Any]:
+    """Options that keep a run inside the test's folder."""
+    return {"cache": tmp_path / "cache", "out": tmp_path / "run", "device": "cpu"}
+
+
+State = dict[str, Tensor]
+
+
+def random_states(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[State]:
+    """State dicts of a small residual network, alike in names and shapes, with a frozen tensor and a counter."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "stem.weight": (6, 3),
+        "blocks.0.mlp.weight": (6, 6),
+        "blocks.0.mlp.bias": (6,),
+        "blocks.1.mlp.weight": (6, 6),
+        "blocks.1.mlp.bias": (6,),
+        "head.weight": (4, 6),
+        "scale": (),
+    }
+    frozen = torch.randn(5, generator=generator).to(dtype)
+    return [
+        {
+            **{name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()},
+            "frozen": frozen,
+            "steps": torch.tensor(7),
+        }
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture
+def make_pool(tmp_path: Path) -> Callable[..., Pool]:
+    """Write state dicts to files and open them as a pool."""
+
+    def make(states: list[State], base: State | None = None, **options: Any) -> Pool:
+        folder = tmp_path / "states"
+        folder.mkdir(exist_ok=True)
+        paths = {}
+        for number, state in enumerate(states):
+            paths[f"model_{number}"] = folder / f"model_{number}.safetensors"
+            save_file(state, paths[f"model_{number}"])
+        base_file = None
+        if base is not None:
+            base_file = ("base", folder / "base.safetensors")
+            save_file(base, base_file[1])
+        return open_pool(paths, base_file, **options)
+
+    return make
+
+
+def random_mix(groups: Groups, columns: tuple[str, ...], seed: int = 0, affine: bool = False) -> Mix:
+    """Random rows that sum to 1; with ``affine``, some entries are negative."""
+    random = np.random.default_rng(seed)
+    rows = random.dirichlet(np.ones(len(columns)), size=len(groups))
+    if affine:
+        rows = rows * 2 - 1 / len(columns)
+    return Mix(groups, columns, rows / rows.sum(axis=1, keepdims=True))

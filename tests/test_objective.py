@@ -1,0 +1,159 @@
+"""Objective and cache: scored once by content, whatever the name, the order or the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixopt import Mix, Objective, ScoreError, load_spec, one_hot, open_objective
+from mixopt.groups import make_groups
+from mixopt.metrics import METRICS
+from tests.conftest import random_mix
+
+
+def opened(pool: Path, cache: Path, **options: Any) -> Objective:
+    return open_objective(load_spec({"models": pool, "cache": cache, "device": "cpu", **options}))
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts evaluations that are really computed."""
+    calls = [0]
+    real = Objective._compute
+
+    def counting(self: Objective, *arguments: Any) -> Any:
+        calls[0] += 1
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Objective, "_compute", counting)
+    return calls
+
+
+def test_score_is_the_metric_of_the_outcomes(clip_pool_template: Path, tmp_path: Path) -> None:
+    objective = opened(clip_pool_template, tmp_path)
+    mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns)
+    score = objective.score(mix)
+    labels = objective.evaluators["search"].split.labels
+    assert score.value == np.mean(score.outcomes.predicted == labels)
+    assert set(score.metrics) == set(METRICS)
+    assert score.metrics["nll"] == np.mean(score.outcomes.losses)
+    assert not score.cached
+
+
+def test_a_second_score_comes_from_the_cache_unchanged(
+    clip_pool_template: Path, tmp_path: Path, computed: list[int]
+) -> None:
+    mix = random_mix(make_groups("block", opened(clip_pool_template, tmp_path).pool.sizes), _columns())
+    first = opened(clip_pool_template, tmp_path).score(mix)
+    again = opened(clip_pool_template, tmp_path, metric="nll").score(mix)
+    assert computed == [1]
+    assert again.cached
+    assert again.metrics == first.metrics
+    assert np.array_equal(again.outcomes.losses, first.outcomes.losses)
+    assert again.value == first.metrics["nll"]
+
+
+def test_more_ingredients_and_other_names_share_outcomes(clip_pool: Path, tmp_path: Path, computed: list[int]) -> None:
+    objective = opened(clip_pool, tmp_path / "cache")
+    groups = make_groups("2", objective.pool.sizes)
+    few = Mix(groups, objective.pool.columns, [[0.25, 0.75, 0, 0, 0], [0.5, 0, 0, 0, 0.5]])  # type: ignore[arg-type]
+    score = objective.score(few)
+    (clip_pool / "model_1.safetensors").rename(clip_pool / "model_00.safetensors")
+    renamed = opened(clip_pool, tmp_path / "cache")
+    places = {"model_00": 1, "model_0": 0, "model_2": 2, "model_3": 3, "base": 4}
+    assert set(renamed.pool.columns) == set(places)
+    rows = few.coefficients[:, [places[name] for name in renamed.pool.columns]]
+    assert renamed.score(Mix(groups, renamed.pool.columns, rows)).metrics == score.metrics
+    (clip_pool / "model_3.safetensors").unlink()
+    fewer = opened(clip_pool, tmp_path / "cache")
+    rows = few.coefficients[:, [places[name] for name in fewer.pool.columns]]
+    assert fewer.score(Mix(groups, fewer.pool.columns, rows)).cached
+    assert computed == [1]
+
+
+@pytest.mark.parametrize("change", ["split", "templates", "preprocess", "dtype", "coefficient"])
+def test_what_outcomes_depend_on_is_in_the_key(change: str, clip_pool: Path, tmp_path: Path) -> None:
+    objective = opened(clip_pool, tmp_path)
+    mix = random_mix(make_groups("2", objective.pool.sizes), objective.pool.columns)
+    before = objective.key(mix, "search")
+    options: dict[str, Any] = {}
+    if change == "split":
+        options["limit"] = 50
+    elif change == "templates":
+        options["templates"] = ("a {}",)
+    elif change == "preprocess":
+        config = clip_pool / "open_clip_config.json"
+        config.write_text(config.read_text().replace("0.25, 0.25, 0.25", "0.25, 0.25, 0.2"))
+    elif change == "dtype":
+        options["dtype"] = "fp16"
+    else:
+        rows = mix.coefficients.copy()
+        rows[0, :2] += [1e-12, -1e-12]
+        mix = Mix(mix.groups, mix.columns, rows)
+    other = opened(clip_pool, tmp_path, **options)
+    assert other.key(mix, "search") != before
+
+
+def test_other_weights_under_the_same_name_have_another_key(clip_pool: Path, tmp_path: Path) -> None:
+    def key() -> str:
+        objective = opened(clip_pool, tmp_path)
+        return objective.key(one_hot(make_groups("2", objective.pool.sizes), objective.pool.columns, "model_0"), "test")
+
+    before = key()
+    (clip_pool / "model_1.safetensors").replace(clip_pool / "model_0.safetensors")
+    assert key() != before
+
+
+def test_a_damaged_entry_is_scored_again_with_a_warning(
+    clip_pool_template: Path, tmp_path: Path, computed: list[int]
+) -> None:
+    from mixopt import Listener
+
+    heard: list[tuple[str, bool]] = []
+    spec = load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu"})
+    objective = open_objective(spec, Listener(say=lambda text, warned: heard.append((text, warned))))
+    mix = random_mix(make_groups("2", objective.pool.sizes), objective.pool.columns)
+    first = objective.score(mix)
+    entries = list((tmp_path / "outcomes").rglob("*.joblib"))
+    assert len(entries) == 1
+    for damage in (b"", b"not a pickle", entries[0].read_bytes()[:40]):
+        entries[0].write_bytes(damage)
+        assert objective.score(mix).metrics == first.metrics
+        assert heard[-1][1]
+        assert "damaged cache entry" in heard[-1][0]
+    assert computed == [4]
+    assert objective.score(mix).cached
+
+
+def test_evaluations_are_distinct_mixes_cached_or_not(clip_pool_template: Path, tmp_path: Path) -> None:
+    objective = opened(clip_pool_template, tmp_path)
+    groups = make_groups("whole", objective.pool.sizes)
+    mixes = [one_hot(groups, objective.pool.columns, name) for name in ("model_0", "model_1")]
+    first, second = objective.counting(), objective.counting()
+    for mix in (*mixes, mixes[0]):
+        first.score(mix)
+    second.score(mixes[0])
+    second.score(mixes[1], "test")
+    assert (first.tally.evaluations, first.tally.computed, first.tally.images) == (2, 2, 2 * 96)
+    assert (second.tally.evaluations, second.tally.computed) == (1, 0)
+    assert first.tally.merged(second.tally).evaluations == 2
+    assert objective.tally.evaluations == 0
+
+
+def test_a_mix_that_overflows_names_tensor_and_group(clip_pool_template: Path, tmp_path: Path) -> None:
+    objective = opened(clip_pool_template, tmp_path, dtype="fp16")
+    groups = make_groups("block", objective.pool.sizes)
+    rows = np.tile([1.0, 0, 0, 0, 0], (len(groups), 1))
+    rows[1, :2] = [1e7, 1 - 1e7]
+    mix = Mix(groups, objective.pool.columns, rows)
+    for _ in range(2):  # computed, then from the cache
+        with pytest.raises(ScoreError, match="resblocks.0") as caught:
+            objective.score(mix)
+        assert caught.value.group == groups.names[1]
+
+
+def _columns() -> tuple[str, ...]:
+    return ("model_0", "model_1", "model_2", "model_3", "base")
