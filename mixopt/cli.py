@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,6 +32,7 @@ from mixopt.version import __version__
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 PLAIN_INTERVAL = 5.0
+PLAIN_WIDTH = 1000
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -99,14 +101,14 @@ Limit = Annotated[
 Metric = Annotated[
     str | None,
     typer.Option(
-        help="accuracy, nll or balanced_accuracy. [default: accuracy]",
+        help="accuracy, nll or balanced_accuracy. (default: accuracy)",
         rich_help_panel=SEARCH,
         show_default=False,
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="auto, cpu, cuda, cuda:1. [default: auto]", rich_help_panel=RUN, show_default=False),
+    typer.Option(help="auto, cpu, cuda, cuda:1. (default: auto)", rich_help_panel=RUN, show_default=False),
 ]
 BatchSize = Annotated[
     int | None,
@@ -115,18 +117,18 @@ BatchSize = Annotated[
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Decoded splits and outcomes. [default: $XDG_CACHE_HOME/mixopt]",
+        help="Decoded splits and outcomes. (default: $XDG_CACHE_HOME/mixopt)",
         rich_help_panel=RUN,
         show_default=False,
     ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The run folder. [default: runs/<pool folder name>]", rich_help_panel=RUN, show_default=False),
+    typer.Option(help="The run folder. (default: runs/<pool folder name>)", rich_help_panel=RUN, show_default=False),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(help="Of everything random. [default: 0]", rich_help_panel=RUN, show_default=False),
+    typer.Option(help="Of everything random. (default: 0)", rich_help_panel=RUN, show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the result only.", rich_help_panel=RUN)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=RUN)]
@@ -178,22 +180,24 @@ class Screen:
 
     def table(self, title: str, header: list[str], cells: list[list[str]]) -> None:
         """Print a table; the first column is text, the others are numbers."""
-        grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE)
+        grid = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
         for number, name in enumerate(header):
-            grid.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+            grid.add_column(escape(name), justify="left" if number == 0 else "right", no_wrap=True)
         for row in cells:
-            grid.add_row(*row)
-        Console(width=None if self._stdout.is_terminal else 160, highlight=False).print(grid)
+            grid.add_row(*map(escape, row))
+        # The title stands outside the table, which would break it where it is longer; a file has no narrow edge.
+        self._stdout.print(title, style="bold", markup=False)
+        Console(width=None if self._stdout.is_terminal else PLAIN_WIDTH, highlight=False).print(grid)
 
     def error(self, text: str) -> None:
         """Print an error."""
-        self._stderr.print(f"[bold red]error:[/bold red] {_escape(text)}")
+        self._stderr.print(f"[bold red]error:[/bold red] {escape(text)}")
 
     def _say(self, text: str, is_warning: bool) -> None:
         if self._quiet:
             return
         mark = "[yellow]warning:[/yellow] " if is_warning else ""
-        self._stderr.print(mark + _escape(text))
+        self._stderr.print(mark + escape(text))
 
     def _show(self, what: str, done: int, total: int) -> None:
         self._step(what, done, total, "")
@@ -237,7 +241,7 @@ def search(
     trials: Annotated[
         int | None,
         typer.Option(
-            help="Complete trials in all, the start included. [default: 200]",
+            help="Complete trials in all, the start included. (default: 200)",
             rich_help_panel=SEARCH,
             show_default=False,
         ),
@@ -259,7 +263,7 @@ def search(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="cmaes, tpe, gp, random, or package.module:Class. [default: cmaes]",
+            help="cmaes, tpe, gp, random, or package.module:Class. (default: cmaes)",
             rich_help_panel=SEARCH,
             show_default=False,
         ),
@@ -278,12 +282,12 @@ def search(
     ] = None,
     space: Annotated[
         str | None,
-        typer.Option(help="simplex. [default: simplex]", rich_help_panel=SEARCH, show_default=False),
+        typer.Option(help="simplex. (default: simplex)", rich_help_panel=SEARCH, show_default=False),
     ] = None,
     radius: Annotated[
         float | None,
         typer.Option(
-            help="How far a coefficient is pushed at the edge of the box. [default: 0.5]",
+            help="How far a coefficient is pushed at the edge of the box. (default: 0.5)",
             rich_help_panel=SEARCH,
             show_default=False,
         ),
@@ -291,7 +295,7 @@ def search(
     start: Annotated[
         str | None,
         typer.Option(
-            help="best (baseline), individual, uniform, greedy, or a recipe.json. [default: best]",
+            help="best (baseline), individual, uniform, greedy, or a recipe.json. (default: best)",
             rich_help_panel=SEARCH,
             show_default=False,
         ),
@@ -299,7 +303,7 @@ def search(
     greedy_rule: Annotated[
         str | None,
         typer.Option(
-            help="at-least (the paper's >=) or strict (>). [default: at-least]",
+            help="at-least (the paper's >=) or strict (>). (default: at-least)",
             rich_help_panel=SEARCH,
             show_default=False,
         ),
@@ -314,7 +318,7 @@ def search(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Of the saved model: ingredients (as theirs), fp32, fp16 or bf16. [default: ingredients]",
+            help="Of the saved model: ingredients (as theirs), fp32, fp16 or bf16. (default: ingredients)",
             rich_help_panel=RUN,
             show_default=False,
         ),
@@ -440,7 +444,7 @@ def inspect(
     test: Test = None,
     groups: Annotated[
         str | None,
-        typer.Option(help="Layer groups to show, as for search. [default: block]", show_default=False),
+        typer.Option(help="Layer groups to show, as for search. (default: block)", show_default=False),
     ] = None,
     cache: Cache = None,
     quiet: Quiet = False,
@@ -484,9 +488,12 @@ def demo(
     def work(screen: Screen) -> None:
         from mixopt import demo as making
         from mixopt import run
+        from mixopt.spec import POOL_FILE
 
         with screen.listening() as listener:
-            pool = making.ensure_pool(out / "pool", seed=seed, progress=listener.progress)
+            pool = out / "pool"
+            if not (pool / POOL_FILE).is_file():  # written last, so a pool that is there is complete
+                making.make_pool(pool, seed=seed, progress=listener.progress)
             result = run.search(pool, out=out / "run", trials=trials, seed=seed, cache=cache, listener=listener)
         _show_result(screen, result.report, result.folder)
         if not as_json:
@@ -539,11 +546,6 @@ def _show_result(screen: Screen, report: dict[str, Any], folder: Path) -> None:
 
     header, cells = table(report)
     screen.table(f"{report['metric']} by method; {folder}", header, cells)
-    check = report["verification"]
-    screen.out(
-        f"saved {folder / 'model.safetensors'}: scored from the file {check['file_score']:.4f}, the trial's own "
-        f"{check['trial_score']:.4f}, difference {check['difference']:+.4f}"
-    )
 
 
 def _show_pool(screen: Screen, found: dict[str, Any]) -> None:
@@ -565,7 +567,7 @@ def _show_pool(screen: Screen, found: dict[str, Any]) -> None:
             cells,
         )
         screen.table(
-            "layer groups (--groups block)" if "groups" in found else "layer groups",
+            f"layer groups (--groups {found['scheme']})",
             ["group", "tensors", "parameters"],
             [[item["name"], str(item["tensors"]), f"{item['parameters']:,}"] for item in found["groups"]],
         )
@@ -618,10 +620,6 @@ def _data(search_split: Path | None, tests: list[str] | None) -> dict[str, Any] 
             raise typer.BadParameter(f"--test {wrong[0]}: expected NAME=FILE")
         found["test"] = {name: Path(file) for name, _, file in pairs}
     return found or None
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 if __name__ == "__main__":

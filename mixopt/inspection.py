@@ -42,6 +42,7 @@ def describe_pool(pool: Pool, scheme: str) -> dict[str, Any]:
             }
             for place, name in enumerate(pool.ingredients)
         ],
+        "scheme": scheme,
         "groups": [
             {"name": name, "tensors": len(tensors), "parameters": sum(sizes[tensor] for tensor in tensors)}
             for name, tensors in groups.items

@@ -9,6 +9,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -146,7 +147,6 @@ class Objective:
         cache: Where outcomes are kept.
         metric: The driving metric's name.
         identity: What else outcomes depend on (family, preprocessing, precision, ...), as plain JSON values.
-        on_batch: Told how many images each batch held.
     """
 
     def __init__(
@@ -158,7 +158,6 @@ class Objective:
         cache: OutcomeCache,
         metric: str,
         identity: Mapping[str, Any],
-        on_batch: Callable[[int], None] | None = None,
     ) -> None:
         self.pool = pool
         self.evaluators = dict(evaluators)
@@ -168,16 +167,24 @@ class Objective:
         self._builder = builder
         self._predict = predict
         self._cache = cache
-        self._on_batch = on_batch
+        self._on_score: Callable[[str], None] | None = None
+        self._on_batch: Callable[[int], None] | None = None
         self._constant = self._constant_key()
         self._columns = [[bytes.fromhex(pool.hashes[column][place.name]) for column in pool.columns]
                          for place in pool.mixed]  # fmt: skip
 
-    def counting(self) -> Objective:
-        """The same objective with a tally of its own, to hand to one method."""
-        twin = object.__new__(Objective)
-        twin.__dict__.update(self.__dict__)
+    def counting(
+        self, on_score: Callable[[str], None] | None = None, on_batch: Callable[[int], None] | None = None
+    ) -> Objective:
+        """The same objective with a tally of its own, to hand to one method.
+
+        Args:
+            on_score: Told the content key of every mix scored on the selection split.
+            on_batch: Told how many images each batch held.
+        """
+        twin = copy(self)
         twin.tally = Tally()
+        twin._on_score, twin._on_batch = on_score, on_batch
         return twin
 
     def score(self, mix: Mix, split: str = SEARCH) -> Score:
@@ -201,7 +208,10 @@ class Objective:
         else:
             outcomes, seconds = stored
         if split == SEARCH:
-            self._count(key, len(outcomes), seconds, computed=stored is None)
+            self.tally.asked.setdefault(key, (len(outcomes), seconds))
+            self.tally.computed += stored is None
+            if self._on_score:
+                self._on_score(key)
         if not np.all(np.isfinite(outcomes.losses)):
             raise self._not_finite(mix, evaluator, outcomes, fused=stored is None)
         metrics = measure(evaluator, outcomes)
@@ -246,10 +256,6 @@ class Objective:
         self._builder.apply(mix)
         outcomes = evaluator.run(self._predict(), on_batch=self._on_batch)
         return outcomes, time.perf_counter() - started
-
-    def _count(self, key: str, images: int, seconds: float, *, computed: bool) -> None:
-        self.tally.asked.setdefault(key, (images, seconds))
-        self.tally.computed += computed
 
     def _not_finite(self, mix: Mix, evaluator: Evaluator, outcomes: Outcomes, *, fused: bool) -> ScoreError:
         if not fused:

@@ -244,6 +244,7 @@ def _stack(
         if row == 0:
             moving = {place.name for place in mixed}
             fixed = {key: tensor.clone() for key, tensor in tensors.items() if key not in moving}
+        del tensors  # before the next file is read, so that one at a time is held
         if progress:
             progress("stacking checkpoints", row + 1, len(files))
     if not mixed:

@@ -22,9 +22,8 @@ from mixopt.mix import Recipe
 from mixopt.objective import SEARCH, Tally
 from mixopt.report import make_report
 from mixopt.runfolder import RunFolder
-from mixopt.spaces import Space
 from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
-from mixopt.stages import DIMENSIONS, announce, baseline_rows, crown, make_space, run_baselines, study_facts
+from mixopt.stages import announce, baseline_rows, crown, make_space, run_baselines, study_facts
 from mixopt.version import __version__
 
 
@@ -210,7 +209,9 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     announce(spec, assembly, listener)
     baselines = run_baselines(spec, objective, listener)
     space = searching.settle_space(study, facts, lambda: make_space(spec, objective, baselines))
-    _announce_space(spec, space, listener)
+    listener.say(
+        f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler}, {spec.trials} trials", False
+    )
     counted = objective.counting()
     finished = searching.run_trials(
         study,
@@ -259,19 +260,6 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     )
     write_json(folder.report, report)
     return SearchResult(folder.path, recipe, report, finished)
-
-
-def _announce_space(spec: StudySpec, space: Space, listener: Listener) -> None:
-    listener.say(
-        f"space {spec.space}: {len(space.layer_groups)} layer groups x {space.dims // len(space.layer_groups)} "
-        f"ingredients = {space.dims} dimensions, radius {spec.radius:g} around the start ({spec.start})",
-        False,
-    )
-    if space.dims > DIMENSIONS:
-        listener.say(
-            f"{space.dims} dimensions are many for {spec.trials} trials; fewer --groups or --ingredients find more",
-            True,
-        )
 
 
 def _logged(listener: Listener, folder: RunFolder) -> Listener:

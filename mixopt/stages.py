@@ -14,6 +14,7 @@ import numpy as np
 from mixopt import checkpoints, saving
 from mixopt.assemble import BATCHNORM, PRECISION, Assembly, saved_dtype
 from mixopt.errors import PoolError, names
+from mixopt.evaluator import Outcomes
 from mixopt.files import write_text
 from mixopt.groups import Groups, block_names, make_groups
 from mixopt.listener import Listener
@@ -21,6 +22,7 @@ from mixopt.methods import Choice, method
 from mixopt.methods.individual import ranking
 from mixopt.mix import Mix, Recipe, one_hot, rows_on
 from mixopt.objective import SEARCH, Objective, Tally
+from mixopt.pool import Pool
 from mixopt.report import Row
 from mixopt.runfolder import RunFolder
 from mixopt.spaces import Space
@@ -67,8 +69,25 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> None:
     )
     sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
     listener.say(f"samples: {sizes}; every choice is made on {SEARCH} alone, by {spec.metric}", False)
-    first = objective.counting().score(next(iter(ingredient_mixes(objective).values())))
-    images = len(first.outcomes)
+    groups, count = plan_space(spec, pool)
+    dims = len(groups) * count
+    listener.say(
+        f"search over {len(groups)} layer groups ({names(groups.names, 3)}) x {count} ingredients = {dims} dimensions",
+        False,
+    )
+    if dims > DIMENSIONS:
+        listener.say(
+            f"{dims} dimensions are many for {spec.trials} trials; fewer --groups or --ingredients find more", True
+        )
+    images = len(objective.evaluators[SEARCH].split)
+    done = 0
+
+    def on_batch(count: int) -> None:
+        nonlocal done
+        done += count
+        listener.progress("timing one evaluation", done, images)
+
+    first = objective.counting(on_batch=on_batch).score(next(iter(ingredient_mixes(objective).values())))
     planned = 2 * len(pool.ingredients) + spec.trials
     listener.say(
         f"one evaluation: {images:,} images in {first.seconds:.2f} s ({images / first.seconds:,.0f} images/s); "
@@ -85,33 +104,47 @@ def run_baselines(spec: StudySpec, objective: Objective, listener: Listener) -> 
     """
     columns = ingredient_mixes(objective)
     found = {}
-    for done, name in enumerate(BASELINES):
-        listener.progress(f"baseline {name}", done, len(BASELINES))
-        counted = objective.counting()
+    scored: set[str] = set()
+
+    def on_score(key: str) -> None:
+        scored.add(key)
+        listener.progress("baselines", len(scored), 2 * len(columns))
+
+    for name in BASELINES:
+        counted = objective.counting(on_score)
         options = {"rule": spec.greedy_rule} if name == "greedy" else {}
         choice = method(name)(counted, columns, seed=spec.seed, **options)
-        found[name] = Baseline(choice, counted.tally, objective.score(choice.mix).value)
-    listener.progress("baselines", len(BASELINES), len(BASELINES))
+        found[name] = Baseline(choice, counted.tally, objective.counting(on_score).score(choice.mix).value)
     listener.say("baselines: " + ", ".join(f"{name} {baseline.value:.4f}" for name, baseline in found.items()), False)
     return found
 
 
+def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:
+    """Layer groups, and the number of ingredients to search over.
+
+    What is not given is chosen so that the dimensions stay at 32 or fewer: the ingredients that rank first, and
+    blocks or, where those are too many, contiguous segments along depth.
+    """
+    if spec.groups is not None:
+        groups = make_groups(spec.groups, pool.sizes)
+        count = spec.top or max(2, DIMENSIONS // len(groups))
+    else:
+        count = min(spec.top or INGREDIENTS, len(pool.ingredients))
+        most = max(1, DIMENSIONS // count)
+        blocks = len(set(block_names(pool.sizes).values()))
+        groups = make_groups("block" if blocks <= most else min(most, len(pool.sizes)), pool.sizes)
+    return groups, min(count, len(pool.ingredients))
+
+
 def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, Baseline]) -> Space:
     """The space of a new study, around its start.
-
-    Without ``groups`` and ``top``, both are chosen so that the dimensions stay at 32 or fewer: the ingredients of
-    the start and those that rank first, and contiguous segments along depth.
 
     Raises:
         MixoptError: A start that does not fit the pool or the space.
     """
     pool = objective.pool
     start = start_mix(spec, objective, baselines)
-    count = min(spec.top or INGREDIENTS, len(pool.ingredients))
-    if spec.top is None and spec.groups is not None:
-        n_groups = len(make_groups(spec.groups, pool.sizes))
-        count = min(len(pool.ingredients), max(2, DIMENSIONS // n_groups))
-    groups = make_groups(spec.groups or _segments(pool.sizes, DIMENSIONS // count), pool.sizes)
+    groups, count = plan_space(spec, pool)
     groups = groups.refine(start.groups)
     ranked = [name for name, _ in ranking(objective.counting(), ingredient_mixes(objective))]
     used = set(start.support())
@@ -190,15 +223,26 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
 
 def baseline_rows(objective: Objective, baselines: Mapping[str, Baseline], listener: Listener) -> list[Row]:
     """The rows of the base and the baselines, scored on every split."""
-    rows = []
     pool = objective.pool
+    chosen: dict[str, tuple[Mix, Tally, dict[str, Any]]] = {}
     if pool.base is not None:
         counted = objective.counting()
         mix = one_hot(make_groups("whole", pool.sizes), pool.columns, pool.base)
         counted.score(mix)
-        rows.append(_row("base", mix, objective, counted.tally, {}, listener))
+        chosen["base"] = (mix, counted.tally, {})
     for name, baseline in baselines.items():
-        rows.append(_row(name, baseline.choice.mix, objective, baseline.tally, baseline.choice.notes, listener))
+        chosen[name] = (baseline.choice.mix, baseline.tally, baseline.choice.notes)
+    rows = []
+    total = len(chosen) * len(objective.evaluators)
+    for done, (name, (mix, tally, notes)) in enumerate(chosen.items()):
+        scores = {}
+        for number, split in enumerate(objective.evaluators):
+            listener.progress("scoring on every split", done * len(objective.evaluators) + number, total)
+            scores[split] = objective.score(mix, split)
+        outcomes = {split: score.outcomes for split, score in scores.items()}
+        metrics = {split: score.metrics for split, score in scores.items()}
+        rows.append(_row(name, mix, objective, tally, outcomes, metrics, notes))
+    listener.progress("scoring on every split", total, total)
     return rows
 
 
@@ -256,30 +300,26 @@ def crown(
         "predictions_differing": int(np.sum(outcomes.predicted != trial.outcomes.predicted)),
         "samples": len(outcomes),
     }
-    row = Row(
-        name=SEARCH,
-        metrics={name: values for name, (_, values) in scored.items()},
-        correct={name: result.predicted == splits[name].labels for name, (result, _) in scored.items()},
-        evaluations=tally.evaluations,
-        computed=tally.computed,
-        images=tally.images,
-        seconds=tally.seconds,
-        ingredients=len(mix.support()),
-        notes={"trial": number},
-    )
+    outcomes_of = {name: result for name, (result, _) in scored.items()}
+    metrics_of = {name: values for name, (_, values) in scored.items()}
+    row = _row(SEARCH, mix, objective, tally, outcomes_of, metrics_of, {"trial": number})
     return recipe, row, verification
 
 
-def _row(name: str, mix: Mix, objective: Objective, tally: Tally, notes: dict[str, Any], listener: Listener) -> Row:
-    scores = {}
-    for done, split in enumerate(objective.evaluators):
-        listener.progress(f"scoring {name} on {split}", done, len(objective.evaluators))
-        scores[split] = objective.score(mix, split)
+def _row(
+    name: str,
+    mix: Mix,
+    objective: Objective,
+    tally: Tally,
+    outcomes: Mapping[str, Outcomes],
+    metrics: dict[str, dict[str, float]],
+    notes: dict[str, Any],
+) -> Row:
     labels = {split: evaluator.split.labels for split, evaluator in objective.evaluators.items()}
     return Row(
         name=name,
-        metrics={split: score.metrics for split, score in scores.items()},
-        correct={split: score.outcomes.predicted == labels[split] for split, score in scores.items()},
+        metrics=metrics,
+        correct={split: result.predicted == labels[split] for split, result in outcomes.items()},
         evaluations=tally.evaluations,
         computed=tally.computed,
         images=tally.images,
@@ -287,12 +327,6 @@ def _row(name: str, mix: Mix, objective: Objective, tally: Tally, notes: dict[st
         ingredients=len(mix.support()),
         notes=notes,
     )
-
-
-def _segments(sizes: Mapping[str, int], most: int) -> str | int:
-    """Blocks where they are few enough, else so many contiguous segments."""
-    blocks = len(set(block_names(sizes).values()))
-    return "block" if blocks <= most else max(1, min(most, len(sizes)))
 
 
 def _duration(seconds: float) -> str:

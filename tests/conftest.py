@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,6 +22,9 @@ from mixopt.pool import Pool, open_pool
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+# A busy machine is not a failing property.
+settings.register_profile("mixopt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mixopt")
 
 CLASSES = ("red", "green", "blue", "grey")
 SIZE = 16

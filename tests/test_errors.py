@@ -6,9 +6,7 @@ from mixopt import errors
 from mixopt.errors import LISTED, MixoptError, ScoreError, listing, names, unknown
 
 
-@pytest.mark.parametrize(
-    "name", ["SpecError", "CheckpointError", "PoolError", "DataError", "ScoreError", "RunError"]
-)
+@pytest.mark.parametrize("name", ["SpecError", "CheckpointError", "PoolError", "DataError", "ScoreError", "RunError"])
 def test_every_error_is_a_mixopt_error_and_in_the_tree(name: str) -> None:
     kind = getattr(errors, name)
     assert issubclass(kind, MixoptError)

@@ -82,17 +82,20 @@ def test_json_is_written_as_it_reads_back(tmp_path: Path) -> None:
 def test_an_error_inside_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), atomic_write(path) as stream:
-        stream.write(b"half")
-        raise ZeroDivisionError
+
+    def write_half() -> None:
+        with atomic_write(path) as stream:
+            stream.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
-def test_a_failing_system_call_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_failing_system_call_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
 

@@ -163,6 +163,7 @@ ARCHITECTURES = {
     "Hugging Face BERT": BERT,
     "nn.Sequential": MLP,
 }
+# Those with one tower and telling names.
 ORDERS = {
     "timm ViT": TIMM_VIT,
     "torchvision ResNet": RESNET,
@@ -196,15 +197,11 @@ def test_block_knows_the_blocks_of_real_architectures(architecture: Architecture
     assert groups.names == tuple(blocks_of(architecture))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
-@pytest.mark.parametrize("prefix", ["", "model."])
-def test_a_container_around_the_model_changes_no_border(architecture: Architecture, prefix: str) -> None:
-    named = block_names([prefix + name for name, _ in architecture])
-    if prefix and len({block.split(".")[0] for _, block in architecture if "." in block}) > 1:
-        return  # two towers under one root are told apart no more; their blocks still are
-    expected = {prefix + name: prefix + block for name, block in architecture}
-    for name, block in named.items():
-        assert block.removeprefix(prefix) == expected[name].removeprefix(prefix)
+@pytest.mark.parametrize("architecture", ORDERS.values(), ids=ORDERS)
+def test_a_container_around_the_model_changes_no_border(architecture: Architecture) -> None:
+    named = block_names([f"model.{name}" for name, _ in architecture])
+    for name, block in architecture:
+        assert named[f"model.{name}"] == (block if block in ("stem", "head") else f"model.{block}")
 
 
 @pytest.mark.parametrize("architecture", ORDERS.values(), ids=ORDERS)
@@ -343,10 +340,10 @@ def test_tensors_left_out_or_matched_twice_are_all_named(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["[groups", "", "[other]\na = 'b'\n", "[groups]\na = 3\n", "[groups]\na = '('\n", "groups = 4\n", "[groups.a]\nb = 1\n"],
+    ["[groups", "", "[other]\na = 'b'\n", "[groups]\na = 3\n", "[groups]\na = '('\n", "groups = 4\n"],
 )
 def test_a_bad_toml_says_what_is_expected(tmp_path: Path, text: str) -> None:
-    with pytest.raises(SpecError, match=r"groups\.toml: .*(expected a table \[groups\]|must match)"):
+    with pytest.raises(SpecError, match=r"groups\.toml: expected a table \[groups\]"):
         make_groups(write_toml(tmp_path, text), {"a": 1})
 
 
@@ -433,8 +430,3 @@ def test_groups_survive_a_dictionary(groups: Groups) -> None:
 def test_groups_that_are_none_are_refused(items: tuple[tuple[str, tuple[str, ...]], ...], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         Groups(items)
-
-
-def test_a_group_that_names_a_tensor_twice_is_refused() -> None:
-    with pytest.raises(SpecError, match="twice"):
-        Groups((("a", ("x", "x")),))

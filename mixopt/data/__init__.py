@@ -172,7 +172,7 @@ def _load(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], tuple[str, ...] | None, str] | None:
     """The decoded copy, or None where there is none or it is damaged (it is then decoded anew)."""
     try:
-        with np.load(folder / "labels.npz") as stored:
+        with (folder / "labels.npz").open("rb") as stream, np.load(stream) as stored:
             digests, labels, meta = stored["digests"], stored["labels"], json.loads(str(stored["meta"]))
         images = np.load(folder / "images.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):

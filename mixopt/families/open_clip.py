@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict
@@ -44,7 +45,7 @@ class OpenClip:
         if wrong := [text for text in self._templates if "{}" not in text]:
             raise SpecError(f"templates: expected {{}} where the class name goes, but not so in {wrong[0]!r}")
         self._cfg = PreprocessCfg(**self._config["preprocess_cfg"])
-        self._head: tuple[int, Tensor] | None = None
+        self._head: tuple[weakref.ref[nn.Module], Tensor] | None = None
 
     @property
     def classnames(self) -> tuple[str, ...]:
@@ -106,13 +107,13 @@ class OpenClip:
 
     def _zero_shot_head(self, model: Any, fixed: frozenset[str]) -> Tensor:
         text = {name for name in model.state_dict() if _TEXT_NAMES.match(name)}
-        if self._head is not None and self._head[0] == id(model) and text <= fixed:
+        if self._head is not None and self._head[0]() is model and text <= fixed:
             return self._head[1]
         device = model.logit_scale.device
         head: Tensor = open_clip.build_zero_shot_classifier(
             model, _tokenizer(self._config), self._classnames, self._templates, device=device
         )
-        self._head = (id(model), head)
+        self._head = (weakref.ref(model), head)
         return head
 
 

@@ -1,0 +1,134 @@
+"""The contract of a model family, for every one of them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mixopt.checkpoints import Checkpoint
+from mixopt.errors import SpecError
+from mixopt.families import FAMILIES, Family, FamilyOptions, from_identity, open_family
+from mixopt.split import Preprocess
+from tests.conftest import CLASSES, CLIP_CONFIG
+
+# A newcomer adds the smallest options that open it.
+EXAMPLES: dict[str, FamilyOptions] = {
+    "open_clip": FamilyOptions("open_clip", CLIP_CONFIG, CLASSES, None, Path()),
+    "custom": FamilyOptions("tests.tiny_family:plain", None, CLASSES, None, Path()),
+}
+CONTRACT = {name: member for name, member in vars(Family).items() if not name.startswith("_")}
+
+
+@pytest.fixture(params=[*FAMILIES, "custom"])
+def family(request: pytest.FixtureRequest) -> Family:
+    assert request.param in EXAMPLES, f"add the smallest options of {request.param} to EXAMPLES"
+    return open_family(EXAMPLES[request.param])
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "custom"])
+def test_module_has_open_family(name: str) -> None:
+    module = importlib.import_module(f"mixopt.families.{name}")
+    assert list(inspect.signature(module.open_family).parameters) == ["options"]
+    assert module.__doc__, "says what the family is"
+
+
+def test_every_module_is_listed() -> None:
+    folder = Path(inspect.getfile(open_family)).parent
+    found = {path.stem for path in folder.glob("*.py")} - {"__init__", "custom"}
+    assert found == set(FAMILIES)
+
+
+@pytest.mark.parametrize("member", CONTRACT)
+def test_has_the_contracts_members(family: Family, member: str) -> None:
+    own = inspect.getattr_static(type(family), member)
+    if isinstance(CONTRACT[member], property):
+        assert isinstance(own, property)
+        return
+    assert list(inspect.signature(own).parameters) == list(inspect.signature(CONTRACT[member]).parameters)
+
+
+def test_builds_new_modules_of_one_form(family: Family) -> None:
+    modules = [family.build() for _ in range(2)]
+    assert all(isinstance(module, nn.Module) for module in modules)
+    first, second = (module.state_dict() for module in modules)
+    assert {name: tensor.shape for name, tensor in first.items()} == {
+        name: tensor.shape for name, tensor in second.items()
+    }
+    assert all(first[name].data_ptr() != second[name].data_ptr() for name in first)
+
+
+def test_predicts_logits_that_follow_the_weights(family: Family) -> None:
+    module = family.build().eval()
+    height, width = family.preprocess.size or (16, 16)
+    images = torch.rand(3, 3, height, width)
+    with torch.inference_mode():
+        logits = family.predict(module, frozenset())(images)
+        again = family.predict(module, frozenset())(images)
+    assert logits.shape == (3, len(family.classnames or CLASSES))
+    assert logits.is_floating_point()
+    assert bool(torch.isfinite(logits).all())
+    assert torch.equal(logits, again)
+    with torch.no_grad():
+        for tensor in module.parameters():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    with torch.inference_mode():
+        assert not torch.allclose(family.predict(module, frozenset())(images), logits)
+
+
+def test_preprocess_brings_images_to_its_size(family: Family) -> None:
+    from PIL import Image
+
+    preprocess = family.preprocess
+    assert isinstance(preprocess, Preprocess)
+    assert len(preprocess.mean) == len(preprocess.std) == 3
+    assert all(value > 0 for value in preprocess.std)
+    assert preprocess.key == family.preprocess.key
+    if preprocess.size is not None:
+        height, width = preprocess.size
+        assert preprocess.fit(Image.new("RGB", (33, 21))).size == (width, height)
+
+
+def test_depth_orders_all_names(family: Family) -> None:
+    names = list(family.build().state_dict())
+    ordered = family.depth(names)
+    assert sorted(ordered) == sorted(names)
+    assert family.depth(iter(names)) == ordered
+
+
+def test_reads_a_plain_checkpoint(family: Family, tmp_path: Path) -> None:
+    state = family.build().state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "one.safetensors")
+    opened = family.read(tmp_path / "one.safetensors")
+    assert isinstance(opened, Checkpoint)
+    assert opened.tensors.keys() == state.keys()
+
+
+def test_identity_is_json_and_opens_the_family_again(family: Family) -> None:
+    identity = family.identity()
+    stored: dict[str, Any] = json.loads(json.dumps(identity))
+    assert stored == identity
+    assert {field.name for field in fields(FamilyOptions)} - {"folder"} <= identity.keys()
+    again = from_identity(stored, Path())
+    assert type(again) is type(family)
+    assert again.identity() == identity
+    assert again.preprocess.key == family.preprocess.key
+
+
+def test_companions_are_texts_by_file_name(family: Family) -> None:
+    for name, text in family.companions().items():
+        assert Path(name).name == name
+        assert isinstance(text, str)
+
+
+def test_unknown_family_suggests_the_nearest() -> None:
+    with pytest.raises(SpecError, match=r"--family: unknown family 'openclip'; did you mean 'open_clip'\?"):
+        open_family(FamilyOptions("openclip", None, None, None, Path()))

@@ -1,0 +1,122 @@
+"""Every space obeys `mixopt.spaces.Space`; a new entry of `SPACES` is tested here by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mixopt.errors import MixoptError
+from mixopt.groups import make_groups
+from mixopt.mix import Mix, constant, one_hot
+from mixopt.spaces import SPACES, Space, from_description
+from tests.conftest import random_mix
+
+SIZES = {"z.w": 2, "blocks.0.w": 3, "blocks.1.w": 4, "head.w": 5}
+COLUMNS = ("model_0", "model_1", "model_10", "base")
+STARTS: dict[str, Callable[[], Mix]] = {
+    "uniform": lambda: constant(make_groups("whole", SIZES), COLUMNS, [0.25] * 4),
+    "ingredient": lambda: one_hot(make_groups("tensor", SIZES), COLUMNS, "model_1"),
+    "unlike rows": lambda: random_mix(make_groups(3, SIZES), COLUMNS, seed=1),
+}
+
+
+@pytest.fixture(params=SPACES)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=STARTS)
+def start(request: pytest.FixtureRequest) -> Mix:
+    return STARTS[str(request.param)]()
+
+
+@pytest.fixture(params=[COLUMNS, ("model_10", "model_0")], ids=["all active", "two active"])
+def space(kind: str, start: Mix, request: pytest.FixtureRequest) -> Space:
+    return SPACES[kind](start, request.param, 0.3)
+
+
+def points(space: Space) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    random = np.random.default_rng(0)
+    return [random.uniform(-1, 1, space.dims) for _ in range(20)]
+
+
+def test_every_dimension_has_a_label_of_its_own(space: Space) -> None:
+    assert space.dims == len(space.labels) == len(set(space.labels))
+    assert space.dims > 0
+    assert all(label and label == label.strip() for label in space.labels)
+
+
+def test_layer_groups_are_the_starts(space: Space, start: Mix) -> None:
+    assert space.layer_groups == start.groups.names
+
+
+def test_the_centre_is_the_start_bit_for_bit(space: Space, start: Mix) -> None:
+    mix = space.to_mix(np.zeros(space.dims))
+    assert mix == start
+    assert mix.coefficients.tobytes() == start.coefficients.tobytes()
+
+
+def test_points_give_mixes_over_the_same_columns_and_leave_the_point_alone(space: Space, start: Mix) -> None:
+    for point in points(space):
+        before = point.copy()
+        mix = space.to_mix(point)
+        assert mix.columns == start.columns
+        assert set(mix.groups.index()) == set(start.groups.index())
+        assert mix == space.to_mix(point)
+        assert point.tobytes() == before.tobytes()
+
+
+def test_every_dimension_matters(space: Space) -> None:
+    """Somewhere in the box, at least: an edge may lie beyond the simplex."""
+    inside = points(space)
+    for number in range(space.dims):
+        changed = False
+        for point in inside:
+            moved = point.copy()
+            moved[number] = -moved[number]
+            changed = changed or space.to_mix(moved) != space.to_mix(point)
+        assert changed, space.labels[number]
+
+
+def test_from_mix_gives_a_point_of_the_box_for_that_mix(space: Space) -> None:
+    for point in points(space):
+        mix = space.to_mix(point)
+        found = space.from_mix(mix)
+        if found is None:
+            continue
+        assert found.shape == (space.dims,)
+        assert np.all(np.abs(found) <= 1)
+        np.testing.assert_allclose(space.to_mix(found).coefficients, mix.coefficients, rtol=0, atol=1e-9)
+
+
+def test_a_mix_over_other_columns_is_not_held(space: Space) -> None:
+    assert space.from_mix(constant(make_groups("whole", SIZES), ("a", "b"), [0.5, 0.5])) is None
+
+
+def test_a_description_makes_the_same_space_again(space: Space) -> None:
+    for sort_keys in (False, True):
+        again = from_description(json.loads(json.dumps(space.describe(), sort_keys=sort_keys)))
+        assert type(again) is type(space)
+        assert again.labels == space.labels
+        assert again.layer_groups == space.layer_groups
+        for point in points(space):
+            assert again.to_mix(point).coefficients.tobytes() == space.to_mix(point).coefficients.tobytes()
+
+
+def test_a_description_names_its_kind(space: Space, kind: str) -> None:
+    assert space.describe()["kind"] == kind
+
+
+def test_a_description_that_is_not_complete_is_refused(space: Space, kind: str) -> None:
+    for key in space.describe():
+        rest = {name: value for name, value in space.describe().items() if name != key}
+        with pytest.raises(MixoptError, match="unknown space" if key == "kind" else "not the description of a space"):
+            from_description(rest)
+
+
+def test_an_unknown_kind_suggests_the_nearest() -> None:
+    with pytest.raises(MixoptError, match="unknown space 'simplx'; did you mean 'simplex'"):
+        from_description({"kind": "simplx"})
