@@ -19,10 +19,10 @@ import numpy as np
 from optuna.samplers import CmaEsSampler
 
 from mixopt import load_spec, open_objective, search
+from mixopt.listener import Listener
 from mixopt.mix import Mix
 from mixopt.objective import Objective
 from mixopt.stages import make_space, run_baselines
-from mixopt.listener import Listener
 
 
 def separable(seed: int) -> CmaEsSampler:

@@ -192,10 +192,9 @@ def _needs_data(spec: StudySpec, files: list[Path]) -> None:
     if spec.data.search is not None:
         return
     template = pool_template(spec.models, [path.name for path in files])
-    raise SpecError(
-        f"--data: no selection split is given, and {spec.models / POOL_FILE} does not name one. Write this to "
-        f"{spec.models / POOL_FILE}, filled in:\n\n{template}\n"
-    )
+    pool_file = spec.models / POOL_FILE
+    what = "Complete it after this one" if pool_file.is_file() else f"Write this to {pool_file}, filled in"
+    raise SpecError(f"--data: no selection split is given, and {pool_file} does not name one. {what}:\n\n{template}\n")
 
 
 def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:

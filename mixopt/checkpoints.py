@@ -10,8 +10,9 @@ import hashlib
 import json
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,14 @@ def read(path: Path) -> Checkpoint:
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: the file is empty (0 bytes); copy it again from where it was trained")
     if is_index(path):
-        return _read_sharded(path)
+        return _without_prefixes(_read_sharded(path))
     if path.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(path)
         tied = {alias: name for alias, name in metadata.items() if name in tensors and alias not in tensors}
-        return Checkpoint(path, tensors, tied, {k: v for k, v in metadata.items() if k not in tied})
+        metadata = {key: text for key, text in metadata.items() if key not in tied}
+        return _without_prefixes(Checkpoint(path, tensors, tied, metadata))
     if path.suffix in PICKLE_SUFFIXES:
-        return _read_pickle(path)
+        return _without_prefixes(_read_pickle(path))
     raise CheckpointError(f"{path}: expected a checkpoint ({', '.join(SUFFIXES)} or *{INDEX_SUFFIX})")
 
 
@@ -284,7 +286,8 @@ def _read_pickle(path: Path) -> Checkpoint:
 
 def _load_pickle(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch explains protocols of pickles; the error below says what matters
             try:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
@@ -341,6 +344,13 @@ def _unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]
         raise CheckpointError(f"{path}: no tensors found in it; its entries are {found}")
     if odd := [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized]:
         raise CheckpointError(f"{path}: {odd[0]} is sparse or quantized; only dense tensors can be mixed")
-    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in tensors)), ""):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors, ignored
+
+
+def _without_prefixes(opened: Checkpoint) -> Checkpoint:
+    """Names as the bare module has them, where every name starts with a wrapper's prefix."""
+    tensors, tied = opened.tensors, opened.tied
+    while prefix := next((one for one in PREFIXES if tensors and all(name.startswith(one) for name in tensors)), ""):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        tied = {alias.removeprefix(prefix): name.removeprefix(prefix) for alias, name in tied.items()}
+    return replace(opened, tensors=tensors, tied=tied)

@@ -77,4 +77,4 @@ def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> str:
     every = sorted(known)
     near = difflib.get_close_matches(name, every, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"unknown {kind} {name!r}{hint} Known: {', '.join(every)}{more}"
+    return f"unknown {kind} {name!r}{hint} Known: {names(every, LISTED)}{more}"

@@ -28,6 +28,8 @@ from mixopt.pool import Pool
 
 SEARCH = "search"
 
+_ADVICE = "Leave the checkpoint that causes it out of the pool, or save in a wider --dtype"
+
 Notify = Callable[[str, bool], None]
 
 _DAMAGED = (
@@ -265,9 +267,11 @@ class Objective:
         found = f"{bad} of {len(outcomes)} losses on {evaluator.split.name} are not finite"
         used = f"mix of {names(mix.support())}"
         if tensor is None:
-            return ScoreError(f"{used}: {found}; the fused weights are finite, the forward pass overflows")
+            return ScoreError(f"{used}: {found}; the fused weights are finite, the forward pass overflows. {_ADVICE}")
         group = mix.groups.names[mix.groups.index()[tensor]]
-        return ScoreError(f"{used}: {found}; tensor {tensor} of layer group {group} overflows when fused", group)
+        return ScoreError(
+            f"{used}: {found}; tensor {tensor} of layer group {group} overflows when fused. {_ADVICE}", group
+        )
 
 
 def measure(evaluator: Evaluator, outcomes: Outcomes) -> dict[str, float]:

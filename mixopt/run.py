@@ -23,7 +23,7 @@ from mixopt.objective import SEARCH, Tally
 from mixopt.report import make_report
 from mixopt.runfolder import RunFolder
 from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
-from mixopt.stages import announce, baseline_rows, crown, make_space, run_baselines, study_facts
+from mixopt.stages import announce, baseline_rows, check_plan, crown, make_space, run_baselines, study_facts
 from mixopt.version import __version__
 
 
@@ -140,6 +140,8 @@ def evaluate(
     described = given.keys() & {"family", "model", "classnames", "templates", "models"}
     if recipe is not None and not described:
         family = families.from_identity(recipe.family, path.parent)
+        if family.identity() != recipe.family:
+            heard.say(f"{path}: its family {recipe.family['name']} has changed since the model was saved", True)
     else:
         family = family_of(spec)
     splits = open_splits(spec, family, heard)
@@ -198,6 +200,8 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     started = time.monotonic()
     assembly = assemble(spec, listener)
     objective = assembly.objective
+    searching.make_sampler(spec.sampler, spec.seed, spec.population)
+    check_plan(spec, objective)
     study = searching.open_study(
         searching.open_storage(folder.journal, spec.storage),
         folder.path.resolve().name,

@@ -25,6 +25,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from mixopt.errors import RunError, ScoreError, SpecError, listing
 from mixopt.listener import Listener, TrialEvent
@@ -110,22 +111,26 @@ def open_storage(journal: Path, url: str | None) -> optuna.storages.BaseStorage:
             return optuna.storages.get_storage(url)
         _mend(journal)
         return JournalStorage(JournalFileBackend(str(journal)))
-    except (OSError, ValueError, ImportError, KeyError, optuna.exceptions.OptunaError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         where = f"--storage {url}" if url else str(journal)
         raise RunError(f"{where}: the study's storage cannot be opened ({error})") from error
 
 
 def open_study(storage: optuna.storages.BaseStorage, name: str, direction: Direction) -> optuna.Study:
-    """The run's study, new or as it was left."""
+    """The run's study, new or as it was left; one that never began takes the direction of today."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction=direction,
-        load_if_exists=True,
-        sampler=RandomSampler(seed=0),  # replaced before every ask
-        pruner=optuna.pruners.NopPruner(),
-    )
+    # Looked up before it is made: a journal would keep the trace of an attempt to make it a second time.
+    known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}.get(name)
+    if known is not None and not known.n_trials and not known.user_attrs and known.direction.name.lower() != direction:
+        optuna.delete_study(study_name=name, storage=storage)
+        known = None
+    if known is None:
+        study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+    else:
+        study = optuna.load_study(study_name=name, storage=storage)
+    study.sampler = RandomSampler(seed=0)  # replaced before every ask
+    study.pruner = optuna.pruners.NopPruner()
+    return study
 
 
 def check_facts(study: optuna.Study, facts: Mapping[str, Any], out: Path) -> None:

@@ -136,6 +136,17 @@ def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:
     return groups, min(count, len(pool.ingredients))
 
 
+def check_plan(spec: StudySpec, objective: Objective) -> None:
+    """Find out before any work whether layer groups and start can be used.
+
+    Raises:
+        MixoptError: They cannot.
+    """
+    plan_space(spec, objective.pool)
+    if spec.start.endswith((".json", ".safetensors")):
+        start_mix(spec, objective, {})
+
+
 def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, Baseline]) -> Space:
     """The space of a new study, around its start.
 

@@ -605,3 +605,8 @@ def test_metadata_of_other_kinds_is_empty_and_of_a_damaged_file_an_error(tmp_pat
     touch(tmp_path, "m.safetensors")
     with pytest.raises(CheckpointError, match="damaged safetensors file"):
         checkpoints.metadata_of(tmp_path / "m.safetensors")
+
+
+def test_prefixes_go_from_safetensors_too(tmp_path: Path) -> None:
+    save_file({"module.a": torch.ones(2), "module.b": torch.zeros(1)}, tmp_path / "x.safetensors")
+    assert set(checkpoints.read(tmp_path / "x.safetensors").tensors) == {"a", "b"}

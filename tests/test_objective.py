@@ -150,7 +150,7 @@ def test_a_mix_that_overflows_names_tensor_and_group(clip_pool_template: Path, t
     rows[1, :2] = [1e7, 1 - 1e7]
     mix = Mix(groups, objective.pool.columns, rows)
     for _ in range(2):  # computed, then from the cache
-        with pytest.raises(ScoreError, match="resblocks.0") as caught:
+        with pytest.raises(ScoreError, match=r"resblocks\.0") as caught:
             objective.score(mix)
         assert caught.value.group == groups.names[1]
 

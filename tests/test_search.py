@@ -19,7 +19,19 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from mixopt import Listener, Objective, ScoreError, Simplex, SpecError, load_spec, one_hot, open_objective, run, search
+from mixopt import (
+    Listener,
+    MixoptError,
+    Objective,
+    ScoreError,
+    Simplex,
+    SpecError,
+    load_spec,
+    one_hot,
+    open_objective,
+    run,
+    search,
+)
 from mixopt.groups import make_groups
 from mixopt.listener import TrialEvent
 from mixopt.mix import Mix
@@ -119,7 +131,7 @@ def test_killed_twice_equals_uninterrupted(
 
 
 def test_kill_9_and_sigterm_lose_nothing_finished(clip_pool_template: Path, tmp_path: Path) -> None:
-    options = small(clip_pool_template, tmp_path / "killed", "random", trials=150)
+    options = small(clip_pool_template, tmp_path / "killed", "random", trials=400)
     flags = [f"--{key}={value}" for key, value in options.items()]
     command = [sys.executable, "-m", "mixopt", "search", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -141,9 +153,9 @@ def test_kill_9_and_sigterm_lose_nothing_finished(clip_pool_template: Path, tmp_
     assert code == 130, errors
     assert "the same command again" in errors
     finished = [facts for facts in facts_of(options["out"]) if facts[1] == TrialState.COMPLETE]
-    assert 2 <= len(finished) < 150
+    assert 2 <= len(finished) < 400
     run.search(**options)
-    untouched = run.search(**small(clip_pool_template, tmp_path / "whole", "random", trials=150)).folder
+    untouched = run.search(**small(clip_pool_template, tmp_path / "whole", "random", trials=400)).folder
     assert facts_of(options["out"]) == facts_of(untouched)
     assert model_hash(options["out"]) == model_hash(untouched)
 
@@ -334,3 +346,28 @@ def test_nll_is_minimised(clip_pool_template: Path, tmp_path: Path) -> None:
     result = run.search(**small(clip_pool_template, tmp_path, "random", metric="nll", trials=6))
     rows = {entry["name"]: entry["search"] for entry in result.report["methods"]}
     assert rows["search"] <= min(rows["individual"], rows["uniform"], rows["greedy"]) + 1e-6
+
+
+def test_an_aborted_first_command_leaves_no_direction_behind(clip_pool_template: Path, tmp_path: Path) -> None:
+    storage = search.open_storage(tmp_path / "study.journal", None)
+    search.open_study(storage, "x", "maximize")
+    again = search.open_study(search.open_storage(tmp_path / "study.journal", None), "x", "minimize")
+    assert again.direction == optuna.study.StudyDirection.MINIMIZE
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("sampler", "optuna.samplers:Nothing", "cannot import"),
+        ("groups", "99999", "expected a number from 1"),
+        ("start", "nowhere.json", "no such file"),
+        ("storage", "foo://bar", "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_any_work(
+    option: str, value: str, told: str, clip_pool_template: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MixoptError, match=told):
+        run.search(**small(clip_pool_template, tmp_path, **{option: value}))
+    assert not (tmp_path / "cache" / "outcomes").exists()
+    assert not (tmp_path / "run").exists()
