@@ -59,9 +59,10 @@ def main() -> None:
             rows, group_of = mix().coefficients, groups.index()
             fused = dict(states[pool.columns[0]])
             for name, group in group_of.items():
-                fused[name] = sum(
-                    states[column][name].float() * float(rows[group, i]) for i, column in enumerate(pool.columns)
-                )
+                total = states[pool.columns[0]][name].float() * float(rows[group, 0])
+                for i, column in enumerate(pool.columns[1:], start=1):
+                    total = total + states[column][name].float() * float(rows[group, i])
+                fused[name] = total
             module.load_state_dict(fused)
             images = torch.from_numpy(np.array(evaluator.split.images))
             loader = DataLoader(TensorDataset(images, torch.from_numpy(evaluator.split.labels)), batch_size=100)

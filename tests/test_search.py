@@ -36,6 +36,7 @@ from mixopt.groups import make_groups
 from mixopt.listener import TrialEvent
 from mixopt.mix import Mix
 from mixopt.objective import Score
+from mixopt.saving import load_recipe
 
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
 TRIALS = 14  # CMA-ES's first generation has 12 trials in these dimensions
@@ -146,8 +147,8 @@ def test_kill_9_and_sigterm_lose_nothing_finished(clip_pool_template: Path, tmp_
                     break
                 time.sleep(0.002)
             process.send_signal(stop)
-            _, errors = process.communicate()
-            ended.append((process.returncode, errors.decode()))
+            _, told = process.communicate()
+            ended.append((process.returncode, told.decode()))
     assert ended[0][0] == -signal.SIGKILL
     code, errors = ended[1]
     assert code == 130, errors
@@ -336,7 +337,7 @@ def test_start_from_a_recipe_of_another_run(
 ) -> None:
     recipe = whole("cmaes") / "recipe.json"
     result = run.search(**small(clip_pool_template, tmp_path, "random", trials=3, start=str(recipe)))
-    old = run.saving.load_recipe(recipe)
+    old = load_recipe(recipe)
     first = trials_of(result.folder)[0]
     assert np.array_equal(np.array(first.user_attrs["coefficients"]), old.mix.coefficients)
     assert first.value == old.scores["search"]["accuracy"]

@@ -11,12 +11,19 @@ import pytest
 from mixopt.report import Row, make_report, mcnemar, table, wilson
 
 
-def row(name: str, correct: list[bool], **more: int) -> Row:
+def row(name: str, correct: list[bool], evaluations: int = 3) -> Row:
     flags = np.array(correct)
     scores = {"accuracy": float(flags.mean()), "nll": 1.0}
-    splits = {"search": scores, "test": scores}
-    counts = {"evaluations": 3, "computed": 2, "images": 12, "ingredients": 1, **more}
-    return Row(name, splits, {"search": flags, "test": flags}, seconds=1.5, **counts)
+    return Row(
+        name,
+        metrics={"search": scores, "test": scores},
+        correct={"search": flags, "test": flags},
+        evaluations=evaluations,
+        computed=2,
+        images=12,
+        seconds=1.5,
+        ingredients=1,
+    )
 
 
 def test_wilson_is_the_formula() -> None:
