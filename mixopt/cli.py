@@ -156,8 +156,7 @@ class Screen:
         self._tasks: dict[str, Any] = {}
         self._last_line = 0.0
         self._rate: float | None = None
-        self._started = time.monotonic()
-        self._seen = 0
+        self._first: tuple[float, int] | None = None  # when the first trial was told, and how many were complete
 
     @contextmanager
     def listening(self) -> Iterator[Listener]:
@@ -203,7 +202,7 @@ class Screen:
         self._step(what, done, total, "")
 
     def _trial(self, event: TrialEvent) -> None:
-        self._seen += 1
+        self._first = self._first or (time.monotonic(), event.complete)
         self._rate = event.images_per_second or self._rate
         rate = f", {self._rate:,.0f} images/s" if self._rate else ""
         detail = f"trial {event.number}, best {event.best:.4f}{rate}"
@@ -223,9 +222,9 @@ class Screen:
         if done >= total or now - self._last_line >= PLAIN_INTERVAL:
             self._last_line = now
             left = ""
-            if what == "trials" and self._seen and done < total:
-                seconds = (now - self._started) / self._seen * (total - done)
-                left = f", about {seconds:.0f} s left"
+            if what == "trials" and self._first and self._first[1] < done < total:
+                started, before = self._first
+                left = f", about {(now - started) / (done - before) * (total - done):.0f} s left"
             self._stderr.print(f"{what}: {done} of {total}{', ' if detail else ''}{detail}{left}", markup=False)
 
 
@@ -478,7 +477,7 @@ def demo(
         "runs/demo"
     ),
     trials: Annotated[int, typer.Option(help="Complete trials in all.", rich_help_panel=SEARCH)] = 200,
-    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=RUN)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, rich_help_panel=RUN)] = 0,
     cache: Cache = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -488,13 +487,11 @@ def demo(
     def work(screen: Screen) -> None:
         from mixopt import demo as making
         from mixopt import run
-        from mixopt.spec import POOL_FILE
 
         with screen.listening() as listener:
-            pool = out / "pool"
-            if not (pool / POOL_FILE).is_file():  # written last, so a pool that is there is complete
-                making.make_pool(pool, seed=seed, progress=listener.progress)
-            result = run.search(pool, out=out / "run", trials=trials, seed=seed, cache=cache, listener=listener)
+            pool = making.ensure_pool(out / "pool", seed=seed, progress=listener.progress)
+            with making.one_thread():
+                result = run.search(pool, out=out / "run", trials=trials, seed=seed, cache=cache, listener=listener)
         _show_result(screen, result.report, result.folder)
         if not as_json:
             screen.out(f"Next: mixopt inspect {pool}, or the same search again: mixopt search --models {pool}")

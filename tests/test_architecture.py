@@ -83,7 +83,7 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "optuna" not in found
     if name not in ("families.open_clip", "demo"):
         assert "open_clip" not in found
-    if name not in ("checkpoints", "demo"):
+    if name != "checkpoints":
         assert "safetensors" not in found
     if name != "cli":
         assert "typer" not in found
