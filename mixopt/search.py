@@ -10,11 +10,13 @@ import importlib
 import inspect
 import json
 import math
+import signal
+import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,17 @@ from mixopt.spaces import Space, from_description
 ATTRIBUTE = "mixopt"
 FAILURES_ALLOWED = 2
 BOX = FloatDistribution(-1.0, 1.0)
+
+
+class _WholeWrites(JournalFileBackend):
+    """A journal whose writes are not disturbed by Ctrl-C or SIGTERM.
+
+    Optuna's lock, interrupted while it is taken or released, fails with an error of its own instead.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with _signals_wait():
+            super().append_logs(logs)
 
 
 def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], float]:
@@ -110,7 +123,7 @@ def open_storage(journal: Path, url: str | None) -> optuna.storages.BaseStorage:
         if url is not None:
             return optuna.storages.get_storage(url)
         _mend(journal)
-        return JournalStorage(JournalFileBackend(str(journal)))
+        return JournalStorage(_WholeWrites(str(journal)))
     except (OSError, ValueError, ImportError, KeyError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         where = f"--storage {url}" if url else str(journal)
         raise RunError(f"{where}: the study's storage cannot be opened ({error})") from error
@@ -381,6 +394,25 @@ def _seed_for(seed: int, number: int) -> int:
 
 def _late(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block is done; signals reach the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda got, _: caught.append(got))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 def _mend(journal: Path) -> None:

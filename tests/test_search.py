@@ -161,6 +161,32 @@ def test_kill_9_and_sigterm_lose_nothing_finished(clip_pool_template: Path, tmp_
     assert model_hash(options["out"]) == model_hash(untouched)
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_a_journal_write_is_whole(
+    stop: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    real = JournalFileBackend.append_logs
+
+    def signalled(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        signal.raise_signal(stop)
+        real(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", signalled)
+    try:
+        storage = search.open_storage(tmp_path / "study.journal", None)
+        with pytest.raises(KeyboardInterrupt):
+            search.open_study(storage, "x", "maximize")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    monkeypatch.undo()
+    assert optuna.load_study(study_name="x", storage=search.open_storage(tmp_path / "study.journal", None)).trials == []
+    assert not list(tmp_path.glob("*.lock*"))
+
+
 def test_a_finished_search_scores_nothing_again(
     clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
