@@ -137,21 +137,24 @@ def open_splits(spec: StudySpec, family: families.Family, listener: Listener) ->
     """
     wanted: dict[str, Path] = {} if spec.data.search is None else {SEARCH: spec.data.search}
     wanted |= spec.data.test
-    splits = {
-        name: open_split(
+    splits: dict[str, Split] = {}
+    # Where the family does not know its classes, the first split's numbering holds for all.
+    classnames = family.classnames
+    for name, path in wanted.items():
+        splits[name] = open_split(
             path,
             name,
             family.preprocess,
-            classnames=family.classnames,
+            classnames=classnames,
             cache=spec.cache,
-            limit=spec.limit if name == SEARCH else None,
             notify=listener.say,
             progress=listener.progress,
         )
-        for name, path in wanted.items()
-    }
+        classnames = classnames or splits[name].classes
     if SEARCH in splits:
         _check_overlap(splits, listener)
+        if spec.limit is not None:
+            splits[SEARCH] = splits[SEARCH].first(spec.limit)
     return splits
 
 

@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mixopt.errors import MixoptError
+from mixopt.files import ENVIRONMENT
 from mixopt.listener import Listener, TrialEvent
 from mixopt.version import __version__
 
@@ -476,7 +477,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pool and the run.", rich_help_panel=RUN)] = Path(
         "runs/demo"
     ),
-    trials: Annotated[int, typer.Option(help="Complete trials in all.", rich_help_panel=SEARCH)] = 200,
+    trials: Annotated[int, typer.Option(help="Complete trials in all.", min=1, rich_help_panel=SEARCH)] = 200,
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0, rich_help_panel=RUN)] = 0,
     cache: Cache = None,
     quiet: Quiet = False,
@@ -526,6 +527,11 @@ def _run(work: Callable[[Screen], None], quiet: bool, as_json: bool, resume: boo
         work(screen)
     except MixoptError as error:
         screen.error(str(error))
+        raise typer.Exit(EXIT_BAD_INPUT) from error
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            raise
+        screen.error(f"{error.filename or 'a file'}: {error.strerror}; check its permissions and the disk")
         raise typer.Exit(EXIT_BAD_INPUT) from error
     except KeyboardInterrupt as error:
         told = "; finished trials are kept: the same command again goes on from here" if resume else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mixopt.errors import RunError
+
+# What the system says of a disk, a folder or a permission, rather than of a mistake in the code.
+ENVIRONMENT = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EISDIR,
+    }
+)
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:

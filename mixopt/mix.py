@@ -208,6 +208,11 @@ class Recipe:
             fields = json.loads(text)
             if fields.pop("format") != RECIPE_FORMAT:
                 raise MixoptError(f"{source}: a recipe of another format; expected {RECIPE_FORMAT}; update mixopt")
-            return cls(**{**fields, "mix": Mix.from_dict(fields["mix"])})
+            recipe = cls(**{**fields, "mix": Mix.from_dict(fields["mix"])})
+            if lost := [name for name in recipe.mix.columns if name not in recipe.ingredients]:
+                raise MixoptError(f"{source}: the recipe lacks the content hash of {names(lost)}")
+            if "*" not in recipe.dtypes:
+                raise MixoptError(f"{source}: the recipe lacks the dtype of '*'")
+            return recipe
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MixoptError(f"{source}: not a mixopt recipe ({type(error).__name__}: {error})") from error

@@ -28,6 +28,7 @@ from mixopt.pool import Pool
 
 SEARCH = "search"
 
+_ONE = struct.pack("<d", 1.0)
 _ADVICE = "Leave the checkpoint that causes it out of the pool, or save in a wider --dtype"
 
 Notify = Callable[[str, bool], None]
@@ -172,8 +173,7 @@ class Objective:
         self._on_score: Callable[[str], None] | None = None
         self._on_batch: Callable[[int], None] | None = None
         self._constant = self._constant_key()
-        self._columns = [[bytes.fromhex(pool.hashes[column][place.name]) for column in pool.columns]
-                         for place in pool.mixed]  # fmt: skip
+        self._tensors = self._tensor_hashes()
 
     def counting(
         self, on_score: Callable[[str], None] | None = None, on_batch: Callable[[int], None] | None = None
@@ -233,23 +233,33 @@ class Objective:
         digest.update(self.evaluators[split].split.fingerprint.encode())
         rows = tensor_rows(mix, self.pool)
         known: dict[bytes, list[tuple[int, bytes]]] = {}
-        for place, hashes, row in zip(self.pool.mixed, self._columns, rows, strict=True):
+        for name, place, hashes in self._tensors:
+            digest.update(name.encode())
+            if place is None:
+                digest.update(hashes[0] + _ONE)
+                continue
+            row = rows[place]
             row_key = row.tobytes()
             if row_key not in known:
                 known[row_key] = [(int(i), struct.pack("<d", row[i])) for i in np.flatnonzero(row)]
-            digest.update(place.name.encode())
             for pair in sorted(hashes[column] + weight for column, weight in known[row_key]):
                 digest.update(pair)
         return digest.hexdigest()
 
+    def _tensor_hashes(self) -> list[tuple[str, int | None, list[bytes]]]:
+        """Every tensor by name: its place among the mixed ones, if it is, and its hash in every column."""
+        places = {tensor.name: number for number, tensor in enumerate(self.pool.mixed)}
+        columns = list(self.pool.hashes.values())
+        return [
+            (name, places.get(name), [bytes.fromhex(hashes[name]) for hashes in columns]) for name in sorted(columns[0])
+        ]
+
     def _constant_key(self) -> bytes:
-        moving = {place.name for place in self.pool.mixed}
-        first = self.pool.hashes[self.pool.columns[0]]
+        dtypes = self.pool.saved_dtypes(self._builder.dtype)
         facts = {
             "version": EVALUATION_VERSION,
             "identity": self.identity,
-            "fixed": {name: digest for name, digest in sorted(first.items()) if name not in moving},
-            "dtypes": {place.name: str(self._builder.dtype or place.dtype) for place in self.pool.mixed},
+            "dtypes": {name: str(dtype) for name, dtype in sorted(dtypes.items())},
         }
         return json.dumps(facts, sort_keys=True).encode()
 

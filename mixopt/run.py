@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,26 @@ from mixopt import search as searching
 from mixopt.assemble import assemble, family_of, ingredient_files, open_pool_of, open_splits, resolve_device
 from mixopt.errors import MixoptError, RunError, SpecError
 from mixopt.evaluator import Evaluator
-from mixopt.files import write_json
+from mixopt.files import ENVIRONMENT, write_json
 from mixopt.inspection import describe_pool
 from mixopt.listener import Listener, TrialEvent
+from mixopt.metrics import METRICS
 from mixopt.mix import Recipe
-from mixopt.objective import SEARCH, Tally
-from mixopt.report import make_report
+from mixopt.objective import SEARCH
+from mixopt.report import Row, make_report
 from mixopt.runfolder import RunFolder
 from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
-from mixopt.stages import announce, baseline_rows, check_plan, crown, make_space, run_baselines, study_facts
+from mixopt.stages import (
+    DIMENSIONS,
+    announce,
+    baseline_rows,
+    check_plan,
+    crown,
+    make_space,
+    run_baselines,
+    start_tally,
+    study_facts,
+)
 from mixopt.version import __version__
 
 
@@ -68,8 +79,10 @@ def search(
         try:
             return _search(spec, folder, _logged(listener or Listener(), folder))
         except OSError as error:
+            if error.errno not in ENVIRONMENT:
+                raise
             raise RunError(
-                f"{folder.path}: {error.strerror or error}; free space or check the disk. "
+                f"{error.filename or folder.path}: {error.strerror or error}; free space or check the disk. "
                 "Nothing already computed is lost: the same command continues from here"
             ) from error
 
@@ -132,6 +145,8 @@ def evaluate(
     if "data" in given:
         spec = spec.model_copy(update={"data": DataSpec.model_validate(given["data"])})
     called = spec.data.search.stem if spec.data.search else SEARCH
+    if called in spec.data.test:
+        called = SEARCH
     recipe = saving.load_recipe(path) if saving.METADATA_KEY in opened.metadata else None
     if verify and recipe is None:
         raise MixoptError(f"{path}: --verify needs a model that mixopt saved; this one carries no recipe")
@@ -209,6 +224,8 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     )
     facts = study_facts(spec, assembly)
     searching.check_facts(study, facts, folder.path)
+    if not searching.has_begun(study) and folder.recipe.exists():
+        raise RunError(f"{folder.path}: holds the result of another study; choose a new folder with --out")
     folder.write_spec(spec)
     announce(spec, assembly, listener)
     baselines = run_baselines(spec, objective, listener)
@@ -217,6 +234,11 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
         f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler}, {spec.trials} trials", False
     )
     counted = objective.counting()
+    if space.dims > DIMENSIONS:
+        listener.say(
+            f"{space.dims} dimensions are many for {spec.trials} trials; fewer --groups or --ingredients find more",
+            True,
+        )
     finished = searching.run_trials(
         study,
         counted,
@@ -231,9 +253,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     if not finished:
         listener.say("--timeout: stopped before all trials were complete; the same command continues", True)
     searching.recall_trials(study, counted, space)
-    tally = Tally()
-    for part in [*(baseline.tally for baseline in baselines.values()), counted.tally]:
-        tally = tally.merged(part)
+    tally = start_tally(spec, baselines).merged(counted.tally)
     rows = baseline_rows(objective, baselines, listener)
     recipe, row, verification = crown(spec, assembly, folder, searching.best_mix(study, space), tally, listener)
     listener.say(
@@ -246,7 +266,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
         [*rows, row],
         spec.metric,
         {
-            "best": SEARCH,
+            "best": _best_row([*rows, row], spec.metric),
             "verification": verification,
             "trials": searching.count_states(study),
             "finished": finished,
@@ -264,6 +284,15 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     )
     write_json(folder.report, report)
     return SearchResult(folder.path, recipe, report, finished)
+
+
+def _best_row(rows: Sequence[Row], metric: str) -> str:
+    """The name of the best row on the selection split; of equals, the last."""
+    best = rows[0]
+    for row in rows:
+        if METRICS[metric].at_least(row.metrics[SEARCH][metric], best.metrics[SEARCH][metric]):
+            best = row
+    return best.name
 
 
 def _logged(listener: Listener, folder: RunFolder) -> Listener:

@@ -86,7 +86,7 @@ class RunFolder:
             stream.write(f"{stamp} {text}\n")
 
     def _check_contents(self) -> None:
-        known = {LOCK, self.spec.name, self.journal.name, self.recipe.name, self.report.name}
+        known = {LOCK, self.spec.name, self.journal.name}
         found = [entry.name for entry in self.path.iterdir()]
         if found and not known & set(found):
             raise RunError(

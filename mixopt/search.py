@@ -33,7 +33,7 @@ from mixopt.errors import RunError, ScoreError, SpecError, listing
 from mixopt.listener import Listener, TrialEvent
 from mixopt.metrics import Direction
 from mixopt.mix import Mix
-from mixopt.objective import Objective, Score
+from mixopt.objective import SEARCH, Objective, Score
 from mixopt.spaces import Space, from_description
 
 ATTRIBUTE = "mixopt"
@@ -146,6 +146,11 @@ def open_study(storage: optuna.storages.BaseStorage, name: str, direction: Direc
     return study
 
 
+def has_begun(study: optuna.Study) -> bool:
+    """Whether the study has a space, and so belongs to a run."""
+    return ATTRIBUTE in study.user_attrs
+
+
 def check_facts(study: optuna.Study, facts: Mapping[str, Any], out: Path) -> None:
     """Refuse a study that was made with other facts, before any work.
 
@@ -202,8 +207,8 @@ def run_trials(
 
     Trial 0 is the start. After it, whole generations are asked, scored, and told in number order. Before every ask
     the sampler is fresh and seeded from (seed, trial number), and a batch's extent follows from the trials before
-    it alone; so a study that was killed at any point goes on exactly as if it had not been. Running trials that a
-    killed process left are finished under their own numbers.
+    it and the number wanted; so the same call, killed at any point, goes on exactly as if it had not been. Running
+    trials that a killed process left are finished under their own numbers.
 
     Args:
         study: New or partly run.
@@ -255,8 +260,10 @@ def best_mix(study: optuna.Study, space: Space) -> tuple[int, Mix]:
 
 
 def recall_trials(study: optuna.Study, objective: Objective, space: Space) -> None:
-    """Count every complete trial in the objective's tally, also those of earlier sessions."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    """Count every finished trial in the objective's tally, also those of earlier sessions."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        if "images" not in trial.user_attrs:
+            continue  # told FAIL by somebody else
         objective.recall(_mix_of(trial, space), trial.user_attrs["images"], trial.user_attrs["seconds"])
 
 
@@ -352,9 +359,12 @@ def _tell_batch(
         mix = space.to_mix(np.array([frozen.params[label] for label in space.labels]))
         trial.set_user_attr("coefficients", mix.coefficients.tolist())
         score: Score | None = None
+        started = time.perf_counter()
         try:
             score = objective.score(mix)
         except ScoreError as error:
+            trial.set_user_attr("images", len(objective.evaluators[SEARCH].split))
+            trial.set_user_attr("seconds", time.perf_counter() - started)
             trial.set_user_attr("error", str(error))
             trial.set_user_attr("group", error.group)
             study.tell(number, state=TrialState.FAIL)

@@ -46,7 +46,7 @@ class DataSpec(BaseModel):
 
 
 class StudySpec(BaseModel):
-    """Everything a run depends on. Every field is a key of the TOML files and a flag of the same name.
+    """Everything a run depends on. Every field is a key of the TOML files and a flag.
 
     Attributes:
         models: The pool's folder.
@@ -64,7 +64,8 @@ class StudySpec(BaseModel):
         groups: Layer groups, see `mixopt.groups.make_groups`; chosen to keep the dimensions few without.
         space: How a sampler's box becomes rows.
         radius: How far a coefficient is pushed at the edge of the box.
-        top: Search over the so many ingredients that rank first; chosen to keep the dimensions few without.
+        top: Search over the so many ingredients that rank first; chosen to keep the dimensions few without. On the
+            command line and in TOML files, ``ingredients`` with a number.
         start: Where the search starts: the best baseline, one by name, or a recipe.
         greedy_rule: ``at-least`` (the paper's >=) or ``strict`` (the authors' code).
         limit: Use only the first so many images of the selection split.
@@ -95,7 +96,7 @@ class StudySpec(BaseModel):
     groups: str | None = None
     space: Literal["simplex"] = "simplex"
     radius: Annotated[float, Field(gt=0, le=1)] = 0.5
-    top: Annotated[int, Field(ge=1)] | None = None
+    top: Annotated[int, Field(ge=2)] | None = None
     start: str = "best"
     greedy_rule: Literal["at-least", "strict"] = "at-least"
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -180,6 +181,8 @@ def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
     merged: dict[str, Any] = {}
     where: dict[str, str] = {}
     for source, layer in layers:
+        if isinstance(layer.get("ingredients"), int):
+            layer["top"] = layer.pop("ingredients")
         for key, value in layer.items():
             before = merged.get(key)
             if key == "data" and isinstance(value, Mapping):

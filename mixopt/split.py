@@ -44,6 +44,7 @@ class Split:
         images: ``[n, height, width, 3]`` uint8, memory-mapped.
         labels: ``[n]`` int64.
         digests: ``[n, 16]`` uint8, one hash per image.
+        classes: The name of each label, where the source or the model knows them.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Split:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
+    classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

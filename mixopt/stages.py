@@ -38,10 +38,18 @@ INGREDIENTS = 8
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """A method's choice, what it cost, and its score on the selection split."""
+    """A method's choice, what it cost, and its score on the selection split.
+
+    Attributes:
+        choice: What it chose.
+        tally: What it asked for.
+        scoring: The evaluation that gave ``value``; in ``tally`` already, but for methods that ask for nothing.
+        value: The choice's score.
+    """
 
     choice: Choice
     tally: Tally
+    scoring: Tally
     value: float
 
 
@@ -75,10 +83,6 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> None:
         f"search over {len(groups)} layer groups ({names(groups.names, 3)}) x {count} ingredients = {dims} dimensions",
         False,
     )
-    if dims > DIMENSIONS:
-        listener.say(
-            f"{dims} dimensions are many for {spec.trials} trials; fewer --groups or --ingredients find more", True
-        )
     images = len(objective.evaluators[SEARCH].split)
     done = 0
 
@@ -114,7 +118,9 @@ def run_baselines(spec: StudySpec, objective: Objective, listener: Listener) -> 
         counted = objective.counting(on_score)
         options = {"rule": spec.greedy_rule} if name == "greedy" else {}
         choice = method(name)(counted, columns, seed=spec.seed, **options)
-        found[name] = Baseline(choice, counted.tally, objective.counting(on_score).score(choice.mix).value)
+        scoring = objective.counting(on_score)
+        value = scoring.score(choice.mix).value
+        found[name] = Baseline(choice, counted.tally, scoring.tally, value)
     listener.say("baselines: " + ", ".join(f"{name} {baseline.value:.4f}" for name, baseline in found.items()), False)
     return found
 
@@ -142,7 +148,10 @@ def check_plan(spec: StudySpec, objective: Objective) -> None:
     Raises:
         MixoptError: They cannot.
     """
-    plan_space(spec, objective.pool)
+    pool = objective.pool
+    if len(pool.ingredients) < 2:
+        raise PoolError(f"{spec.models}: a search needs at least two ingredients, found {names(pool.ingredients)}")
+    plan_space(spec, pool)
     if spec.start.endswith((".json", ".safetensors")):
         start_mix(spec, objective, {})
 
@@ -193,6 +202,15 @@ def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Bas
     return Mix(groups, pool.columns, rows[filled])
 
 
+def start_tally(spec: StudySpec, baselines: Mapping[str, Baseline]) -> Tally:
+    """What it takes to find the start and the ingredients to search over, from nothing."""
+    tally = baselines["individual"].tally
+    for name, baseline in baselines.items():
+        if spec.start in ("best", name):
+            tally = tally.merged(baseline.tally).merged(baseline.scoring)
+    return tally
+
+
 def best_baseline(objective: Objective, baselines: Mapping[str, Baseline]) -> str:
     """The name of the best; of equals, the last in the table, which is the richer mix."""
     best = next(iter(baselines))
@@ -226,6 +244,8 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "greedy_rule": spec.greedy_rule,
         "seed": spec.seed,
         "dtype": spec.dtype,
+        # A journal lies in its run folder; a database may be shared, and one study belongs to one folder.
+        "run folder": None if spec.storage is None else str(spec.folder.resolve()),
         "batchnorm": BATCHNORM,
         "precision": PRECISION,
         "device": assembly.device.type,

@@ -376,9 +376,9 @@ def invalid_toml(pool: Path) -> list[str]:
     return []
 
 
-@case("POOL/pool.toml: ingredients: input should be a list of texts (found 5)", "POOL/pool.toml: data.test", "2 prob")
+@case("POOL/pool.toml: ingredients: input should be a list of texts (found 0.5)", "POOL/pool.toml: data.test", "2 prob")
 def wrong_types(pool: Path) -> list[str]:
-    rewrite(pool, 'ingredients = ["model_*.safetensors"]', "ingredients = 5")
+    rewrite(pool, 'ingredients = ["model_*.safetensors"]', "ingredients = 0.5")
     text = (pool / "pool.toml").read_text().partition("[data.test]")[0]
     (pool / "pool.toml").write_text(f'{text}test = "test.npz"\n')
     return []

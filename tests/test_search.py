@@ -229,6 +229,9 @@ def test_trials_wanted_are_complete_trials_and_the_best_is_crowned(sampler: str,
     assert [trial.number for trial in trials] == list(range(TRIALS))
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
     assert len({tuple(trial.params.values()) for trial in trials}) == TRIALS
+    best = max(trials, key=lambda trial: (trial.value or 0.0, -trial.number))
+    recipe = load_recipe(whole(sampler) / "recipe.json")
+    assert recipe.mix.coefficients.tolist() == best.user_attrs["coefficients"]
 
 
 def test_cmaes_is_told_whole_generations(whole: Callable[[str], Path]) -> None:
@@ -398,3 +401,35 @@ def test_what_cannot_be_used_is_refused_before_any_work(
         run.search(**small(clip_pool_template, tmp_path, **{option: value}))
     assert not (tmp_path / "cache" / "outcomes").exists()
     assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_result_is_not_overwritten_by_another_storage(clip_pool_template: Path, tmp_path: Path) -> None:
+    run.search(**small(clip_pool_template, tmp_path, "random", trials=2))
+    before = (tmp_path / "run" / "recipe.json").read_bytes()
+    with pytest.raises(MixoptError, match="result of another study"):
+        run.search(**small(clip_pool_template, tmp_path, "tpe", trials=2, storage=f"sqlite:///{tmp_path / 'x.db'}"))
+    assert (tmp_path / "run" / "recipe.json").read_bytes() == before
+
+
+def test_one_study_of_a_database_belongs_to_one_run_folder(clip_pool_template: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    run.search(**small(clip_pool_template, tmp_path / "one", "random", trials=2, storage=url))
+    with pytest.raises(MixoptError, match="run folder was"):
+        run.search(**small(clip_pool_template, tmp_path / "two", "random", trials=2, storage=url))
+
+
+def test_failed_trials_count_the_same_after_a_resume(clip_pool_template: Path, tmp_path: Path) -> None:
+    study = own_study(clip_pool_template, tmp_path, lambda call: call in (2, 3))
+    objective = open_objective(load_spec({"models": clip_pool_template, "cache": tmp_path / "cache", "device": "cpu"}))
+    start = one_hot(make_groups("2", objective.pool.sizes), objective.pool.columns, "model_0")
+    search.recall_trials(study, objective, Simplex(start, ["model_1"], 0.5))
+    rows = {str(trial.user_attrs["coefficients"]) for trial in study.trials}
+    complete = {str(trial.user_attrs["coefficients"]) for trial in study.trials if trial.state == TrialState.COMPLETE}
+    assert objective.tally.evaluations == len(rows) > len(complete)
+
+
+def test_one_ingredient_leaves_nothing_to_search(clip_pool: Path, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (clip_pool / f"model_{number}.safetensors").unlink()
+    with pytest.raises(MixoptError, match="at least two ingredients"):
+        run.search(**small(clip_pool, tmp_path))

@@ -26,7 +26,7 @@ from mixopt.files import atomic_write
 from mixopt.split import Preprocess, Split, stratified_order
 
 SOURCES = ("npz", "folder")
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 CHUNK = 256
 
 Notify = Callable[[str, bool], None]
@@ -104,7 +104,8 @@ def open_split(
     if resized and notify:
         notify(f"{path}: images of size {resized} are resized to {_size(images)} as the model takes them", False)
     labels = _match_classes(path, labels, classes, classnames, notify)
-    split = Split(name, str(path), images, labels, digests)
+    known = classes if classnames is None else tuple(classnames)
+    split = Split(name, str(path), images, labels, digests, known)
     return split if limit is None else split.first(limit)
 
 

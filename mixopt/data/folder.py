@@ -38,7 +38,8 @@ def open_source(path: Path) -> Source:
     found = _images(path)
     if not found:
         raise DataError(f"{path}: the split is empty; expected one folder of images per class")
-    classes = sorted({label for label, _ in found}, key=natural_key)
+    # Plainly sorted, not naturally: this is how ImageFolder numbers the classes that a model was trained with.
+    classes = sorted({label for label, _ in found})
     number = {name: index for index, name in enumerate(classes)}
     labels = np.array([number[label] for label, _ in found], dtype=np.int64)
     return Source(labels, tuple(classes), lambda index: _read(found[index][1]))

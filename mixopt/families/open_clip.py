@@ -44,6 +44,11 @@ class OpenClip:
         self._templates = tuple(options.templates or ("a photo of a {}.",))
         if wrong := [text for text in self._templates if "{}" not in text]:
             raise SpecError(f"templates: expected {{}} where the class name goes, but not so in {wrong[0]!r}")
+        for text in self._templates:
+            try:
+                text.format("x")
+            except (ValueError, KeyError, IndexError) as error:
+                raise SpecError(f"templates: {text!r} has braces other than {{}} ({error}); double them") from error
         self._cfg = PreprocessCfg(**self._config["preprocess_cfg"])
         self._head: tuple[weakref.ref[nn.Module], Tensor] | None = None
 

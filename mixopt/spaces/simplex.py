@@ -47,6 +47,8 @@ class Simplex:
         self._places = [start.columns.index(name) for name in self.active]
         used = set(start.support()) | set(self.active)
         self._free = np.array([name in used for name in start.columns])
+        if self._free.sum() < 2:
+            raise MixoptError("space simplex: one column alone leaves nothing to search; expected two or more")
 
     @property
     def layer_groups(self) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ def starts(draw: st.DrawFn) -> Mix:
 def spaces(draw: st.DrawFn) -> Simplex:
     """Spaces with some columns active, in any order."""
     active = draw(st.lists(st.sampled_from(COLUMNS), min_size=1, unique=True))
-    return Simplex(draw(starts()), active, draw(st.floats(0.05, 2)))
+    start = draw(starts())
+    assume(len(set(active) | set(start.support())) > 1)
+    return Simplex(start, active, draw(st.floats(0.05, 2)))
 
 
 @st.composite
@@ -240,3 +242,9 @@ def test_projection_does_not_see_the_order(values: list[float], seed: int) -> No
     order = np.random.default_rng(seed).permutation(len(values))
     given_values = np.array(values)
     np.testing.assert_allclose(project(given_values[order]), project(given_values)[order], rtol=0, atol=1e-15)
+
+
+def test_one_column_alone_is_refused() -> None:
+    start = one_hot(make_groups("whole", SIZES), COLUMNS, COLUMNS[0])
+    with pytest.raises(MixoptError, match="nothing to search"):
+        Simplex(start, [COLUMNS[0]], 0.5)
