@@ -1,11 +1,12 @@
 """Time to fuse a mix: mixopt's fast builder against the naive loop over state dicts, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/builder.py [--ingredients 8,16,72] [--blocks 6] [--width 128]
+    OMP_NUM_THREADS=1 python benchmarks/builder.py [--models DIR] [--ingredients 8,16,72] [--blocks 6] [--width 128]
 
-The peer is the way of the published codes: every state dict in memory as float32, a Python loop over names and
-ingredients, then ``load_state_dict``. Random weights of a small vision transformer's shapes; no accuracy is claimed
-from them. Beside both stands a plain matrix-vector product over the same bytes, the floor. Prints a table and one
-JSON line.
+The peer is the way of the published codes: every state dict in memory, a Python loop over names and ingredients that
+sums in float32, then ``load_state_dict``. With ``--models``, on a real pool, whose state dicts are as their files hold
+them; without, on random float32 weights of a small vision transformer's shapes, all of which are mixed (no accuracy is
+claimed from those). Beside both stands a plain matrix-vector product over the same bytes, the floor. Prints a table and
+one JSON line.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mixopt import checkpoints, load_spec
+from mixopt.assemble import family_of, ingredient_files
 from mixopt.builder import FastBuilder
 from mixopt.groups import make_groups
 from mixopt.mix import Mix
-from mixopt.pool import open_pool
+from mixopt.pool import Pool, open_pool
 
 
 class Transformer(nn.Module):
@@ -44,10 +47,10 @@ def naive(states: list[dict[str, Tensor]], rows: np.ndarray, group_of: dict[str,
     """Loop over names and ingredients, then load."""
     fused = {}
     for name in states[0]:
-        row = rows[group_of[name]]
-        total = states[0][name] * float(row[0])
+        row = rows[group_of.get(name, 0)]  # what is the same in all is summed too: a loop does not know
+        total = states[0][name].float() * float(row[0])
         for state, weight in zip(states[1:], row[1:], strict=True):
-            total = total + state[name] * float(weight)
+            total = total + state[name].float() * float(weight)
         fused[name] = total
     module.load_state_dict(fused)
 
@@ -63,11 +66,10 @@ def best_of(work: Callable[[], object], repeats: int = 7) -> float:
     return min(times)
 
 
-def measure(ingredients: int, blocks: int, width: int, scheme: str) -> dict[str, float | int | str]:
-    """One row of the table."""
+def random_pool(ingredients: int, blocks: int, width: int) -> tuple[Pool, list[dict[str, Tensor]], nn.Module]:
+    """Random ingredients around one base, as a pool and as state dicts."""
     torch.manual_seed(0)
-    module = Transformer(blocks, width)
-    base = module.state_dict()
+    base = Transformer(blocks, width).state_dict()
     states = [
         {name: value + 0.01 * torch.randn_like(value) for name, value in base.items()} for _ in range(ingredients)
     ]
@@ -75,17 +77,32 @@ def measure(ingredients: int, blocks: int, width: int, scheme: str) -> dict[str,
         paths = {f"model_{number}": Path(folder) / f"model_{number}.safetensors" for number in range(ingredients)}
         for state, path in zip(states, paths.values(), strict=True):
             save_file(state, path)
-        pool = open_pool(paths)
+        return open_pool(paths), states, Transformer(blocks, width)
+
+
+def real_pool(models: str) -> tuple[Pool, list[dict[str, Tensor]], nn.Module]:
+    """The ingredients of a pool, without its base, as a pool and as state dicts in memory."""
+    spec = load_spec({"models": models})
+    family = family_of(spec)
+    paths, _ = ingredient_files(spec)
+    states = [
+        {name: tensor.clone() for name, tensor in checkpoints.read(path).tensors.items()} for path in paths.values()
+    ]
+    return open_pool(paths, order=family.depth), states, family.build()
+
+
+def measure(pool: Pool, states: list[dict[str, Tensor]], module: nn.Module, scheme: str) -> dict[str, float]:
+    """One row of the table."""
     groups = make_groups(scheme, pool.sizes)
-    rows = np.random.default_rng(0).dirichlet(np.ones(ingredients), size=len(groups))
+    rows = np.random.default_rng(0).dirichlet(np.ones(len(states)), size=len(groups))
     mix = Mix(groups, pool.columns, rows)
-    fast = FastBuilder(pool, Transformer(blocks, width), torch.device("cpu"))
+    peer = best_of(lambda: naive(states, rows, groups.index(), module))
+    fast = FastBuilder(pool, module, torch.device("cpu"))
     weights = torch.from_numpy(rows[0]).float()
     ours = best_of(lambda: fast.apply(mix))
-    peer = best_of(lambda: naive(states, rows, groups.index(), module))
     floor = best_of(lambda: torch.mv(pool.stack.t(), weights))
     return {
-        "ingredients": ingredients,
+        "ingredients": len(states),
         "groups": len(groups),
         "parameters": pool.stack.shape[1],
         "naive_ms": peer * 1e3,
@@ -98,15 +115,20 @@ def measure(ingredients: int, blocks: int, width: int, scheme: str) -> dict[str,
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models")
     parser.add_argument("--ingredients", default="8,16,72")
     parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--width", type=int, default=128)
     arguments = parser.parse_args()
     results = []
     print(f"{'ingredients':>11} {'groups':>6} {'naive ms':>9} {'mixopt ms':>9} {'faster':>7} {'of one product':>14}")
-    for count in map(int, arguments.ingredients.split(",")):
-        for scheme in ("whole", "block", "tensor"):
-            row = measure(count, arguments.blocks, arguments.width, scheme)
+    counts = [0] if arguments.models else [int(count) for count in arguments.ingredients.split(",")]
+    for count in counts:
+        pool, states, module = (
+            real_pool(arguments.models) if arguments.models else random_pool(count, arguments.blocks, arguments.width)
+        )
+        for scheme in ("whole", "4", "block", "tensor"):
+            row = measure(pool, states, module, scheme)
             results.append(row)
             print(
                 f"{row['ingredients']:>11} {row['groups']:>6} {row['naive_ms']:9.2f} {row['mixopt_ms']:9.2f} "
