@@ -559,14 +559,15 @@ def _show_pool(screen: Screen, found: dict[str, Any]) -> None:
                 f"{item['bytes']:,}",
                 item["hash"],
                 f"{item['distance']:.4f}",
+                "-" if item["base_cosine"] is None else f"{item['base_cosine']:.4f}",
                 f"{item['mean_cosine']:.3f}",
             ]
             for item in found["ingredients"]
         ]
         screen.table(
-            f"{len(cells)} ingredients; base: {found['base'] or 'none'}; distances and angles are from the "
-            f"{found['centre'] if found['base'] is None else 'base'}",
-            ["ingredient", "bytes", "hash", "distance", "mean cosine"],
+            f"{len(cells)} ingredients; base: {found['base'] or 'none'}; distance from {found['centre']}, cosine to the "
+            "base, mean cosine to the others' deltas",
+            ["ingredient", "bytes", "hash", "distance", "base cosine", "mean cosine"],
             cells,
         )
         screen.table(

@@ -28,6 +28,7 @@ def describe_pool(pool: Pool, scheme: str) -> dict[str, Any]:
     cosines = np.divide(gram, outer, out=np.zeros_like(gram), where=outer > 0)
     squared = np.add.outer(np.diag(gram), np.diag(gram)) - 2 * gram
     fingerprints = pool.fingerprints
+    towards_base = _cosines_to_base(pool)
     return {
         "base": pool.base,
         "centre": pool.base or "mean of the ingredients",
@@ -38,6 +39,7 @@ def describe_pool(pool: Pool, scheme: str) -> dict[str, Any]:
                 "bytes": pool.paths[name].stat().st_size,
                 "hash": fingerprints[name][:12],
                 "distance": float(norms[place]),
+                "base_cosine": None if towards_base is None else float(towards_base[place]),
                 "mean_cosine": float((cosines[place].sum() - cosines[place, place]) / max(1, len(norms) - 1)),
             }
             for place, name in enumerate(pool.ingredients)
@@ -58,6 +60,22 @@ def describe_pool(pool: Pool, scheme: str) -> dict[str, Any]:
         "cosines": cosines.tolist(),
         "notices": list(pool.notices),
     }
+
+
+def _cosines_to_base(pool: Pool) -> NDArray[np.float64] | None:
+    """Cosine ``[n]`` between each ingredient's mixed weights and the base's, or None without a base."""
+    if pool.base is None:
+        return None
+    count = len(pool.ingredients)
+    products = torch.zeros(count + 1, dtype=torch.float64)
+    squares = torch.zeros(count + 1, dtype=torch.float64)
+    for start in range(0, pool.stack.shape[1], CHUNK):
+        part = pool.stack[:, start : start + CHUNK].to(torch.float64)
+        products += part @ part[count]
+        squares += (part * part).sum(dim=1)
+    norms = (squares * squares[count]).sqrt()
+    cosines: NDArray[np.float64] = torch.where(norms > 0, products / norms, 0.0)[:count].numpy()
+    return cosines
 
 
 def _gram(pool: Pool) -> NDArray[np.float64]:

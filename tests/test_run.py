@@ -167,3 +167,30 @@ def test_on_a_real_pool(tmp_path: Path) -> None:
     assert (accuracy, nll) == (pytest.approx(row["accuracy"], abs=1e-6), pytest.approx(row["nll"], abs=1e-4))
     rows = {entry["name"]: entry["search"] for entry in result.report["methods"]}
     assert rows["base"] < rows["individual"] <= rows["greedy"]
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_inspect_measures_distances_and_cosines(with_base: bool, clip_pool: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    if not with_base:
+        (clip_pool / "base.safetensors").unlink()
+        text = (clip_pool / "pool.toml").read_text()
+        (clip_pool / "pool.toml").write_text(text.replace('base = "base.safetensors"\n', ""))
+    found = run.inspect(clip_pool, cache=tmp_path)
+    assert found["problems"] == []
+    files = [load_file(clip_pool / f"model_{number}.safetensors") for number in range(4)]
+    moving = [name for name in files[0] if name.startswith("visual.")]
+    weights = torch.stack([torch.cat([file[name].reshape(-1) for name in moving]) for file in files]).double()
+    centre = weights.mean(0)
+    if with_base:
+        base = load_file(clip_pool / "base.safetensors")
+        centre = torch.cat([base[name].reshape(-1) for name in moving]).double()
+    for number, item in enumerate(found["ingredients"]):
+        assert item["distance"] == pytest.approx(float((weights[number] - centre).norm()))
+        wanted = float(torch.cosine_similarity(weights[number], centre, dim=0)) if with_base else None
+        assert item["base_cosine"] == (pytest.approx(wanted) if with_base else None)
+    deltas = weights - centre
+    wanted_cosine = float(torch.cosine_similarity(deltas[0], deltas[1], dim=0))
+    assert found["cosines"][0][1] == pytest.approx(wanted_cosine, abs=1e-6)
+    assert found["distances"][2][3] == pytest.approx(float((weights[2] - weights[3]).norm()))
