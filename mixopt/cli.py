@@ -565,8 +565,8 @@ def _show_pool(screen: Screen, found: dict[str, Any]) -> None:
             for item in found["ingredients"]
         ]
         screen.table(
-            f"{len(cells)} ingredients; base: {found['base'] or 'none'}; distance from {found['centre']}, cosine to the "
-            "base, mean cosine to the others' deltas",
+            f"{len(cells)} ingredients; base: {found['base'] or 'none'}; distance from {found['centre']}, cosine to "
+            "the base, mean cosine to the others' deltas",
             ["ingredient", "bytes", "hash", "distance", "base cosine", "mean cosine"],
             cells,
         )
