@@ -42,7 +42,6 @@ class FastBuilder:
         self.dtype = dtype
         self._stack = pool.stack.to(device)
         self._flat = torch.empty(pool.stack.shape[1], dtype=torch.float32, device=device)
-        self._index = {tensor.name: number for number, tensor in enumerate(pool.mixed)}
         self._bind()
         self._rounded = _rounding(pool, dtype)
 

@@ -33,6 +33,7 @@ from mixopt.version import __version__
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 PLAIN_INTERVAL = 5.0
+RESUMES = "; finished trials are kept: the same command again goes on from here"
 PLAIN_WIDTH = 1000
 
 app = typer.Typer(
@@ -49,7 +50,6 @@ DATA = "Data"
 SEARCH = "The search"
 RUN = "The run"
 
-Models = Annotated[Path, typer.Option(help="Folder with the checkpoints (and pool.toml).", rich_help_panel=POOL)]
 Family = Annotated[
     str | None,
     typer.Option(help="open_clip, or package.module:function.", rich_help_panel=POOL, show_default=False),
@@ -353,7 +353,7 @@ def search(
             result = run.search(models, study=study, listener=listener, **options)
         _show_result(screen, result.report, result.folder)
 
-    _run(work, quiet, as_json, resume=True)
+    _run(work, quiet, as_json, resume=RESUMES)
 
 
 @app.command(epilog="Example: [bold]mixopt build runs/my_sweep/recipe.json -o fused.safetensors[/bold]")
@@ -497,7 +497,7 @@ def demo(
         if not as_json:
             screen.out(f"Next: mixopt inspect {pool}, or the same search again: mixopt search --models {pool}")
 
-    _run(work, quiet, as_json, resume=True)
+    _run(work, quiet, as_json, resume=f"{RESUMES}, or makes the pool anew where that was not done")
 
 
 @app.callback(invoke_without_command=True)
@@ -515,7 +515,7 @@ def main() -> None:
     app()
 
 
-def _run(work: Callable[[Screen], None], quiet: bool, as_json: bool, resume: bool = False) -> None:
+def _run(work: Callable[[Screen], None], quiet: bool, as_json: bool, resume: str = "") -> None:
     """Do a command's work; errors become one message and an exit code, a bug keeps its traceback (code 1)."""
     screen = Screen(quiet=quiet, as_json=as_json)
 
@@ -534,8 +534,7 @@ def _run(work: Callable[[Screen], None], quiet: bool, as_json: bool, resume: boo
         screen.error(f"{error.filename or 'a file'}: {error.strerror}; check its permissions and the disk")
         raise typer.Exit(EXIT_BAD_INPUT) from error
     except KeyboardInterrupt as error:
-        told = "; finished trials are kept: the same command again goes on from here" if resume else ""
-        screen.error(f"interrupted{told}")
+        screen.error(f"interrupted{resume}")
         raise typer.Exit(EXIT_INTERRUPTED) from error
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -226,8 +226,8 @@ class Objective:
     def key(self, mix: Mix, split: str) -> str:
         """SHA-256 of all that the outcomes of a mix on a split depend on; the metric is not among it.
 
-        Per tensor these are the nonzero (tensor hash, coefficient) pairs: the same fused weights keep their
-        outcomes when ingredients are added, removed or renamed.
+        Per tensor these are the nonzero (tensor hash, coefficient) pairs: a mix keeps its outcomes when ingredients
+        are renamed, removed or added, as long as the same tensors are mixed.
         """
         digest = hashlib.sha256(self._constant)
         digest.update(self.evaluators[split].split.fingerprint.encode())
