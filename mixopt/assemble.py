@@ -9,12 +9,13 @@ import torch
 
 from mixopt import checkpoints, families
 from mixopt.builder import FastBuilder
+from mixopt.cache import OutcomeCache
 from mixopt.data import open_split
 from mixopt.errors import CheckpointError, DataError, SpecError, names
 from mixopt.evaluator import Evaluator, Predict
 from mixopt.groups import depth_order
 from mixopt.listener import Listener
-from mixopt.objective import SEARCH, Objective, OutcomeCache
+from mixopt.objective import SEARCH, Objective
 from mixopt.pool import Pool, open_pool
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
 from mixopt.split import Split

@@ -58,6 +58,51 @@ class FastBuilder:
             part = self._flat[start:stop]
             part.copy_(part.to(dtype))
 
+    def gradient(self, loss: Callable[[], Tensor], *more: Tensor) -> tuple[float, NDArray[np.float64], list[float]]:
+        """A loss of the module as it is fused now, and its gradient with respect to the coefficients: stack @ grad.
+
+        The rounding to the saved dtype counts as the identity. Beyond the pool this takes one model's activations
+        and one model's gradient, however many columns there are. BatchNorm statistics have no gradient.
+
+        Args:
+            loss: Runs the module and gives a scalar.
+            more: Scalar leaf tensors that the loss depends on as well.
+
+        Returns:
+            The loss; its derivatives ``[n_mixed, n_columns]``, a row per mixed tensor in the pool's order; those with
+            respect to ``more``.
+
+        Raises:
+            PoolError: The loss carries no gradient.
+        """
+        state = self.module.state_dict(keep_vars=True)
+        aliases = {alias: name for alias, name in self.pool.tied.items() if state[alias] is not state[name]}
+        owner = {place.name: number for number, place in enumerate(self.pool.mixed)}
+        owner |= {alias: owner[name] for alias, name in aliases.items() if name in owner}
+        leaves = {name: state[name] for name in owner if isinstance(state[name], nn.Parameter)}
+        for leaf in leaves.values():
+            leaf.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                value = loss()
+                grads = torch.autograd.grad(value, [*leaves.values(), *more], allow_unused=True)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise PoolError(
+                "the family's predict gives logits without gradients (does it run under no_grad or inference_mode?); "
+                "methods that learn coefficients need them"
+            ) from error
+        finally:
+            for leaf in leaves.values():
+                leaf.requires_grad_(False)
+        rows = np.zeros((len(self.pool.mixed), len(self.pool.columns)))
+        for name, grad in zip(leaves, grads, strict=False):
+            if grad is not None:
+                place = self.pool.mixed[owner[name]]
+                rows[owner[name]] += torch.mv(self._stack[:, place.start : place.stop], grad.reshape(-1)).cpu().numpy()
+        return float(value.detach()), rows, [0.0 if each is None else float(each) for each in grads[len(leaves) :]]
+
     def nonfinite_tensor(self) -> str | None:
         """The first mixed tensor whose fused weights hold NaN or an infinity, or None."""
         for place in self.pool.mixed:

@@ -67,13 +67,16 @@ class Evaluator:
         """Model-ready images ``[b, 3, h, w]`` float32 and labels ``[b]``, in order."""
         end = len(self.split) if stop is None else stop
         for first in range(start, end, self.batch_size):
-            last = min(first + self.batch_size, end)
-            if self._resident is None:
-                raw = torch.from_numpy(np.array(self.split.images[first:last]))
-            else:
-                raw = self._resident[first:last]
-            images = raw.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
-            yield images.sub_(self._mean).div_(self._std), self._labels[first:last]
+            yield self.take(slice(first, min(first + self.batch_size, end)))
+
+    def take(self, samples: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Model-ready images ``[b, 3, h, w]`` float32 and labels ``[b]`` of some samples of the fixed order."""
+        if self._resident is None:
+            raw = torch.from_numpy(np.array(self.split.images[samples]))
+        else:
+            raw = self._resident[samples]
+        images = raw.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
+        return images.sub_(self._mean).div_(self._std), self._labels[samples]
 
     def run(
         self,
@@ -97,23 +100,50 @@ class Evaluator:
         predicted: list[Tensor] = []
         losses: list[Tensor] = []
         with torch.inference_mode():
-            for images, labels in self.batches(start, stop):
-                logits = predict(images).float()
-                if not predicted:
-                    self._check_classes(logits)
+            for logits, labels in self._forward(predict, start, stop, on_batch):
                 predicted.append(logits.argmax(dim=1))
                 losses.append(F.cross_entropy(logits, labels, reduction="none"))
-                if on_batch:
-                    on_batch(len(labels))
-            return Outcomes(
-                torch.cat(predicted).cpu().numpy().astype(np.int64),
-                torch.cat(losses).cpu().numpy().astype(np.float64),
-            )
+            return _outcomes(torch.cat(predicted), torch.cat(losses))
 
-    def _check_classes(self, logits: Tensor) -> None:
+    def logits(self, predict: Predict, *, on_batch: Callable[[int], None] | None = None) -> Tensor:
+        """The logits of every sample of the fixed order, ``[n, n_classes]`` float32 on the CPU.
+
+        Raises:
+            DataError: A label lies beyond the model's classes.
+        """
+        with torch.inference_mode():
+            return torch.cat([logits.cpu() for logits, _ in self._forward(predict, 0, None, on_batch)])
+
+    def outcomes_of(self, logits: Tensor) -> Outcomes:
+        """What given logits ``[n, n_classes]`` predict and lose on the samples of the fixed order."""
+        labels = torch.from_numpy(self.split.labels)
+        return _outcomes(logits.argmax(dim=1), F.cross_entropy(logits, labels, reduction="none"))
+
+    def _forward(
+        self, predict: Predict, start: int, stop: int | None, on_batch: Callable[[int], None] | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits ``[b, n_classes]`` float32 and labels ``[b]``, batch by batch."""
+        for number, (images, labels) in enumerate(self.batches(start, stop)):
+            logits = predict(images).float()
+            if number == 0:
+                self.check_classes(logits)
+            yield logits, labels
+            if on_batch:
+                on_batch(len(labels))
+
+    def check_classes(self, logits: Tensor) -> None:
+        """Compare the labels with a model's logits ``[b, n_classes]``.
+
+        Raises:
+            DataError: A label lies beyond the model's classes.
+        """
         highest = int(self.split.labels.max())
         if logits.ndim != 2 or logits.shape[1] <= highest:
             raise DataError(
                 f"{self.split.source}: labels go up to {highest}, but the model gives logits of shape "
                 f"[batch, {', '.join(map(str, logits.shape[1:]))}]; the split's classes must be the model's"
             )
+
+
+def _outcomes(predicted: Tensor, losses: Tensor) -> Outcomes:
+    return Outcomes(predicted.cpu().numpy().astype(np.int64), losses.cpu().numpy().astype(np.float64))

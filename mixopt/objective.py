@@ -1,27 +1,28 @@
-"""Objective: the single path by which a mix is ever scored, and the cache on disk behind it."""
+"""Objective: the single path by which a mix is ever scored."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import pickle
+import math
 import struct
 import time
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
 
+from mixopt.batchnorm import Recompute
 from mixopt.builder import FastBuilder, tensor_rows
-from mixopt.errors import ScoreError, names
+from mixopt.cache import Gradient, OutcomeCache
+from mixopt.errors import DataError, ScoreError, names
 from mixopt.evaluator import EVALUATION_VERSION, Evaluator, Outcomes, Predict
-from mixopt.files import atomic_write
 from mixopt.metrics import METRICS, Metric
 from mixopt.mix import Mix
 from mixopt.pool import Pool
@@ -30,13 +31,6 @@ SEARCH = "search"
 
 _ONE = struct.pack("<d", 1.0)
 _ADVICE = "Leave the checkpoint that causes it out of the pool, or save in a wider --dtype"
-
-Notify = Callable[[str, bool], None]
-
-_DAMAGED = (
-    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError, MemoryError,
-    pickle.UnpicklingError, zlib.error, struct.error,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,79 +58,45 @@ class Tally:
 
     Attributes:
         asked: By content key, the images scored and the seconds that took when it was computed.
-        computed: How many were computed rather than found in the cache.
+        learned: The same for gradients, and the share of the split that each saw.
+        computed: How many of both were computed rather than found in the cache.
+        spent: Seconds that computing those took.
     """
 
     asked: dict[str, tuple[int, float]] = field(default_factory=dict)
+    learned: dict[str, tuple[int, float, float]] = field(default_factory=dict)
     computed: int = 0
+    spent: float = 0.0
 
     @property
     def evaluations(self) -> int:
-        """The number of distinct mixes."""
-        return len(self.asked)
+        """The number of distinct mixes; a pass over the split for gradients counts as one."""
+        return len(self.asked) + math.ceil(sum(share for *_, share in self.learned.values()) - 1e-6)
 
     @property
     def images(self) -> int:
-        """Images scored for them."""
-        return sum(images for images, _ in self.asked.values())
+        """Images that went through a model for them."""
+        return sum(images for images, _ in self.asked.values()) + self.gradient_images
+
+    @property
+    def gradient_images(self) -> int:
+        """Those of them that a gradient was taken on."""
+        return sum(images for images, *_ in self.learned.values())
 
     @property
     def seconds(self) -> float:
-        """Seconds that scoring them takes, from nothing."""
-        return sum(seconds for _, seconds in self.asked.values())
+        """Seconds that this takes, from nothing."""
+        scoring = sum(seconds for _, seconds in self.asked.values())
+        return scoring + sum(seconds for _, seconds, _ in self.learned.values())
 
     def merged(self, other: Tally) -> Tally:
         """Both together; a mix that both asked for counts once."""
-        return Tally({**self.asked, **other.asked}, self.computed + other.computed)
-
-
-class OutcomeCache:
-    """Outcomes on disk by content key; a damaged entry is reported and counts as missing.
-
-    Args:
-        folder: Where the entries lie.
-        notify: Told ``(text, is_warning)``.
-    """
-
-    def __init__(self, folder: Path, notify: Notify | None = None) -> None:
-        self.folder = folder
-        self._notify = notify
-
-    def get(self, key: str, count: int) -> tuple[Outcomes, float] | None:
-        """The stored outcomes of ``count`` samples and the seconds they took, or None."""
-        path = self._path(key)
-        if not path.exists():
-            return None
-        try:
-            entry = joblib.load(path)
-            outcomes = Outcomes(np.asarray(entry["predicted"], np.int64), np.asarray(entry["losses"], np.float64))
-            if entry["key"] != key or len(outcomes) != count or len(outcomes.losses) != count:
-                raise ValueError("an entry of another mix or split")
-            return outcomes, float(entry["seconds"])
-        except _DAMAGED as error:
-            if self._notify:
-                self._notify(f"damaged cache entry {path} ({error or type(error).__name__}): scored again", True)
-            return None
-
-    def put(self, key: str, outcomes: Outcomes, seconds: float) -> None:
-        """Store outcomes.
-
-        Raises:
-            RunError: The cache cannot be written.
-        """
-        entry = {
-            "key": key,
-            "predicted": outcomes.predicted.astype(np.int32),
-            "losses": outcomes.losses.astype(np.float32),
-            "seconds": seconds,
-        }
-        buffer = BytesIO()
-        joblib.dump(entry, buffer)
-        with atomic_write(self._path(key)) as stream:
-            stream.write(buffer.getvalue())
-
-    def _path(self, key: str) -> Path:
-        return self.folder / "outcomes" / key[:2] / f"{key}.joblib"
+        return Tally(
+            {**self.asked, **other.asked},
+            {**self.learned, **other.learned},
+            self.computed + other.computed,
+            self.spent + other.spent,
+        )
 
 
 class Objective:
@@ -150,6 +110,7 @@ class Objective:
         cache: Where outcomes are kept.
         metric: The driving metric's name.
         identity: What else outcomes depend on (family, preprocessing, precision, ...), as plain JSON values.
+        recompute: Sets the BatchNorm statistics of mixes of several checkpoints; None averages them.
     """
 
     def __init__(
@@ -161,6 +122,7 @@ class Objective:
         cache: OutcomeCache,
         metric: str,
         identity: Mapping[str, Any],
+        recompute: Recompute | None = None,
     ) -> None:
         self.pool = pool
         self.evaluators = dict(evaluators)
@@ -172,6 +134,8 @@ class Objective:
         self._cache = cache
         self._on_score: Callable[[str], None] | None = None
         self._on_batch: Callable[[int], None] | None = None
+        self._recompute = recompute
+        self._sums: dict[tuple[str, ...], Tensor] = {}
         self._constant = self._constant_key()
         self._tensors = self._tensor_hashes()
 
@@ -202,22 +166,70 @@ class Objective:
             RunError: The cache cannot be written.
         """
         evaluator = self.evaluators[split]
-        key = self.key(mix, split)
-        stored = self._cache.get(key, len(evaluator.split))
+        score = self._score(self.key(mix, split), evaluator, lambda: self._compute(mix, evaluator))
+        if not np.all(np.isfinite(score.outcomes.losses)):
+            raise self._not_finite(mix, evaluator, score.outcomes)
+        return score
+
+    def score_ensemble(self, members: Sequence[Mix], split: str = SEARCH) -> Score:
+        """Score the mean of several models' unnormalised logits; as many forward passes as there are members.
+
+        The logits of the last two ensembles are kept, so that one more member costs one more forward pass.
+
+        Args:
+            members: Mixes over the pool's columns.
+            split: ``search`` or a test split's name; only the former is tallied.
+
+        Raises:
+            ScoreError: A loss is not finite.
+        """
+        evaluator = self.evaluators[split]
+        keys = tuple(self.key(mix, split) for mix in members)
+        digest = hashlib.sha256(b"ensemble" + "".join(sorted(keys)).encode()).hexdigest()
+
+        def compute() -> Outcomes:
+            return evaluator.outcomes_of(self._logit_sum(members, keys, evaluator) / len(members))
+
+        score = self._score(digest, evaluator, compute)
+        if not np.all(np.isfinite(score.outcomes.losses)):
+            raise ScoreError(f"an ensemble of {len(members)} has losses on {split} that are not finite. {_ADVICE}")
+        return score
+
+    def gradient(self, mix: Mix, samples: NDArray[np.int64], scale: float = 1.0) -> Gradient:
+        """The mean cross-entropy on some samples of the selection split, and how it changes with the coefficients.
+
+        BatchNorm statistics are the averaged ones here, and count as constants. Cached like scores.
+
+        Args:
+            mix: Over the pool's columns.
+            samples: ``[b]``, numbers in the split's fixed order.
+            scale: A factor on the logits.
+
+        Raises:
+            DataError: The split has no samples of some of the model's classes.
+            ScoreError: The loss is not finite.
+        """
+        evaluator = self.evaluators[SEARCH]
+        key = self._gradient_key(mix, samples, scale)
+        stored = self._cache.get_gradient(key, mix.coefficients.shape)
         if stored is None:
-            outcomes, seconds = self._compute(mix, evaluator)
-            self._cache.put(key, outcomes, seconds)
+            started = time.perf_counter()
+            found = self._differentiate(mix, samples, scale, evaluator)
+            seconds = time.perf_counter() - started
+            self._cache.put_gradient(key, found, seconds)
+            self.tally.computed += 1
+            self.tally.spent += seconds
         else:
-            outcomes, seconds = stored
-        if split == SEARCH:
-            self.tally.asked.setdefault(key, (len(outcomes), seconds))
-            self.tally.computed += stored is None
-            if self._on_score:
-                self._on_score(key)
-        if not np.all(np.isfinite(outcomes.losses)):
-            raise self._not_finite(mix, evaluator, outcomes, fused=stored is None)
-        metrics = measure(evaluator, outcomes)
-        return Score(metrics[self.metric.name], metrics, outcomes, seconds, cached=stored is not None)
+            found, seconds = stored
+        self.tally.learned.setdefault(key, (len(samples), seconds, len(samples) / len(evaluator.split)))
+        if not (math.isfinite(found.loss) and np.all(np.isfinite(found.coefficients))):
+            raise ScoreError(f"the loss or its gradient is not finite for a mix of {names(mix.support())}. {_ADVICE}")
+        return found
+
+    @property
+    def samples(self) -> int:
+        """The number of samples that select."""
+        return len(self.evaluators[SEARCH].split)
 
     def recall(self, mix: Mix, images: int, seconds: float) -> None:
         """Tally a mix that was scored on the selection split before, without scoring it."""
@@ -230,6 +242,8 @@ class Objective:
         are renamed, removed or added, as long as the same tensors are mixed.
         """
         digest = hashlib.sha256(self._constant)
+        if self._recomputes(mix):
+            digest.update(self._recompute_key())
         digest.update(self.evaluators[split].split.fingerprint.encode())
         rows = tensor_rows(mix, self.pool)
         known: dict[bytes, list[tuple[int, bytes]]] = {}
@@ -263,15 +277,98 @@ class Objective:
         }
         return json.dumps(facts, sort_keys=True).encode()
 
-    def _compute(self, mix: Mix, evaluator: Evaluator) -> tuple[Outcomes, float]:
-        started = time.perf_counter()
-        self._builder.apply(mix)
-        outcomes = evaluator.run(self._predict(), on_batch=self._on_batch)
-        return outcomes, time.perf_counter() - started
+    def _score(self, key: str, evaluator: Evaluator, compute: Callable[[], Outcomes]) -> Score:
+        """Outcomes by key, from the cache or computed and put there; tallied where the split selects."""
+        stored = self._cache.get(key, len(evaluator.split))
+        if stored is None:
+            started = time.perf_counter()
+            outcomes = compute()
+            seconds = time.perf_counter() - started
+            self._cache.put(key, outcomes, seconds)
+        else:
+            outcomes, seconds = stored
+        if evaluator is self.evaluators[SEARCH]:
+            self.tally.asked.setdefault(key, (len(outcomes), seconds))
+            if self._on_score:
+                self._on_score(key)
+        if stored is None:
+            self.tally.computed += evaluator is self.evaluators[SEARCH]
+            self.tally.spent += seconds
+        metrics = measure(evaluator, outcomes)
+        return Score(metrics[self.metric.name], metrics, outcomes, seconds, cached=stored is not None)
 
-    def _not_finite(self, mix: Mix, evaluator: Evaluator, outcomes: Outcomes, *, fused: bool) -> ScoreError:
-        if not fused:
-            self._builder.apply(mix)
+    def _fuse(self, mix: Mix) -> None:
+        self._builder.apply(mix)
+        if self._recompute is not None and self._recomputes(mix):
+            self._recompute(self._predict())
+
+    def _recomputes(self, mix: Mix) -> bool:
+        """Whether this mix's BatchNorm statistics are set anew; a checkpoint alone keeps its own."""
+        return self._recompute is not None and len(mix.support()) > 1
+
+    def _recompute_key(self) -> bytes:
+        return b"" if self._recompute is None else self._recompute.key.encode()
+
+    def _compute(self, mix: Mix, evaluator: Evaluator) -> Outcomes:
+        self._fuse(mix)
+        return evaluator.run(self._predict(), on_batch=self._on_batch)
+
+    def _logit_sum(self, members: Sequence[Mix], keys: tuple[str, ...], evaluator: Evaluator) -> Tensor:
+        """The sum of the members' logits, from the longest kept sum of the first of them."""
+        known = max((size for size in range(len(keys) + 1) if keys[:size] in self._sums), default=0)
+        total = self._sums.pop(keys[:known]) if known else None
+        if total is not None:
+            self._sums[keys[:known]] = total  # the latest used stands last
+        for mix in members[known:]:
+            self._fuse(mix)
+            logits = evaluator.logits(self._predict(), on_batch=self._on_batch)
+            total = logits if total is None else total + logits
+        if total is None:
+            raise ScoreError("an ensemble needs at least one member")
+        self._sums[keys] = total
+        for old in list(self._sums)[:-2]:
+            del self._sums[old]
+        return total
+
+    def _gradient_key(self, mix: Mix, samples: NDArray[np.int64], scale: float) -> str:
+        """What a gradient depends on: the mix's outcomes, all columns, the groups, the samples and the scale."""
+        digest = hashlib.sha256(b"gradient" + self._constant)
+        digest.update(self.evaluators[SEARCH].split.fingerprint.encode())
+        digest.update(json.dumps([mix.as_dict(), list(self.pool.fingerprints.values())]).encode())
+        digest.update(np.asarray(samples, dtype="<i8").tobytes() + struct.pack("<d", scale))
+        return digest.hexdigest()
+
+    def _differentiate(self, mix: Mix, samples: NDArray[np.int64], scale: float, evaluator: Evaluator) -> Gradient:
+        self._builder.apply(mix)
+        images, labels = evaluator.take(samples)
+        factor = torch.tensor(scale, dtype=torch.float32, device=evaluator.device, requires_grad=True)
+
+        def loss() -> Tensor:
+            logits = self._predict()(images).float()
+            evaluator.check_classes(logits)
+            self._check_all_classes(logits.shape[1])
+            return F.cross_entropy(factor * logits, labels)
+
+        value, per_tensor, (scale_slope,) = self._builder.gradient(loss, factor)
+        if self._on_batch:
+            self._on_batch(len(samples))
+        rows = np.zeros_like(mix.coefficients)
+        group_of = mix.groups.index()
+        np.add.at(rows, [group_of[place.name] for place in self.pool.mixed], per_tensor)
+        return Gradient(value, rows, scale_slope)
+
+    def _check_all_classes(self, classes: int) -> None:
+        split = self.evaluators[SEARCH].split
+        absent = sorted(set(range(classes)) - set(split.labels.tolist()))
+        if absent:
+            told = names([split.classes[label] if split.classes else str(label) for label in absent])
+            raise DataError(
+                f"{split.source}: has no samples of {len(absent)} of the model's {classes} classes ({told}); learning "
+                "from its loss would push the mix away from them: add samples of every class, or use another method"
+            )
+
+    def _not_finite(self, mix: Mix, evaluator: Evaluator, outcomes: Outcomes) -> ScoreError:
+        self._fuse(mix)
         tensor = self._builder.nonfinite_tensor()
         bad = int(np.sum(~np.isfinite(outcomes.losses)))
         found = f"{bad} of {len(outcomes)} losses on {evaluator.split.name} are not finite"

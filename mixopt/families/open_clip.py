@@ -21,6 +21,7 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mixopt import checkpoints
 from mixopt.errors import SpecError, unknown
@@ -80,7 +81,7 @@ class OpenClip:
         """Logits by the zero-shot head, which is kept while no text tensor changes."""
         model: Any = module
         head = self._zero_shot_head(model, fixed)
-        scale = model.logit_scale.detach().exp()
+        scale = model.logit_scale.exp()
 
         def logits(images: Tensor) -> Tensor:
             features = model.encode_image(images, normalize=True)
@@ -114,12 +115,23 @@ class OpenClip:
         text = {name for name in model.state_dict() if _TEXT_NAMES.match(name)}
         if self._head is not None and self._head[0]() is model and text <= fixed:
             return self._head[1]
+        if torch.is_grad_enabled() and any(
+            name in text - fixed and weight.requires_grad for name, weight in model.named_parameters()
+        ):
+            return self._head_with_gradient(model)
         device = model.logit_scale.device
         head: Tensor = open_clip.build_zero_shot_classifier(
             model, _tokenizer(self._config), self._classnames, self._templates, device=device
         )
         self._head = (weakref.ref(model), head)
         return head
+
+    def _head_with_gradient(self, model: Any) -> Tensor:
+        """The same head, ``[width, n_classes]``, through which a gradient reaches the text tower."""
+        prompts = [template.format(name) for name in self._classnames for template in self._templates]
+        tokens = _tokenizer(self._config)(prompts).to(model.logit_scale.device)
+        embedded = model.encode_text(tokens, normalize=True).unflatten(0, (len(self._classnames), -1))
+        return functional.normalize(embedded.mean(dim=1), dim=-1).T
 
 
 def open_family(options: FamilyOptions) -> OpenClip:

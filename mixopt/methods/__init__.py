@@ -1,8 +1,10 @@
 """Methods: each chooses a mix. A newcomer is one file here with ``choose``; it is found by its name.
 
 The contract: ``choose(objective, columns, *, seed, **options) -> Choice``, where ``columns`` maps names to mixes
-(ingredients as one-hot mixes, or other methods' mixes) in a fixed order. A method asks ``objective.score`` for
-everything and counts nothing itself.
+(ingredients as one-hot mixes, or other methods' mixes) in a fixed order. A method asks ``objective.score`` (and
+``objective.gradient``) for everything, on the selection split alone, and counts nothing itself. What it needs of the
+checkpoints is in ``objective.pool``. Its options are its keyword arguments, each with a type and a default; an option
+that is wrong is a `SpecError`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mixopt.errors import SpecError, unknown
-from mixopt.mix import Mix
+from mixopt.errors import PoolError, SpecError, names, unknown
+from mixopt.mix import Mix, one_hot
 from mixopt.objective import Objective
 
 
@@ -26,11 +28,14 @@ class Choice:
         mix: The mix.
         curves: What it saw on the way, by name: a list of ``{"x": ..., "value": ...}`` or the like, for reports.
         notes: Facts about the choice, such as the rule it followed.
+        sweep: Every mix along the one parameter that it swept, by the parameter's value, where a report should show
+            all of them on every split.
     """
 
     mix: Mix
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[float, Mix] = field(default_factory=dict)
 
 
 class Method(Protocol):
@@ -55,3 +60,47 @@ def method(name: str) -> Method:
         raise SpecError("--methods: " + unknown("method", name, method_names()))
     found: Method = importlib.import_module(f"mixopt.methods.{name}").choose
     return found
+
+
+def base_mix(objective: Objective, columns: Mapping[str, Mix], wanted_by: str) -> Mix:
+    """The base alone, as a mix over the groups of the first column.
+
+    Raises:
+        PoolError: The pool has no base.
+    """
+    pool = objective.pool
+    if pool.base is None:
+        raise PoolError(
+            f"{wanted_by} needs the base, the pretrained checkpoint, and the pool has none; give --base FILE"
+        )
+    first = next(iter(columns.values()))
+    return one_hot(first.groups, first.columns, pool.base)
+
+
+def swept(option: str, values: tuple[float, ...]) -> tuple[float, ...]:
+    """The values of a sweep, ascending and once each.
+
+    Raises:
+        SpecError: No value, or one outside 0 to 1.
+    """
+    if not values or not all(0 <= value <= 1 for value in values):
+        raise SpecError(f"{option}: expected values from 0 to 1, found {names(map(str, values)) or 'none'}")
+    return tuple(sorted(set(values)))
+
+
+def sweep_choice(objective: Objective, along: Mapping[float, Mix], axis: str, notes: dict[str, Any]) -> Choice:
+    """The best mix along one parameter, of equals the first, with the curve of scores on the selection split.
+
+    Args:
+        objective: Scores the mixes.
+        along: The parameter's value to the mix there.
+        axis: The parameter's name.
+        notes: More facts about the choice.
+    """
+    values = {x: objective.score(mix).value for x, mix in along.items()}
+    best = next(iter(values))
+    for x, value in values.items():
+        if objective.metric.better(value, values[best]):
+            best = x
+    curve = [{"x": x, "value": value} for x, value in values.items()]
+    return Choice(along[best], curves={axis: curve}, notes={axis: best, **notes})
