@@ -21,7 +21,7 @@ SPACES = ("simplex",)
 STARTS = ("best", "individual", "uniform", "greedy")
 DTYPES = ("ingredients", "fp32", "fp16", "bf16")
 # Flags that are not called like their field.
-_FLAGS = {"data.search": "data", "data.test": "test", "top": "ingredients"}
+_FLAGS = {"data.search": "data", "data.test": "test", "top": "ingredients", "sources": "from"}
 
 
 class DataSpec(BaseModel):
@@ -68,6 +68,12 @@ class StudySpec(BaseModel):
             command line and in TOML files, ``ingredients`` with a number.
         start: Where the search starts: the best baseline, one by name, or a recipe.
         greedy_rule: ``at-least`` (the paper's >=) or ``strict`` (the authors' code).
+        methods: Rows of a comparison, each ``method`` or ``method:variant``; all of them without. A text with commas
+            is a list.
+        sources: Rows whose mixes take the place of the ingredients: soups of soups. On the command line and in TOML
+            files, ``from``.
+        batchnorm: BatchNorm statistics of mixes: the ``average`` of the checkpoints', ``recompute`` from selection
+            images, or ``auto``, the better of the two on the uniform soup.
         limit: Use only the first so many images of the selection split.
         timeout: Stop asking for trials after so many seconds.
         seed: Of the samplers.
@@ -99,6 +105,9 @@ class StudySpec(BaseModel):
     top: Annotated[int, Field(ge=2)] | None = None
     start: str = "best"
     greedy_rule: Literal["at-least", "strict"] = "at-least"
+    methods: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    batchnorm: Literal["average", "recompute", "auto"] = "auto"
     limit: Annotated[int, Field(ge=1)] | None = None
     timeout: Annotated[float, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
@@ -122,6 +131,14 @@ class StudySpec(BaseModel):
             more = ", a number of groups, or a .toml file of regular expressions"
             raise ValueError(unknown("group scheme", text, SCHEMES, more))
         return text
+
+    @field_validator("methods", "sources", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        parts = [value] if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
+            return value
+        return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
 
     @field_validator("metric")
     @classmethod
@@ -183,6 +200,8 @@ def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
     for source, layer in layers:
         if isinstance(layer.get("ingredients"), int):
             layer["top"] = layer.pop("ingredients")
+        if "from" in layer:
+            layer["sources"] = layer.pop("from")
         for key, value in layer.items():
             before = merged.get(key)
             if key == "data" and isinstance(value, Mapping):

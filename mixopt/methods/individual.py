@@ -22,6 +22,11 @@ def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Ch
     )
 
 
+def best_column(objective: Objective, columns: Mapping[str, Mix]) -> str:
+    """The name of the column that scores best; a column alone is not scored."""
+    return next(iter(columns)) if len(columns) == 1 else ranking(objective, columns)[0][0]
+
+
 def ranking(objective: Objective, columns: Mapping[str, Mix]) -> list[tuple[str, float]]:
     """Columns and their scores, best first; equals keep their order."""
     scored = [(name, objective.score(mix).value) for name, mix in columns.items()]
