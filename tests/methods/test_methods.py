@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mixopt import Mix, SpecError, combine
