@@ -19,6 +19,7 @@ import numpy as np
 from optuna.samplers import CmaEsSampler
 
 from mixopt import load_spec, open_objective, search
+from mixopt.assemble import assemble
 from mixopt.listener import Listener
 from mixopt.mix import Mix
 from mixopt.objective import Objective
@@ -48,8 +49,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def measure(options: dict[str, Any], rest: Objective, steer: int) -> dict[str, Any]:
     """One search, and its best mix on the samples that did not steer it."""
     spec = load_spec({**options, "limit": steer})
-    objective = open_objective(spec)
-    baselines = run_baselines(spec, objective, Listener())
+    assembly = assemble(spec, Listener())
+    objective = assembly.objective
+    baselines = run_baselines(spec, assembly, Listener())
     space = make_space(spec, objective, baselines)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

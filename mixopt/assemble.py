@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mixopt import checkpoints, families
+from mixopt.batchnorm import Recompute, find_layers
 from mixopt.builder import FastBuilder
 from mixopt.cache import OutcomeCache
 from mixopt.data import open_split
-from mixopt.errors import CheckpointError, DataError, SpecError, names
+from mixopt.errors import CheckpointError, DataError, ScoreError, SpecError, names
 from mixopt.evaluator import Evaluator, Predict
-from mixopt.groups import depth_order
+from mixopt.groups import depth_order, make_groups
 from mixopt.listener import Listener
+from mixopt.mix import Mix, constant
 from mixopt.objective import SEARCH, Objective
 from mixopt.pool import Pool, open_pool
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
@@ -22,6 +26,7 @@ from mixopt.split import Split
 
 PRECISION = "fp32"
 BATCHNORM = "average"
+RECOMPUTE = "recompute"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +37,16 @@ class Assembly:
         objective: Scores mixes of the pool.
         family: The model family.
         device: Where models run.
+        batchnorm: How BatchNorm statistics are made, as plain JSON values: ``mode`` (``average`` or ``recompute``)
+            and ``layers``, how many differ between the checkpoints. Where they are recomputed, also ``images``,
+            ``batch`` and ``key``, which names what they depend on. Where both were tried, ``scores`` by mode (None
+            where one cannot be had) of the ``soup``, the uniform one of these columns.
     """
 
     objective: Objective
     family: families.Family
     device: torch.device
+    batchnorm: dict[str, Any]
 
 
 def open_objective(spec: StudySpec, listener: Listener | None = None) -> Objective:
@@ -68,16 +78,13 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     def predict() -> Predict:
         return family.predict(module, fixed)
 
-    objective = Objective(
-        pool,
-        builder,
-        predict,
-        evaluators,
-        OutcomeCache(spec.cache, listener.say),
-        spec.metric,
-        identity_of(family, device),
-    )
-    return Assembly(objective, family, device)
+    def scorer(recompute: Recompute | None) -> Objective:
+        cache = OutcomeCache(spec.cache, listener.say)
+        identity = identity_of(family, device)
+        return Objective(pool, builder, predict, evaluators, cache, spec.metric, identity, recompute)
+
+    objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[SEARCH], scorer, listener)
+    return Assembly(objective, family, device, facts)
 
 
 def identity_of(family: families.Family, device: torch.device) -> dict[str, object]:
@@ -85,6 +92,7 @@ def identity_of(family: families.Family, device: torch.device) -> dict[str, obje
     return {
         "family": family.identity(),
         "preprocess": family.preprocess.key,
+        # Of mixes whose statistics are recomputed, the objective's key says so beside this.
         "batchnorm": BATCHNORM,
         "precision": PRECISION,
         "device": device.type,
@@ -181,6 +189,85 @@ def resolve_device(name: str) -> torch.device:
 def saved_dtype(spec: StudySpec) -> torch.dtype | None:
     """The dtype that ``--dtype`` asks for; None for that of the ingredients."""
     return None if spec.dtype == "ingredients" else checkpoints.dtype_of(spec.dtype)
+
+
+def _settle_batchnorm(
+    spec: StudySpec,
+    pool: Pool,
+    builder: FastBuilder,
+    evaluator: Evaluator,
+    scorer: Callable[[Recompute | None], Objective],
+    listener: Listener,
+) -> tuple[Objective, dict[str, Any]]:
+    """The objective with averaged or recomputed BatchNorm statistics, and what `Assembly.batchnorm` says of it."""
+    layers = find_layers(pool, builder.module)
+    average = scorer(None)
+    facts: dict[str, Any] = {"mode": BATCHNORM, "layers": len(layers)}
+    if not layers:
+        if spec.batchnorm == RECOMPUTE:
+            listener.say(
+                "--batchnorm recompute: the checkpoints differ in no BatchNorm statistics; nothing is recomputed", True
+            )
+        return average, facts
+    told = f"BatchNorm statistics of {len(layers)} layers"
+    averaged = f"{told} are averaged with the weights (batchnorm: average)"
+    if spec.batchnorm == BATCHNORM:
+        listener.say(averaged, False)
+        return average, facts
+    try:
+        recompute = Recompute(layers, evaluator, pool.saved_dtypes(builder.dtype))
+    except DataError as error:
+        if spec.batchnorm == RECOMPUTE:
+            raise
+        listener.say(f"batchnorm: auto, but {error}", True)
+        listener.say(averaged, False)
+        return average, facts
+    recomputing = scorer(recompute)
+    if spec.batchnorm == "auto":
+        soup = _uniform(pool)
+        facts |= {"soup": list(soup.support()), "scores": _scores(average, recomputing, soup, listener)}
+        of_average, of_recompute = facts["scores"].values()
+        found = [
+            f"{mode} {'not finite' if value is None else f'{value:.4f}'}" for mode, value in facts["scores"].items()
+        ]
+        listener.say(f"batchnorm: auto, by {spec.metric} of the uniform soup on {SEARCH}: {', '.join(found)}", False)
+        if of_recompute is None or (of_average is not None and not average.metric.better(of_recompute, of_average)):
+            listener.say(averaged, False)
+            return average, facts
+    listener.say(
+        f"{told} are recomputed for every mix of several checkpoints, from {recompute.images:,} images of {SEARCH}, "
+        "without their labels (batchnorm: recompute)",
+        False,
+    )
+    facts |= {"mode": RECOMPUTE, "images": recompute.images, "batch": recompute.batch, "key": recompute.key}
+    return recomputing, facts
+
+
+def _uniform(pool: Pool) -> Mix:
+    """The uniform soup of the ingredients; of all columns, where one ingredient alone is no soup."""
+    members = pool.ingredients if len(pool.ingredients) > 1 else pool.columns
+    row = [(name in members) / len(members) for name in pool.columns]
+    return constant(make_groups("whole", pool.sizes), pool.columns, row)
+
+
+def _scores(average: Objective, recomputing: Objective, soup: Mix, listener: Listener) -> dict[str, float | None]:
+    """The soup's score with averaged and with recomputed statistics; None where one cannot be had, with a warning."""
+    found: dict[str, float | None] = {}
+    total = 2 * average.samples
+    done = 0
+
+    def on_batch(count: int) -> None:
+        nonlocal done
+        done += count
+        listener.progress("comparing BatchNorm statistics", done, total)
+
+    for mode, objective in ((BATCHNORM, average), (RECOMPUTE, recomputing)):
+        try:
+            found[mode] = objective.counting(on_batch=on_batch).score(soup).value
+        except (ScoreError, SpecError) as error:
+            listener.say(f"batchnorm: auto, the uniform soup with {mode}: {error}", True)
+            found[mode] = None
+    return found
 
 
 def _base_file(spec: StudySpec) -> Path:

@@ -101,16 +101,14 @@ def make_pool(directory: Path, *, seed: int = 0, progress: Progress | None = Non
         MixoptError: scikit-learn is missing, or the directory is not free.
     """
     _check_free(directory)
-    images, labels = _load_digits()
     rng = np.random.default_rng(seed)
-    parts = _stratified(labels, PART_SIZES.values(), rng)
-    part = {name: (images[rows], labels[rows]) for name, rows in zip(PART_SIZES, parts, strict=True)}
+    part = draw_parts(rng)
     recipe = replace(BASE, seed=int(rng.integers(2**31)))
     sweep = {f"model_{index:02d}": draw_hyperparameters(rng) for index in range(INGREDIENTS)}
     tick = _counter(progress, recipe.epochs + sum(each.epochs for each in sweep.values()))
 
     with one_thread() as at_once, ThreadPoolExecutor(at_once) as executor:
-        base = _train_base(part["base"], recipe, lambda: tick("training the base"))
+        base = train_base(part["base"], recipe, lambda: tick("training the base"))
         tune = _tuner(base, part["tune"], lambda: tick(f"fine-tuning {len(sweep)} ingredients"))
         checkpoints = {"base": base, **dict(zip(sweep, executor.map(tune, sweep.values()), strict=True))}
 
@@ -119,6 +117,17 @@ def make_pool(directory: Path, *, seed: int = 0, progress: Progress | None = Non
     splits |= {name: (x, test_labels) for name, x in shifted(test_images, rng).items()}
     _write_pool(directory, checkpoints, sweep, splits)
     return directory
+
+
+def draw_parts(rng: np.random.Generator) -> dict[str, Part]:
+    """The digits, divided at random into the disjoint parts of `PART_SIZES`.
+
+    Raises:
+        MixoptError: scikit-learn is missing.
+    """
+    images, labels = _load_digits()
+    parts = _stratified(labels, PART_SIZES.values(), rng)
+    return {name: (images[rows], labels[rows]) for name, rows in zip(PART_SIZES, parts, strict=True)}
 
 
 def draw_hyperparameters(rng: np.random.Generator) -> Hyperparameters:
@@ -258,8 +267,12 @@ def _tokens() -> Tensor:
     return ids.view(len(TEMPLATES), len(CLASSNAMES), context)
 
 
-def _train_base(part: Part, recipe: Hyperparameters, tick: Callable[[], None]) -> State:
-    """Train both towers and the logit scale from scratch, each batch against one template drawn at random."""
+def train_base(part: Part, recipe: Hyperparameters, tick: Callable[[], None]) -> State:
+    """Train both towers and the logit scale from scratch, each batch against one template drawn at random.
+
+    Returns:
+        The weights in fp16, as the demo saves them.
+    """
     model, tokens = _new_model(recipe.seed), _tokens()
     choose = torch.Generator().manual_seed(recipe.seed + 1)
 
@@ -269,37 +282,49 @@ def _train_base(part: Part, recipe: Hyperparameters, tick: Callable[[], None]) -
         scale: Tensor = model.logit_scale.exp()
         return text.T * scale
 
-    _fit(model, model, head, part, recipe, tick)
+    for _ in training(model, model, head, part, recipe):
+        tick()
     return _half(model)
 
 
 def _tuner(base: State, part: Part, tick: Callable[[], None]) -> Callable[[Hyperparameters], State]:
     """A function that fine-tunes the base's image tower alone, against the frozen zero-shot head."""
-    start, tokens = _new_model(0), _tokens()
-    start.load_state_dict(base)  # the rounded weights, so that the base is where the ingredients started
-    with torch.no_grad():
-        text: Tensor = start.encode_text(tokens.flatten(0, 1), normalize=True).unflatten(0, tokens.shape[:2])
-        head = functional.normalize(text.mean(0), dim=-1).T * start.logit_scale.exp()
+    start, head = zero_shot(base)
 
     def tune(recipe: Hyperparameters) -> State:
         model = deepcopy(start)
-        _fit(model, model.visual, lambda: head, part, recipe, tick)
+        for _ in training(model, model.visual, lambda: head, part, recipe):
+            tick()
         return _half(model)
 
     return tune
 
 
-def _fit(
-    model: Any,
-    trained: nn.Module,
-    head: Callable[[], Tensor],
-    part: Part,
-    recipe: Hyperparameters,
-    tick: Callable[[], None],
-) -> None:
-    """Train one part of a CLIP in place by AdamW with a one-cycle cosine schedule; `tick` after every epoch.
+def zero_shot(base: State) -> tuple[Any, Tensor]:
+    """A CLIP with the base's weights, and its frozen zero-shot head times the logit scale, `[width, classes]`."""
+    model, tokens = _new_model(0), _tokens()
+    model.load_state_dict(base)  # the rounded weights, so that the base is where the ingredients started
+    with torch.no_grad():
+        text: Tensor = model.encode_text(tokens.flatten(0, 1), normalize=True).unflatten(0, tokens.shape[:2])
+        return model, functional.normalize(text.mean(0), dim=-1).T * model.logit_scale.exp()
 
-    `head` gives the class embeddings of a batch, times the logit scale: `[width, classes]`.
+
+def training(
+    model: Any, trained: nn.Module, head: Callable[[], Tensor], part: Part, recipe: Hyperparameters
+) -> Iterator[int]:
+    """Train one part of a CLIP in place by AdamW with a one-cycle cosine schedule; yields after every epoch.
+
+    Other weights may be loaded into the model between epochs: optimizer and schedule go on as they are.
+
+    Args:
+        model: The CLIP.
+        trained: The part of it that is trained.
+        head: Gives the class embeddings of a batch, times the logit scale: `[width, classes]`.
+        part: Images and labels.
+        recipe: How.
+
+    Yields:
+        The number of epochs done.
     """
     generator, rng = torch.Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
     x = torch.from_numpy(part[0][..., 0].copy()).float().div(255)[:, None]
@@ -310,7 +335,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=batches * recipe.epochs, pct_start=0.1, cycle_momentum=False
     )
-    for _ in range(recipe.epochs):
+    for epoch in range(recipe.epochs):
         for rows in torch.randperm(len(x), generator=generator).chunk(batches):
             batch, target = augment(x[rows], recipe, generator), targets[rows]
             if recipe.mixup > 0:
@@ -324,7 +349,7 @@ def _fit(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-        tick()
+        yield epoch + 1
 
 
 def _write_pool(

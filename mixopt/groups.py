@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from mixopt.errors import SpecError, names, unknown
@@ -178,11 +179,18 @@ def _outside(token: str) -> bool:
 
 
 def _towers(ordered: Sequence[str], blocks: Mapping[str, str]) -> dict[str, str]:
-    """Tensor name to its tower: the first token shared with blocks, where blocks have more than one root."""
-    roots = {block.split(".")[0] for block in blocks.values() if "." in block}
-    loose = {name.split(".")[0] for name in ordered if name not in blocks}
+    """Tensor name to its tower: the first token shared with blocks, where blocks have more than one root.
+
+    Tokens that all names begin with (a wrapper's ``module.``) tell nothing and are passed over.
+    """
+    tokens = {name: name.split(".") for name in ordered}
+    levels = zip(*(each[:-1] for each in tokens.values()), strict=False)
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    root_of = {name: each[shared] for name, each in tokens.items()}
+    roots = {root_of[name] for name, block in blocks.items() if len(block.split(".")) > shared + 1}
+    loose = {root_of[name] for name in ordered if name not in blocks}
     named = roots & loose if len(roots) > 1 else set()
-    return {name: (root if (root := name.split(".")[0]) in named else "") for name in ordered}
+    return {name: (root if (root := root_of[name]) in named else "") for name in ordered}
 
 
 def _is_head(name: str, after_blocks: bool) -> bool:

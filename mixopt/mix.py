@@ -163,13 +163,16 @@ class Recipe:
         family: What the family needs to make the model again: its name, model config, class names, templates.
         dtypes: The dtype that each tensor is saved in: the commonest under ``*``, the others by tensor name.
         buffers_from: The column whose integer buffers are kept, where they differ between columns.
-        batchnorm: How BatchNorm statistics were made.
+        batchnorm: How the run made BatchNorm statistics: ``average`` mixes them as it does weights; ``recompute`` sets
+            those of mixes of several checkpoints anew from images.
         metric: The metric that drove the choice.
         data: Split name to content fingerprint.
         scores: Split name to the metrics that the mix was chosen by (fractions; nll in nats).
         seed: The run's seed.
         output_hash: Content hash of the fused state dict.
         version: mixopt's version.
+        statistics: Where they were set anew, the file that holds them (``file``, which lies beside the recipe), its
+            content ``hash``, and the number of ``images`` they come from.
     """
 
     method: str
@@ -186,11 +189,14 @@ class Recipe:
     seed: int
     output_hash: str
     version: str
+    statistics: dict[str, Any] | None = None
 
     def to_json(self, indent: int | None = None) -> str:
         """Canonical JSON: the same recipe gives the same text."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields |= {"mix": self.mix.as_dict(), "format": RECIPE_FORMAT}
+        if self.statistics is None:
+            del fields["statistics"]  # so that a recipe from before there were any keeps its bytes
         return json.dumps(fields, sort_keys=True, indent=indent)
 
     @classmethod
@@ -213,6 +219,19 @@ class Recipe:
                 raise MixoptError(f"{source}: the recipe lacks the content hash of {names(lost)}")
             if "*" not in recipe.dtypes:
                 raise MixoptError(f"{source}: the recipe lacks the dtype of '*'")
+            _check_statistics(recipe, source)
             return recipe
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MixoptError(f"{source}: not a mixopt recipe ({type(error).__name__}: {error})") from error
+
+
+def _check_statistics(recipe: Recipe, source: str) -> None:
+    found = recipe.statistics
+    if found is None:
+        if recipe.batchnorm == "recompute" and len(recipe.mix.support()) > 1:
+            raise MixoptError(f"{source}: the recipe lacks the reference to its recomputed BatchNorm statistics")
+        return
+    texts = [found["file"], found["hash"]]
+    # A plain file name: the file is looked for where the reader says, never where a recipe points to.
+    if not all(isinstance(text, str) and text for text in texts) or set(texts[0]) & set("/\\"):
+        raise MixoptError(f"{source}: expected a file name and a hash in the recipe's statistics, found {texts}")

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixopt.batchnorm import Recompute
+from mixopt.batchnorm import Recompute, negative_variance
 from mixopt.builder import FastBuilder, tensor_rows
 from mixopt.cache import Gradient, OutcomeCache
-from mixopt.errors import DataError, ScoreError, names
+from mixopt.errors import DataError, MixoptError, ScoreError, names
 from mixopt.evaluator import EVALUATION_VERSION, Evaluator, Outcomes, Predict
 from mixopt.metrics import METRICS, Metric
 from mixopt.mix import Mix
@@ -43,6 +43,7 @@ class Score:
         outcomes: Per-sample predictions and losses, in the split's fixed order.
         seconds: What computing it took, now or when it was first computed.
         cached: Whether it came from the cache.
+        images: Images that computing it ran through a model, those for BatchNorm statistics included.
     """
 
     value: float
@@ -50,6 +51,7 @@ class Score:
     outcomes: Outcomes
     seconds: float
     cached: bool
+    images: int = 0
 
 
 @dataclass
@@ -166,7 +168,8 @@ class Objective:
             RunError: The cache cannot be written.
         """
         evaluator = self.evaluators[split]
-        score = self._score(self.key(mix, split), evaluator, lambda: self._compute(mix, evaluator))
+        images = self._images(mix, evaluator)
+        score = self._score(self.key(mix, split), evaluator, lambda: self._compute(mix, evaluator), images)
         if not np.all(np.isfinite(score.outcomes.losses)):
             raise self._not_finite(mix, evaluator, score.outcomes)
         return score
@@ -181,8 +184,11 @@ class Objective:
             split: ``search`` or a test split's name; only the former is tallied.
 
         Raises:
+            MixoptError: No members.
             ScoreError: A loss is not finite.
         """
+        if not members:
+            raise MixoptError("an ensemble needs at least one member")
         evaluator = self.evaluators[split]
         keys = tuple(self.key(mix, split) for mix in members)
         digest = hashlib.sha256(b"ensemble" + "".join(sorted(keys)).encode()).hexdigest()
@@ -190,7 +196,7 @@ class Objective:
         def compute() -> Outcomes:
             return evaluator.outcomes_of(self._logit_sum(members, keys, evaluator) / len(members))
 
-        score = self._score(digest, evaluator, compute)
+        score = self._score(digest, evaluator, compute, self._images(members[-1], evaluator))
         if not np.all(np.isfinite(score.outcomes.losses)):
             raise ScoreError(f"an ensemble of {len(members)} has losses on {split} that are not finite. {_ADVICE}")
         return score
@@ -225,6 +231,17 @@ class Objective:
         if not (math.isfinite(found.loss) and np.all(np.isfinite(found.coefficients))):
             raise ScoreError(f"the loss or its gradient is not finite for a mix of {names(mix.support())}. {_ADVICE}")
         return found
+
+    def statistics(self, mix: Mix) -> dict[str, Tensor]:
+        """The BatchNorm statistics that a mix is scored with, where they are recomputed; empty where they are not.
+
+        Returns:
+            Tensor name to CPU tensor, in the dtype it is saved in.
+        """
+        if self._recompute is None or not self._recomputes(mix):
+            return {}
+        self._fuse(mix)
+        return self._recompute.statistics()
 
     @property
     def samples(self) -> int:
@@ -277,7 +294,7 @@ class Objective:
         }
         return json.dumps(facts, sort_keys=True).encode()
 
-    def _score(self, key: str, evaluator: Evaluator, compute: Callable[[], Outcomes]) -> Score:
+    def _score(self, key: str, evaluator: Evaluator, compute: Callable[[], Outcomes], images: int) -> Score:
         """Outcomes by key, from the cache or computed and put there; tallied where the split selects."""
         stored = self._cache.get(key, len(evaluator.split))
         if stored is None:
@@ -288,14 +305,19 @@ class Objective:
         else:
             outcomes, seconds = stored
         if evaluator is self.evaluators[SEARCH]:
-            self.tally.asked.setdefault(key, (len(outcomes), seconds))
+            self.tally.asked.setdefault(key, (images, seconds))
             if self._on_score:
                 self._on_score(key)
         if stored is None:
             self.tally.computed += evaluator is self.evaluators[SEARCH]
             self.tally.spent += seconds
         metrics = measure(evaluator, outcomes)
-        return Score(metrics[self.metric.name], metrics, outcomes, seconds, cached=stored is not None)
+        return Score(metrics[self.metric.name], metrics, outcomes, seconds, stored is not None, images)
+
+    def _images(self, mix: Mix, evaluator: Evaluator) -> int:
+        """Images that scoring a mix runs through the model."""
+        extra = self._recompute.images if self._recompute is not None and self._recomputes(mix) else 0
+        return len(evaluator.split) + extra
 
     def _fuse(self, mix: Mix) -> None:
         self._builder.apply(mix)
@@ -319,16 +341,14 @@ class Objective:
         total = self._sums.pop(keys[:known]) if known else None
         if total is not None:
             self._sums[keys[:known]] = total  # the latest used stands last
-        for mix in members[known:]:
+        for size, mix in enumerate(members[known:], start=known + 1):
             self._fuse(mix)
             logits = evaluator.logits(self._predict(), on_batch=self._on_batch)
             total = logits if total is None else total + logits
-        if total is None:
-            raise ScoreError("an ensemble needs at least one member")
-        self._sums[keys] = total
-        for old in list(self._sums)[:-2]:
-            del self._sums[old]
-        return total
+            self._sums[keys[:size]] = total
+            for old in list(self._sums)[:-2]:
+                del self._sums[old]
+        return torch.as_tensor(total)
 
     def _gradient_key(self, mix: Mix, samples: NDArray[np.int64], scale: float) -> str:
         """What a gradient depends on: the mix's outcomes, all columns, the groups, the samples and the scale."""
@@ -368,17 +388,17 @@ class Objective:
             )
 
     def _not_finite(self, mix: Mix, evaluator: Evaluator, outcomes: Outcomes) -> ScoreError:
-        self._fuse(mix)
-        tensor = self._builder.nonfinite_tensor()
+        self._builder.apply(mix)
+        tensor, why = self._builder.nonfinite_tensor(), "overflows when fused"
+        if tensor is None and not self._recomputes(mix):
+            tensor, why = negative_variance(self.pool, self._builder.module), "is negative when fused"
         bad = int(np.sum(~np.isfinite(outcomes.losses)))
         found = f"{bad} of {len(outcomes)} losses on {evaluator.split.name} are not finite"
         used = f"mix of {names(mix.support())}"
         if tensor is None:
             return ScoreError(f"{used}: {found}; the fused weights are finite, the forward pass overflows. {_ADVICE}")
         group = mix.groups.names[mix.groups.index()[tensor]]
-        return ScoreError(
-            f"{used}: {found}; tensor {tensor} of layer group {group} overflows when fused. {_ADVICE}", group
-        )
+        return ScoreError(f"{used}: {found}; tensor {tensor} of layer group {group} {why}. {_ADVICE}", group)
 
 
 def measure(evaluator: Evaluator, outcomes: Outcomes) -> dict[str, float]:

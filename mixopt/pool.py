@@ -296,7 +296,7 @@ def _notices(
         yield f"{len(whole)} integer or bool buffers differ ({names(whole)}): taken from {first}"
     first_facts = next(iter(facts.values()))
     if statistics := [tensor for tensor in floating if tensor.endswith(("running_mean", "running_var"))]:
-        yield f"BatchNorm statistics of {len(statistics)} buffers are averaged with the weights (batchnorm: average)"
+        yield f"BatchNorm statistics differ between checkpoints in {len(statistics)} buffers"
     if first_facts.tied:
         yield f"{len(first_facts.tied)} tied tensors stay tied and are saved once ({names(first_facts.tied)})"
     if ignored := sorted({entry for fact in facts.values() for entry in fact.ignored}):

@@ -1,41 +1,45 @@
-"""The verbs: search, build, evaluate, inspect. Everything the command line does, without printing."""
+"""The verbs: search, compare, build, evaluate, inspect. Everything the command line does, without printing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mixopt import checkpoints, families, saving
 from mixopt import search as searching
-from mixopt.assemble import assemble, family_of, ingredient_files, open_pool_of, open_splits, resolve_device
-from mixopt.errors import MixoptError, RunError, SpecError
+from mixopt.assemble import Assembly, assemble, family_of, ingredient_files, open_pool_of, open_splits, resolve_device
+from mixopt.crowning import base_entry, crown, make_row, score_rows
+from mixopt.errors import MixoptError, RunError, SpecError, listing, names
 from mixopt.evaluator import Evaluator
 from mixopt.files import ENVIRONMENT, write_json
 from mixopt.inspection import describe_pool
+from mixopt.lineup import default_rows, requests_of, run_requests, soups_of_soups
 from mixopt.listener import Listener, TrialEvent
-from mixopt.metrics import METRICS
+from mixopt.methods import Choice
 from mixopt.mix import Recipe
 from mixopt.objective import SEARCH
-from mixopt.report import Row, make_report
+from mixopt.report import Failure, Row, best_row, make_report
 from mixopt.runfolder import RunFolder
 from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
 from mixopt.stages import (
     DIMENSIONS,
     announce,
-    baseline_rows,
+    announce_search,
     check_plan,
-    crown,
+    greedy_defaults,
     make_space,
     run_baselines,
     start_tally,
     study_facts,
 )
 from mixopt.version import __version__
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,23 @@ class SearchResult:
     recipe: Recipe
     report: dict[str, Any]
     finished: bool
+
+
+@dataclass(frozen=True, eq=False)
+class CompareResult:
+    """What a comparison left.
+
+    Attributes:
+        folder: The run folder.
+        recipe: The best row's mix and all that rebuilds it.
+        report: The content of report.json.
+        failed: Row name to the reason why it could not be made.
+    """
+
+    folder: Path
+    recipe: Recipe
+    report: dict[str, Any]
+    failed: dict[str, str]
 
 
 def search(
@@ -74,10 +95,41 @@ def search(
         MixoptError: Bad input; nothing already computed is lost.
     """
     spec = load_spec({"models": models, **options}, None if study is None else Path(study))
+    return _in_folder(spec, listener, _search)
+
+
+def compare(
+    models: str | Path | None = None,
+    *,
+    study: str | Path | None = None,
+    listener: Listener | None = None,
+    **options: Any,
+) -> CompareResult:
+    """Run the published recipes on a pool, through one objective and one cache, and put them in one table.
+
+    A method that fails leaves a row that says why, and the others still run. The mix of the best row is saved.
+
+    Args:
+        models: The pool's folder.
+        study: A study.toml.
+        listener: Told about notices and progress.
+        **options: Any field of `mixopt.StudySpec`; ``methods`` names the rows, see `mixopt.lineup.requests_of`.
+
+    Raises:
+        MixoptError: Bad input, or no method at all could choose a mix; nothing already computed is lost.
+    """
+    spec = load_spec({"models": models, **options}, None if study is None else Path(study))
+    return _in_folder(spec, listener, _compare)
+
+
+def _in_folder(
+    spec: StudySpec, listener: Listener | None, work: Callable[[StudySpec, RunFolder, Listener], Result]
+) -> Result:
+    """Do a run's work while holding its folder; a full disk becomes one message."""
     folder = RunFolder(spec.folder)
     with folder.locked():
         try:
-            return _search(spec, folder, _logged(listener or Listener(), folder))
+            return work(spec, folder, _logged(listener or Listener(), folder))
         except OSError as error:
             if error.errno not in ENVIRONMENT:
                 raise
@@ -110,8 +162,9 @@ def build(
     source, target = Path(recipe), Path(output)
     loaded = saving.load_recipe(source)
     folders = [Path(models)] if models is not None else _likely_folders(source)
+    statistics = saving.find_statistics(loaded, [source.parent, *folders])
     paths = saving.locate(loaded, folders, checkpoints.read)
-    tensors, tied = saving.fuse(loaded, paths, checkpoints.read, listener or Listener())
+    tensors, tied = saving.fuse(loaded, paths, checkpoints.read, listener or Listener(), statistics)
     saving.check_output(loaded, tensors, str(target))
     saving.save_model(target, tensors, tied, loaded)
     if verify:
@@ -227,8 +280,8 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     if not searching.has_begun(study) and folder.recipe.exists():
         raise RunError(f"{folder.path}: holds the result of another study; choose a new folder with --out")
     folder.write_spec(spec)
-    announce(spec, assembly, listener)
-    baselines = run_baselines(spec, objective, listener)
+    announce_search(spec, objective.pool, announce(spec, assembly, listener), listener)
+    baselines = run_baselines(spec, assembly, listener)
     space = searching.settle_space(study, facts, lambda: make_space(spec, objective, baselines))
     listener.say(
         f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler}, {spec.trials} trials", False
@@ -253,46 +306,80 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     if not finished:
         listener.say("--timeout: stopped before all trials were complete; the same command continues", True)
     searching.recall_trials(study, counted, space)
-    tally = start_tally(spec, baselines).merged(counted.tally)
-    rows = baseline_rows(objective, baselines, listener)
-    recipe, row, verification = crown(spec, assembly, folder, searching.best_mix(study, space), tally, listener)
-    listener.say(
-        f"saved {folder.model}; scored again from the file: {verification['file_score']:.4f}, the trial's own "
-        f"{verification['trial_score']:.4f} (difference {verification['difference']:+.4f}, "
-        f"{verification['predictions_differing']} of {verification['samples']} predictions differ)",
-        False,
-    )
-    report = make_report(
-        [*rows, row],
-        spec.metric,
-        {
-            "best": _best_row([*rows, row], spec.metric),
-            "verification": verification,
-            "trials": searching.count_states(study),
-            "finished": finished,
-            "sampler": spec.sampler,
-            "space": {"kind": spec.space, "dims": space.dims, "labels": list(space.labels)},
-            "splits": {
-                name: {"samples": len(evaluator.split), "fingerprint": evaluator.split.fingerprint}
-                for name, evaluator in objective.evaluators.items()
-            },
-            "seed": spec.seed,
-            "wall_seconds": round(time.monotonic() - started, 3),
-            "version": __version__,
-        },
-        versus=("individual", "greedy"),
-    )
+    tally = start_tally(spec, objective, baselines).merged(counted.tally)
+    rows = score_rows(objective, base_entry(objective) | baselines, listener)
+    number, mix = searching.best_mix(study, space)
+    crowned = crown(spec, assembly, folder, SEARCH, mix, listener)
+    choice = Choice(mix, notes={"trial": number})
+    row = make_row(SEARCH, choice, objective, tally, crowned.outcomes, crowned.metrics)
+    facts = {
+        "command": "search",
+        # The search's own row wins over its start, where the two are equal.
+        "best": best_row([row, *_made(rows)], spec.metric),
+        "verification": {"trial": number, **crowned.verification},
+        "trials": searching.count_states(study),
+        "finished": finished,
+        "sampler": spec.sampler,
+        "space": {"kind": space.describe()["kind"], "dims": space.dims, "labels": list(space.labels)},
+        **_run_facts(spec, assembly, started),
+    }
+    report = make_report([*rows, row], spec.metric, facts)
     write_json(folder.report, report)
-    return SearchResult(folder.path, recipe, report, finished)
+    return SearchResult(folder.path, crowned.recipe, report, finished)
 
 
-def _best_row(rows: Sequence[Row], metric: str) -> str:
-    """The name of the best row on the selection split; of equals, the last."""
-    best = rows[0]
-    for row in rows:
-        if METRICS[metric].at_least(row.metrics[SEARCH][metric], best.metrics[SEARCH][metric]):
-            best = row
-    return best.name
+def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareResult:
+    started = time.monotonic()
+    folder.check_free_of_search()
+    assembly = assemble(spec, listener)
+    objective = assembly.objective
+    pool = objective.pool
+    usual = soups_of_soups() if spec.sources else default_rows(len(pool.ingredients))
+    requests = requests_of(spec.methods or usual, pool.columns, spec.sources, greedy_defaults(spec))
+    folder.write_spec(spec)
+    announce(spec, assembly, listener)
+    listener.say(f"{len(requests)} rows: {names(requests, len(requests))}", False)
+    entries = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=listener)
+    rows = score_rows(objective, base_entry(objective) | entries, listener)
+    mixes = {name: entry.mix for name, entry in entries.items() if entry.mix is not None}
+    failed = {name: str(entry.error) for name, entry in entries.items() if entry.error is not None}
+    if not mixes:
+        reasons = [f"{name}: {reason}" for name, reason in failed.items()]
+        raise RunError(
+            listing("no method could choose a mix", reasons)
+            if reasons
+            else "--methods: only ensembles were asked for, and there is no mix to save; name a method that chooses one"
+        )
+    best = best_row([row for row in _made(rows) if row.name in mixes], spec.metric)
+    crowned = crown(spec, assembly, folder, best, mixes[best], listener)
+    facts = {
+        "command": "compare",
+        "best": best,
+        "verification": crowned.verification,
+        "failed": failed,
+        **_run_facts(spec, assembly, started),
+    }
+    report = make_report(rows, spec.metric, facts)
+    write_json(folder.report, report)
+    return CompareResult(folder.path, crowned.recipe, report, failed)
+
+
+def _made(rows: Sequence[Row | Failure]) -> list[Row]:
+    return [row for row in rows if isinstance(row, Row)]
+
+
+def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str, Any]:
+    """What every report says of its run."""
+    return {
+        "splits": {
+            name: {"samples": len(evaluator.split), "fingerprint": evaluator.split.fingerprint}
+            for name, evaluator in assembly.objective.evaluators.items()
+        },
+        "batchnorm": assembly.batchnorm,
+        "seed": spec.seed,
+        "wall_seconds": round(time.monotonic() - started, 3),
+        "version": __version__,
+    }
 
 
 def _logged(listener: Listener, folder: RunFolder) -> Listener:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import tomllib
@@ -63,6 +64,22 @@ class RunFolder:
             (self.path / f"{LOCK}.holder").unlink(missing_ok=True)
             lock.release()
             self._remove_if_unused()
+
+    def check_free_of_search(self) -> None:
+        """Refuse to write another result over a search's.
+
+        Raises:
+            RunError: The folder holds a search.
+        """
+        try:
+            command = json.loads(self.report.read_text()).get("command", "search")
+        except (OSError, ValueError, AttributeError):
+            command = None
+        if self.journal.exists() or command == "search":
+            raise RunError(
+                f"{self.path}: holds a search, and a comparison would replace its model and report; choose another "
+                f"folder, such as --out {self.path}-compare"
+            )
 
     def write_spec(self, spec: StudySpec) -> None:
         """Keep the resolved options."""

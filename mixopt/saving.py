@@ -22,6 +22,7 @@ from mixopt.objective import measure
 from mixopt.pool import Reader
 
 METADATA_KEY = "mixopt"
+STATISTICS_FILE = "batchnorm.safetensors"
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -49,7 +50,11 @@ def save_model(path: Path, tensors: Mapping[str, Tensor], tied: Mapping[str, str
 
 
 def fuse(
-    recipe: Recipe, paths: Mapping[str, Path], reader: Reader, listener: Listener
+    recipe: Recipe,
+    paths: Mapping[str, Path],
+    reader: Reader,
+    listener: Listener,
+    statistics: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The exact fused state dict of a recipe, and its tied names.
 
@@ -58,14 +63,81 @@ def fuse(
         paths: Column name to file, for the columns of `needed_columns`.
         reader: Opens a checkpoint.
         listener: Told about progress.
+        statistics: The recomputed BatchNorm statistics that the recipe refers to, from `find_statistics`.
+
+    Raises:
+        PoolError: A file is not the recipe's checkpoint, or the statistics are not the recipe's.
     """
-    return build_exact(
+    own = dict(statistics or {})
+    _check_statistics(recipe, own)
+    tensors, tied = build_exact(
         recipe.mix,
         {column: paths[column] for column in needed_columns(recipe)},
         hashes=recipe.ingredients,
         dtypes=torch_dtypes(recipe.dtypes),
         reader=reader,
         progress=listener.progress,
+    )
+    if strange := [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]:
+        raise PoolError(f"the BatchNorm statistics fit no tensor of the checkpoints: {names(strange)}")
+    return tensors | own, tied
+
+
+def keep_statistics(folder: Path, draft: Recipe, statistics: Mapping[str, Tensor], images: int) -> Recipe:
+    """Write a mix's recomputed BatchNorm statistics to a folder, for a recipe to refer to.
+
+    Args:
+        folder: Where the recipe will lie.
+        draft: The recipe so far.
+        statistics: From `mixopt.Objective.statistics`; none where the mix has none of its own, and then a file of an
+            earlier recipe is removed.
+        images: How many images they come from.
+
+    Returns:
+        The recipe with the reference.
+    """
+    path = folder / STATISTICS_FILE
+    if not statistics:
+        path.unlink(missing_ok=True)
+        return replace(draft, statistics=None)
+    checkpoints.write(path, statistics, tied={}, metadata={"images": str(images)})
+    digest = checkpoints.content_hash(checkpoints.hash_tensors(statistics))
+    return replace(draft, statistics={"file": STATISTICS_FILE, "hash": digest, "images": images})
+
+
+def find_statistics(recipe: Recipe, folders: Sequence[Path]) -> dict[str, Tensor]:
+    """The recomputed BatchNorm statistics that a recipe refers to; empty where it refers to none.
+
+    Args:
+        recipe: The recipe.
+        folders: Where to look: for the file's name first, then for others like it that hold the same.
+
+    Raises:
+        CheckpointError: They are in none of the folders.
+    """
+    if recipe.statistics is None:
+        return {}
+    file, digest = str(recipe.statistics["file"]), str(recipe.statistics["hash"])
+    others = []
+    for folder in dict.fromkeys(folders):
+        alike = sorted(folder.glob("*batchnorm*.safetensors"))
+        for path in dict.fromkeys([folder / file, *alike]):
+            if not path.is_file():
+                continue
+            try:
+                tensors = checkpoints.read(path).tensors
+            except CheckpointError as error:
+                others.append(str(error))
+                continue
+            found = checkpoints.content_hash(checkpoints.hash_tensors(tensors))
+            if found == digest:
+                return tensors
+            others.append(f"{path} holds others ({found[:12]})")
+    looked = names([str(folder) for folder in dict.fromkeys(folders)]) or "no folder"
+    raise CheckpointError(
+        f"the recipe's recomputed BatchNorm statistics, {file} (content hash {digest[:12]}), were not found in {looked}"
+        f"{'; ' + names(others) if others else ''}; copy {file} from the run folder to beside the recipe, or name its "
+        "folder with --models"
     )
 
 
@@ -161,6 +233,16 @@ def score_checkpoint(
             raise ScoreError(f"{checkpoint.path}: losses on {name} are not finite; the model's weights overflow")
         scored[name] = (outcomes, measure(evaluator, outcomes))
     return scored
+
+
+def _check_statistics(recipe: Recipe, statistics: Mapping[str, Tensor]) -> None:
+    expected = "none" if recipe.statistics is None else str(recipe.statistics["hash"])
+    found = checkpoints.content_hash(checkpoints.hash_tensors(statistics)) if statistics else "none"
+    if found != expected:
+        raise PoolError(
+            f"the BatchNorm statistics are not those of the recipe (expected content hash {expected[:12]}, "
+            f"found {found[:12]})"
+        )
 
 
 def compact_dtypes(dtypes: Mapping[str, torch.dtype]) -> dict[str, str]:

@@ -395,7 +395,7 @@ def _suggest(trial: Trial, space: Space) -> Mix:
 
 
 def _facts_of(score: Score) -> dict[str, Any]:
-    return {"metrics": score.metrics, "images": len(score.outcomes), "seconds": score.seconds}
+    return {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
 
 
 def _seed_for(seed: int, number: int) -> int:

@@ -1,34 +1,37 @@
-"""The stages of a search: announcing, baselines, space, crowning. `mixopt.run.search` strings them together."""
+"""The stages of a search: announcing, baselines, space. `mixopt.run.search` strings them together."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mixopt import checkpoints, saving
-from mixopt.assemble import BATCHNORM, PRECISION, Assembly, saved_dtype
-from mixopt.errors import PoolError, names
-from mixopt.evaluator import Outcomes
-from mixopt.files import write_text
+from mixopt import saving
+from mixopt.assemble import BATCHNORM, PRECISION, Assembly
+from mixopt.errors import PoolError, SpecError, names
 from mixopt.groups import Groups, block_names, make_groups
+from mixopt.lineup import (
+    Entry,
+    Request,
+    checkpoint_mix,
+    ingredient_mixes,
+    requests_of,
+    run_requests,
+    source_names,
+)
 from mixopt.listener import Listener
-from mixopt.methods import Choice, method
 from mixopt.methods.individual import ranking
-from mixopt.mix import Mix, Recipe, one_hot, rows_on
+from mixopt.mix import Mix, one_hot, rows_on
 from mixopt.objective import SEARCH, Objective, Tally
 from mixopt.pool import Pool
-from mixopt.report import Row
-from mixopt.runfolder import RunFolder
 from mixopt.spaces import Space
+from mixopt.spaces.composed import Composed
 from mixopt.spaces.simplex import Simplex
 from mixopt.spec import StudySpec
-from mixopt.version import __version__
 
 BASELINES = ("individual", "uniform", "greedy")
 # CMA-ES and TPE gain little in more dimensions with some hundred trials; see studies/.
@@ -36,32 +39,8 @@ DIMENSIONS = 32
 INGREDIENTS = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Baseline:
-    """A method's choice, what it cost, and its score on the selection split.
-
-    Attributes:
-        choice: What it chose.
-        tally: What it asked for.
-        scoring: The evaluation that gave ``value``; in ``tally`` already, but for methods that ask for nothing.
-        value: The choice's score.
-    """
-
-    choice: Choice
-    tally: Tally
-    scoring: Tally
-    value: float
-
-
-def ingredient_mixes(objective: Objective) -> dict[str, Mix]:
-    """Every ingredient alone, as a one-row mix."""
-    pool = objective.pool
-    whole = make_groups("whole", pool.sizes)
-    return {name: one_hot(whole, pool.columns, name) for name in pool.ingredients}
-
-
-def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> None:
-    """Say what was found, time one evaluation, and say how much work is planned."""
+def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
+    """Say what was found, and time one evaluation: its seconds are returned."""
     objective = assembly.objective
     pool = objective.pool
     base = f"base {pool.base}" if pool.base else "no base"
@@ -77,12 +56,6 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> None:
     )
     sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
     listener.say(f"samples: {sizes}; every choice is made on {SEARCH} alone, by {spec.metric}", False)
-    groups, count = plan_space(spec, pool)
-    dims = len(groups) * count
-    listener.say(
-        f"search over {len(groups)} layer groups ({names(groups.names, 3)}) x {count} ingredients = {dims} dimensions",
-        False,
-    )
     images = len(objective.evaluators[SEARCH].split)
     done = 0
 
@@ -92,36 +65,67 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> None:
         listener.progress("timing one evaluation", done, images)
 
     first = objective.counting(on_batch=on_batch).score(next(iter(ingredient_mixes(objective).values())))
-    planned = 2 * len(pool.ingredients) + spec.trials
     listener.say(
-        f"one evaluation: {images:,} images in {first.seconds:.2f} s ({images / first.seconds:,.0f} images/s); "
-        f"at most {planned} evaluations are planned, about {_duration(planned * first.seconds)} without the cache",
+        f"one evaluation: {images:,} images in {first.seconds:.2f} s ({images / first.seconds:,.0f} images/s)", False
+    )
+    return first.seconds
+
+
+def announce_search(spec: StudySpec, pool: Pool, seconds: float, listener: Listener) -> None:
+    """Say over what a search will run, and how long at most, given the seconds of one evaluation."""
+    groups, count = plan_space(spec, pool)
+    what = "ingredients"
+    if spec.sources:
+        count, what = len(spec.sources), "mixes"
+    listener.say(
+        f"search over {len(groups)} layer groups ({names(groups.names, 3)}) x {count} {what} = "
+        f"{len(groups) * count} dimensions",
         False,
     )
+    planned = 2 * len(pool.ingredients) + spec.trials
+    listener.say(f"about {planned} evaluations are planned, {_duration(planned * seconds)} without the cache", False)
 
 
-def run_baselines(spec: StudySpec, objective: Objective, listener: Listener) -> dict[str, Baseline]:
-    """The recipes that every search is compared with; their evaluations come from the cache where they can.
+def search_requests(spec: StudySpec, pool: Pool) -> dict[str, Request]:
+    """The rows that every search is compared with, and those that it is told to mix.
 
     Raises:
-        ScoreError: A baseline's score is not finite.
+        SpecError: ``--from`` names rows that cannot be made.
     """
-    columns = ingredient_mixes(objective)
-    found = {}
+    defaults = greedy_defaults(spec)
+    requests = requests_of([], pool.columns, spec.sources, defaults)
+    return requests_of(BASELINES, pool.columns, defaults=defaults) | requests
+
+
+def greedy_defaults(spec: StudySpec) -> dict[str, dict[str, Any]]:
+    """The run's rule for greedy rows that name none."""
+    return {name: {"rule": spec.greedy_rule} for name in ("greedy", "greedy_ensemble")}
+
+
+def run_baselines(spec: StudySpec, assembly: Assembly, listener: Listener) -> dict[str, Entry]:
+    """The recipes that a search is compared with; their evaluations come from the cache where they can.
+
+    Raises:
+        MixoptError: One of them cannot be made, or its score is not finite.
+    """
+    objective = assembly.objective
+    requests = search_requests(spec, objective.pool)
     scored: set[str] = set()
+    usual = 2 * len(objective.pool.ingredients)
 
     def on_score(key: str) -> None:
         scored.add(key)
-        listener.progress("baselines", len(scored), 2 * len(columns))
+        listener.progress("baselines", len(scored), max(usual, len(scored)))
 
-    for name in BASELINES:
-        counted = objective.counting(on_score)
-        options = {"rule": spec.greedy_rule} if name == "greedy" else {}
-        choice = method(name)(counted, columns, seed=spec.seed, **options)
-        scoring = objective.counting(on_score)
-        value = scoring.score(choice.mix).value
-        found[name] = Baseline(choice, counted.tally, scoring.tally, value)
-    listener.say("baselines: " + ", ".join(f"{name} {baseline.value:.4f}" for name, baseline in found.items()), False)
+    quiet = Listener(say=listener.say)
+    found = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=quiet, on_score=on_score)
+    values = {}
+    for name, entry in found.items():
+        if entry.error is not None:
+            raise entry.error
+        if entry.mix is not None:
+            values[name] = objective.counting(on_score).score(entry.mix).value
+    listener.say("baselines: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()), False)
     return found
 
 
@@ -152,19 +156,24 @@ def check_plan(spec: StudySpec, objective: Objective) -> None:
     if len(pool.ingredients) < 2:
         raise PoolError(f"{spec.models}: a search needs at least two ingredients, found {names(pool.ingredients)}")
     plan_space(spec, pool)
+    search_requests(spec, pool)
+    if len(spec.sources) == 1:
+        raise SpecError(f"--from {spec.sources[0]}: a search over mixes needs at least two of them")
     if spec.start.endswith((".json", ".safetensors")):
         start_mix(spec, objective, {})
 
 
-def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, Baseline]) -> Space:
+def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Space:
     """The space of a new study, around its start.
 
     Raises:
         MixoptError: A start that does not fit the pool or the space.
     """
     pool = objective.pool
-    start = start_mix(spec, objective, baselines)
     groups, count = plan_space(spec, pool)
+    if spec.sources:
+        return _space_of_mixes(spec, objective, baselines, groups)
+    start = start_mix(spec, objective, baselines)
     groups = groups.refine(start.groups)
     ranked = [name for name, _ in ranking(objective.counting(), ingredient_mixes(objective))]
     used = set(start.support())
@@ -174,16 +183,46 @@ def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ba
     return Simplex(Mix(groups, pool.columns, rows_on(start, groups)), active, spec.radius)
 
 
-def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Baseline]) -> Mix:
+def _space_of_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry], groups: Groups) -> Composed:
+    """The simplex of other rows' mixes, around the best of them or the one that ``--start`` names."""
+    mixes = source_mixes(spec, objective, baselines)
+    if spec.start == "best":
+        start = ranking(objective.counting(), mixes)[0][0]
+    elif spec.start in mixes:
+        start = spec.start
+    else:
+        raise SpecError(f"--start {spec.start}: with --from, expected best or one of {names(mixes, 20)}")
+    return Composed(Simplex(one_hot(groups, tuple(mixes), start), tuple(mixes), spec.radius), mixes)
+
+
+def source_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> dict[str, Mix]:
+    """The mixes that ``--from`` names.
+
+    Raises:
+        SpecError: One of them is an ensemble.
+    """
+    pool = objective.pool
+    found = {}
+    for name in source_names(spec.sources, pool.columns, greedy_defaults(spec)):
+        mix = checkpoint_mix(objective, name) if name in pool.columns else baselines[name].mix
+        if mix is None:
+            raise SpecError(f"--from {name}: an ensemble is no mix")
+        found[name] = mix
+    return found
+
+
+def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Mix:
     """The mix at the centre of the space: the best baseline, one by name, or a recipe's.
 
     Raises:
         PoolError: The recipe uses a checkpoint that the pool does not hold, or other tensors.
     """
-    if spec.start in baselines:
-        return baselines[spec.start].choice.mix
-    if spec.start == "best":
-        return baselines[best_baseline(objective, baselines)].choice.mix
+    name = best_baseline(objective, baselines) if spec.start == "best" else spec.start
+    if name in baselines:
+        mix = baselines[name].mix
+        if mix is None:
+            raise SpecError(f"--start {name}: an ensemble is no mix")
+        return mix
     recipe = saving.load_recipe(Path(spec.start))
     pool = objective.pool
     by_hash = {digest: column for column, digest in pool.fingerprints.items()}
@@ -202,20 +241,24 @@ def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Bas
     return Mix(groups, pool.columns, rows[filled])
 
 
-def start_tally(spec: StudySpec, baselines: Mapping[str, Baseline]) -> Tally:
-    """What it takes to find the start and the ingredients to search over, from nothing."""
+def start_tally(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Tally:
+    """What it takes to find the start and the columns to search over, from nothing."""
+    wanted = source_mixes(spec, objective, baselines) if spec.sources else baselines
     tally = baselines["individual"].tally
-    for name, baseline in baselines.items():
-        if spec.start in ("best", name):
-            tally = tally.merged(baseline.tally).merged(baseline.scoring)
+    for name, entry in baselines.items():
+        if name in wanted and entry.mix is not None and (spec.sources or spec.start in ("best", name)):
+            scoring = objective.counting()
+            scoring.score(entry.mix)  # counted where choosing it asked for nothing
+            tally = tally.merged(entry.tally).merged(scoring.tally)
     return tally
 
 
-def best_baseline(objective: Objective, baselines: Mapping[str, Baseline]) -> str:
+def best_baseline(objective: Objective, baselines: Mapping[str, Entry]) -> str:
     """The name of the best; of equals, the last in the table, which is the richer mix."""
-    best = next(iter(baselines))
-    for name, baseline in baselines.items():
-        if objective.metric.at_least(baseline.value, baselines[best].value):
+    values = {name: objective.score(entry.mix).value for name, entry in baselines.items() if entry.mix is not None}
+    best = next(iter(values))
+    for name, value in values.items():
+        if objective.metric.at_least(value, values[best]):
             best = name
     return best
 
@@ -234,6 +277,7 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "family": hashlib.sha256(family.encode()).hexdigest()[:12],
         "groups": "auto" if spec.groups is None else make_groups(spec.groups, pool.sizes).as_dict(),
         "ingredients": spec.top,
+        "from": list(spec.sources),
         f"data {SEARCH}": objective.evaluators[SEARCH].split.fingerprint[:12],
         "metric": spec.metric,
         "sampler": spec.sampler,
@@ -246,118 +290,10 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "dtype": spec.dtype,
         # A journal lies in its run folder; a database may be shared, and one study belongs to one folder.
         "run folder": None if spec.storage is None else str(spec.folder.resolve()),
-        "batchnorm": BATCHNORM,
+        "batchnorm": assembly.batchnorm.get("key", BATCHNORM),
         "precision": PRECISION,
         "device": assembly.device.type,
     }
-
-
-def baseline_rows(objective: Objective, baselines: Mapping[str, Baseline], listener: Listener) -> list[Row]:
-    """The rows of the base and the baselines, scored on every split."""
-    pool = objective.pool
-    chosen: dict[str, tuple[Mix, Tally, dict[str, Any]]] = {}
-    if pool.base is not None:
-        counted = objective.counting()
-        mix = one_hot(make_groups("whole", pool.sizes), pool.columns, pool.base)
-        counted.score(mix)
-        chosen["base"] = (mix, counted.tally, {})
-    for name, baseline in baselines.items():
-        chosen[name] = (baseline.choice.mix, baseline.tally, baseline.choice.notes)
-    rows = []
-    total = len(chosen) * len(objective.evaluators)
-    for done, (name, (mix, tally, notes)) in enumerate(chosen.items()):
-        scores = {}
-        for number, split in enumerate(objective.evaluators):
-            listener.progress("scoring on every split", done * len(objective.evaluators) + number, total)
-            scores[split] = objective.score(mix, split)
-        outcomes = {split: score.outcomes for split, score in scores.items()}
-        metrics = {split: score.metrics for split, score in scores.items()}
-        rows.append(_row(name, mix, objective, tally, outcomes, metrics, notes))
-    listener.progress("scoring on every split", total, total)
-    return rows
-
-
-def crown(
-    spec: StudySpec,
-    assembly: Assembly,
-    folder: RunFolder,
-    found: tuple[int, Mix],
-    tally: Tally,
-    listener: Listener,
-) -> tuple[Recipe, Row, dict[str, Any]]:
-    """Save the best trial's mix by the exact builder, load it back from disk, and score it again.
-
-    ``found`` is the best trial's number and mix, ``tally`` all that led to it.
-
-    Returns:
-        Its recipe, its row (scored from the saved file), and how the file compares with the trial.
-    """
-    objective, family, pool = assembly.objective, assembly.family, assembly.objective.pool
-    number, mix = found
-    trial = objective.score(mix)
-    splits = {name: evaluator.split for name, evaluator in objective.evaluators.items()}
-    draft = Recipe(
-        method=SEARCH,
-        mix=mix,
-        ingredients=pool.fingerprints,
-        base=pool.base,
-        family=family.identity(),
-        dtypes=saving.compact_dtypes(pool.saved_dtypes(saved_dtype(spec))),
-        buffers_from=pool.buffers_from,
-        batchnorm=BATCHNORM,
-        metric=spec.metric,
-        data={name: split.fingerprint for name, split in splits.items()},
-        scores={SEARCH: trial.metrics},
-        seed=spec.seed,
-        output_hash="",
-        version=__version__,
-    )
-    tensors, tied = saving.fuse(draft, pool.paths, family.read, listener)
-    recipe = saving.with_output(draft, tensors)
-    write_text(folder.recipe, recipe.to_json(indent=2) + "\n")
-    for name, text in family.companions().items():
-        write_text(folder.path / name, text)
-    saving.save_model(folder.model, tensors, tied, recipe)
-
-    reread = checkpoints.read(folder.model)
-    saving.check_output(recipe, reread.tensors, str(folder.model))
-    scored = saving.score_checkpoint(reread, family, objective.evaluators, assembly.device)
-    outcomes, metrics = scored[SEARCH]
-    verification = {
-        "trial": number,
-        "trial_score": trial.value,
-        "file_score": metrics[spec.metric],
-        "difference": metrics[spec.metric] - trial.value,
-        "predictions_differing": int(np.sum(outcomes.predicted != trial.outcomes.predicted)),
-        "samples": len(outcomes),
-    }
-    outcomes_of = {name: result for name, (result, _) in scored.items()}
-    metrics_of = {name: values for name, (_, values) in scored.items()}
-    row = _row(SEARCH, mix, objective, tally, outcomes_of, metrics_of, {"trial": number})
-    return recipe, row, verification
-
-
-def _row(
-    name: str,
-    mix: Mix,
-    objective: Objective,
-    tally: Tally,
-    outcomes: Mapping[str, Outcomes],
-    metrics: dict[str, dict[str, float]],
-    notes: dict[str, Any],
-) -> Row:
-    labels = {split: evaluator.split.labels for split, evaluator in objective.evaluators.items()}
-    return Row(
-        name=name,
-        metrics=metrics,
-        correct={split: result.predicted == labels[split] for split, result in outcomes.items()},
-        evaluations=tally.evaluations,
-        computed=tally.computed,
-        images=tally.images,
-        seconds=tally.seconds,
-        ingredients=len(mix.support()),
-        notes=notes,
-    )
 
 
 def _duration(seconds: float) -> str:

@@ -18,14 +18,17 @@ MODULES = {
 # Each layer may import from those below it and from its own; adapters are listed apart.
 LAYERS = (
     {"errors", "version"},
-    {"files", "listener", "metrics", "split"},
+    {"files", "listener", "metrics", "split", "cobyla", "memory"},
     {"checkpoints", "groups"},
     {"mix", "pool"},
     {"builder", "evaluator", "inspection"},
+    {"batchnorm", "cache"},
     {"objective"},
     {"spec", "spaces", "spaces.simplex", "report", "runfolder"},
     {"methods", "search", "assemble", "saving"},
-    {"stages"},
+    {"ensembles"},
+    {"lineup"},
+    {"crowning", "stages"},
     {"run"},
     {"demo"},
     {"cli", "__main__"},
@@ -85,12 +88,12 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "open_clip" not in found
     if name != "checkpoints":
         assert "safetensors" not in found
-    if name != "cli":
+    if name.split(".")[0] != "cli":
         assert "typer" not in found
         assert "rich" not in found
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "cli"])
+@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] != "cli"])
 def test_only_the_command_line_prints_or_exits(name: str) -> None:
     called = {
         node.func.id

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -21,8 +23,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from mixopt import run
-from mixopt.cli import app
-from mixopt.spec import StudySpec
+from mixopt.cli import app, runs
+from mixopt.cli.exits import EXIT_SOME_FAILED
+from mixopt.errors import MixoptError
+from mixopt.listener import Listener
+from mixopt.report import Failure, Row, Samples, comparisons, make_report, table, widths
+from mixopt.spec import StudySpec, load_spec
 from mixopt.version import __version__
 
 ESCAPE = "\x1b"
@@ -85,20 +91,46 @@ def test_root_help_lists_the_commands_and_first_steps() -> None:
     assert "First steps: mixopt demo" in result.stdout
 
 
-def test_every_option_of_a_study_is_a_flag_of_search() -> None:
-    flags = {option for parameter in ROOT.commands["search"].params for option in parameter.opts}
-    renamed = {"top": "--ingredients"}
+def parameters_of(command: str) -> dict[str, Any]:
+    return {parameter.name: parameter for parameter in ROOT.commands[command].params}
+
+
+def test_every_option_of_a_study_is_a_flag_of_search_or_compare() -> None:
+    flags = {
+        option
+        for command in ("search", "compare")
+        for parameter in parameters_of(command).values()
+        for option in parameter.opts
+    }
+    renamed = {"top": "--ingredients", "sources": "--from"}
     for field in StudySpec.model_fields:
         assert renamed.get(field, f"--{field.replace('_', '-')}") in flags
 
 
+ONLY_COMPARE = {"methods"}
+
+
+@pytest.mark.parametrize("name", [name for name in signature(runs.compare).parameters if name not in ONLY_COMPARE])
+def test_compare_shares_the_options_of_search(name: str) -> None:
+    here, there = (get_type_hints(command, include_extras=True)[name] for command in (runs.compare, runs.search))
+    assert here.__origin__ == there.__origin__
+    assert here.__metadata__[0] is there.__metadata__[0], "one option, written once"
+    assert signature(runs.compare).parameters[name].default == signature(runs.search).parameters[name].default
+
+
+@pytest.mark.parametrize("flag", ["--from", "--batchnorm", "--methods"])
+def test_options_of_a_run_are_not_of_other_commands(flag: str) -> None:
+    with_flag = {name for name in COMMANDS for each in ROOT.commands[name].params if flag in each.opts}
+    assert with_flag == ({"compare"} if flag == "--methods" else {"search", "compare"})
+
+
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize(
-    "field", ["trials", "metric", "sampler", "radius", "start", "seed", "device", "dtype", "space"]
+    "field",
+    ["trials", "metric", "sampler", "radius", "start", "seed", "device", "dtype", "space", "greedy_rule", "batchnorm"],
 )
 def test_defaults_in_help_are_the_real_ones(field: str) -> None:
-    (parameter,) = (each for each in ROOT.commands["search"].params if each.name == field)
-    told = re.search(r"\(default: (.*)\)", parameter.help)
+    told = re.search(r"\(default: (.*)\)", parameters_of("search")[field].help)
     assert told is not None
     assert told[1] == str(StudySpec.model_fields[field].default)
 
@@ -158,13 +190,14 @@ def test_search_says_what_it_does(home: Path) -> None:
         assert part in said
 
 
-@pytest.mark.parametrize("command", ["search", "inspect", "evaluate", "build"])
+@pytest.mark.parametrize("command", ["search", "compare", "inspect", "evaluate", "build"])
 def test_output_is_plain_where_it_is_not_a_terminal(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     arguments: dict[str, list[str | Path]] = {
         "search": [*options_of(home), "--trials", "6"],
+        "compare": [*options_of(home), "--out", tmp_path / "compared", "--methods", "individual,greedy"],
         "inspect": [home / "pool", "--cache", home / "cache"],
         "evaluate": [home / "run/model.safetensors", "--data", home / "pool/test.npz", "--cache", home / "cache"],
         "build": [home / "run/recipe.json", "-o", tmp_path / "fused.safetensors"],
@@ -181,12 +214,232 @@ def test_table_holds_the_reports_numbers(home: Path) -> None:
     result = invoke("search", *options_of(home), "--trials", "6", "-q")
     title, *lines = (line.strip() for line in result.stdout.splitlines() if line.strip())
     assert title == f"accuracy by method; {home / 'run'}"
-    rows = {line.split()[0]: line.split() for line in lines}
+    header = columns_of(lines[0])
+    shown = {cells[0]: dict(zip(header, cells, strict=True)) for cells in map(columns_of, lines[2:])}
     for row in json.loads((home / "run" / "report.json").read_text())["methods"]:
-        cells = rows[row["name"]]
-        assert cells[1] == f"{row['search']:.4f}"
-        assert cells[2:4] == [f"{value:.4f}" for value in row["test"].values()]
-        assert (cells[4], cells[-1]) == (str(row["evaluations"]), str(row["ingredients"]))
+        cells = shown[row["name"]]
+        assert cells["selection"] == f"{row['search']:.4f}"
+        for name, value in row["test"].items():
+            assert cells[name] == f"{value:.4f}"
+        assert (cells["evaluations"], cells["ingredients"]) == (str(row["evaluations"]), str(row["ingredients"]))
+
+
+def columns_of(line: str) -> list[str]:
+    """The cells of a line: two spaces or more stand between them."""
+    return re.split(r"\s{2,}", line.strip())
+
+
+# compare
+
+
+def report_of(splits: list[str], failed: dict[str, str] | None = None) -> dict[str, Any]:
+    """A report of three rows over 100 random samples per split, and of rows that failed."""
+    random = np.random.default_rng(0)
+    labels = {split: random.integers(0, 3, 100) for split in splits}
+    rows: list[Row | Failure] = []
+    for name in ("individual", "greedy", "learned_by_layer:affine:groups=block"):
+        samples = {}
+        for split in splits:
+            wrong = random.random(100) < 0.3
+            samples[split] = Samples(labels[split], np.where(wrong, 3, labels[split]), random.random(100))
+        metrics = {split: {"accuracy": float(each.correct.mean())} for split, each in samples.items()}
+        rows.append(Row(name, metrics, samples, 4, 4, 400, 0, 0.5, 3))
+    return make_report([*rows, *(Failure(*each) for each in (failed or {}).items())], "accuracy", {"best": "greedy"})
+
+
+@pytest.fixture
+def comparing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Give ``run.compare`` a result without work; what it is called with comes into the list."""
+
+    def prepare(splits: tuple[str, ...] = ("search", "test"), **failed: str) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        def compare(models: Any, *, study: Any, listener: Listener, **options: Any) -> SimpleNamespace:
+            calls.append({"models": models, "study": study, **options})
+            listener.say("a notice", False)
+            return SimpleNamespace(folder=tmp_path / "run", report=report_of(list(splits), failed), failed=failed)
+
+        monkeypatch.setattr(run, "compare", compare)
+        return calls
+
+    return prepare
+
+
+Comparing = Callable[..., list[dict[str, Any]]]
+SHOWN = {"quiet", "as_json"}
+
+
+def test_options_reach_the_comparison(comparing: Comparing) -> None:
+    calls = comparing()
+    text = (
+        "--models pool --methods greedy,wise_ft:0.5 --methods uniform --study s.toml --family open_clip "
+        "--model ViT-B-32 --base b.pt --ingredients a*.pt --ingredients b*.pt --classnames red --classnames green "
+        "--templates {} --data v.npz --test t=t.npz --test u=u.npz --limit 7 --metric nll --greedy-rule strict "
+        "--from greedy,uniform --from wise_ft --batchnorm recompute "
+        "--seed 3 --device cpu --batch-size 5 --dtype fp16 --cache c --out o"
+    )
+    assert invoke("compare", *text.split()).exit_code == 0
+    assert calls == [
+        {
+            "models": Path("pool"), "methods": ["greedy,wise_ft:0.5", "uniform"], "study": Path("s.toml"),
+            "family": "open_clip", "model": "ViT-B-32", "base": Path("b.pt"), "ingredients": ["a*.pt", "b*.pt"],
+            "classnames": ["red", "green"], "templates": ["{}"],
+            "data": {"search": Path("v.npz"), "test": {"t": Path("t.npz"), "u": Path("u.npz")}}, "limit": 7,
+            "metric": "nll", "sources": ["greedy,uniform", "wise_ft"], "greedy_rule": "strict",
+            "batchnorm": "recompute", "seed": 3, "device": "cpu", "batch_size": 5, "dtype": "fp16",
+            "cache": Path("c"), "out": Path("o"),
+        }
+    ]  # fmt: skip
+    given = {flag for flag in text.split() if flag.startswith("--")}
+    told = {flag for name, each in parameters_of("compare").items() for flag in each.opts if name not in SHOWN}
+    assert given == told, "every option stands in this test"
+    spec = load_spec({key: value for key, value in calls[0].items() if key != "study"})
+    assert spec.methods == ("greedy", "wise_ft:0.5", "uniform")
+    assert spec.sources == ("greedy", "uniform", "wise_ft")
+
+
+def test_options_not_given_are_left_to_the_files(comparing: Comparing) -> None:
+    calls = comparing()
+    assert invoke("compare", "--study", "s.toml").exit_code == 0
+    assert {key: value for key, value in calls[0].items() if value is not None} == {"study": Path("s.toml")}
+
+
+def test_new_options_reach_the_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def search(models: Any, **options: Any) -> SimpleNamespace:
+        calls.append(options)
+        return SimpleNamespace(folder=tmp_path, report=report_of(["search"]))
+
+    monkeypatch.setattr(run, "search", search)
+    assert invoke("search", "--models", "x", "--from", "greedy,uniform", "--batchnorm", "average").exit_code == 0
+    assert (calls[0]["sources"], calls[0]["batchnorm"]) == (["greedy,uniform"], "average")
+
+
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_unknown_batchnorm_is_refused(clip_pool_template: Path, tmp_path: Path, command: str) -> None:
+    result = invoke(command, "--models", clip_pool_template, "--batchnorm", "mean", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "error:" in result.stderr
+    assert "--batchnorm: input should be 'average', 'recompute' or 'auto' (found 'mean')" in result.stderr
+
+
+def test_number_of_ingredients_is_not_ignored_by_compare(comparing: Comparing) -> None:
+    calls = comparing()
+    result = invoke("compare", "--models", "x", "--ingredients", "5")
+    assert result.exit_code == 2
+    assert not calls
+    assert "--ingredients 5: a number is for mixopt search" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_comparison_shows_scores_then_differences(comparing: Comparing, tmp_path: Path) -> None:
+    comparing()
+    result = invoke("compare", "--models", "x")
+    assert (result.exit_code, result.stderr) == (0, "a notice\n")
+    report = report_of(["search", "test"])
+    lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
+    assert lines[0] == f"accuracy by method; {tmp_path / 'run'}"
+    assert lines[6] == "difference to individual and greedy, exact McNemar p"
+    for at, (header, cells) in ((1, table(report, intervals=True)), (7, comparisons(report))):
+        assert [columns_of(line) for line in (lines[at], *lines[at + 2 : at + 5])] == [header, *cells]
+    assert "±" in lines[3]
+    assert "intervals" not in result.stdout, "a line about them is only for terminals that are too narrow"
+
+
+ON_A_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.mark.parametrize("columns", [70, 100, 250])
+def test_terminal_shows_what_it_has_room_for(
+    comparing: Comparing, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    splits = ("search", "test", "sketch")
+    comparing(splits)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    result = invoke("compare", "--models", "x", "-q")
+    assert result.exit_code == 0
+    assert ESCAPE in result.stdout, "it takes stdout for a terminal"
+    plain = ON_A_TERMINAL.sub("", result.stdout)
+    report = report_of(list(splits))
+    grid = [line for line in plain.splitlines() if line.startswith(" ")]
+    assert max(map(len, grid)) <= columns
+    assert "…" not in plain, "nothing is cut off"
+    found, whole = widths(report), columns == 250
+    below = ", ".join(f"{name} ±{width:.4f}" for name, width in found.items())
+    assert (f"95 % intervals are at most: {below}\n" in plain) != whole
+    for cells in (table(report, intervals=whole)[1], comparisons(report)[1]):
+        for row in cells:
+            for cell in row:
+                assert cell in plain
+
+
+@pytest.mark.parametrize("more", [[], ["--quiet"], ["--json"], ["--json", "--quiet"]])
+def test_rows_that_failed_are_told_last_and_make_the_exit_code(comparing: Comparing, more: list[str]) -> None:
+    reason = "it needs the base:\n  give [bold] --base FILE"
+    comparing(model_stock=reason, lines="no depth")
+    result = invoke("compare", "--models", "x", *more)
+    assert result.exit_code == EXIT_SOME_FAILED == 3
+    told = "failed: model_stock: it needs the base: give [bold] --base FILE\nfailed: lines: no depth\n"
+    assert result.stderr == ("" if "--quiet" in more else "a notice\n") + told
+    if "--json" in more:
+        report = json.loads(result.stdout)
+        assert report == json.loads(
+            json.dumps(report_of(["search", "test"], {"model_stock": reason, "lines": "no depth"}))
+        )
+        assert report["methods"][3] == {"name": "model_stock", "search": None, "test": {}, "error": reason}
+    else:
+        header, *rows = (columns_of(line) for line in result.stdout.splitlines()[2:] if line.strip())
+        (failed,) = (row for row in rows if row[0] == "model_stock")
+        assert failed == ["model_stock", *("-" for _ in header[1:])]
+
+
+def test_no_difference_to_show(comparing: Comparing, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparing()
+    monkeypatch.setattr("mixopt.report.comparisons", lambda report: (["method"], [["uniform"]]))
+    result = invoke("compare", "--models", "x")
+    assert result.exit_code == 0
+    assert "McNemar" not in result.stdout
+
+
+def test_comparison_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise MixoptError("no such row")
+
+    monkeypatch.setattr(run, "compare", broken)
+    result = invoke("compare", "--models", "x")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", "error: no such row\n")
+    assert invoke("compare", "--models", "x", "--test", "nothing").exit_code == 2
+
+
+def test_interrupted_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hit(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was not heard")
+
+    monkeypatch.setattr(run, "compare", hit)
+    result = invoke("compare", "--models", "x")
+    assert result.exit_code == 130
+    assert result.stderr == "error: interrupted; scores so far are kept: the same command again goes on from here\n"
+
+
+def test_comparison_of_a_pool(home: Path, tmp_path: Path) -> None:
+    text = (home / "pool" / "pool.toml").read_text()
+    pool = Path(shutil.copytree(home / "pool", tmp_path / "pool"))
+    (pool / "pool.toml").write_text(text.replace('base = "base.safetensors"\n', ""))
+    options = ["--models", pool, "--out", tmp_path / "out", "--cache", home / "cache", "--device", "cpu"]
+    result = invoke("compare", *options, "--methods", "individual,wise_ft", "--methods", "greedy", "--json", "-q")
+    assert result.exit_code == EXIT_SOME_FAILED, result.output
+    report = json.loads(result.stdout)
+    assert report == json.loads((tmp_path / "out" / "report.json").read_text())
+    scores = {row["name"]: row["search"] for row in report["methods"]}
+    searched = {row["name"]: row["search"] for row in json.loads((home / "stdout").read_text())["methods"]}
+    assert scores["wise_ft"] is None
+    assert {name: scores[name] for name in ("individual", "greedy")} == {
+        name: searched[name] for name in ("individual", "greedy")
+    }
+    assert re.fullmatch(r"failed: wise_ft: .*base.*\n", result.stderr)
+    assert invoke("compare", *options, "--methods", "individual,greedy", "-q").exit_code == 0
 
 
 # inspect

@@ -430,3 +430,24 @@ def test_groups_survive_a_dictionary(groups: Groups) -> None:
 def test_groups_that_are_none_are_refused(items: tuple[tuple[str, tuple[str, ...]], ...], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         Groups(items)
+
+
+def test_a_wrappers_prefix_changes_no_grouping() -> None:
+    names = [
+        "visual.conv1.weight",
+        "visual.transformer.resblocks.0.mlp.weight",
+        "visual.transformer.resblocks.1.mlp.weight",
+        "visual.proj",
+        "token_embedding.weight",
+        "transformer.resblocks.0.mlp.weight",
+        "transformer.resblocks.1.mlp.weight",
+        "ln_final.weight",
+    ]
+    plain = block_names(names)
+    wrapped = block_names([f"module.{name}" for name in names])
+    assert len(set(plain.values())) == len(set(wrapped.values())) > 5
+    for first in names:
+        for second in names:
+            together = plain[first] == plain[second]
+            assert (wrapped[f"module.{first}"] == wrapped[f"module.{second}"]) == together
+    assert depth_order([f"module.{name}" for name in names]) == [f"module.{name}" for name in depth_order(names)]

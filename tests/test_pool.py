@@ -184,14 +184,14 @@ def test_integer_buffers_that_differ_come_from_the_first_with_a_notice(make_pool
     assert notice.endswith("taken from model_0")
 
 
-def test_batchnorm_statistics_are_averaged_with_a_notice(make_pool: MakePool) -> None:
+def test_batchnorm_statistics_are_mixed_with_a_notice(make_pool: MakePool) -> None:
     states = random_states(2)
     for number, state in enumerate(states):
         state["bn.running_mean"] = torch.full((3,), float(number))
         state["bn.running_var"] = torch.full((3,), float(number + 1))
     pool = make_pool(states)
     assert {"bn.running_mean", "bn.running_var"} <= set(pool.sizes)
-    assert any("BatchNorm statistics of 2 buffers are averaged" in notice for notice in pool.notices)
+    assert "BatchNorm statistics differ between checkpoints in 2 buffers" in pool.notices
 
 
 def test_an_infinite_buffer_alike_in_all_is_legal(make_pool: MakePool) -> None:

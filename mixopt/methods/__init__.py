@@ -15,9 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mixopt.errors import PoolError, SpecError, names, unknown
+from mixopt.errors import PoolError, ScoreError, SpecError, names, unknown
 from mixopt.mix import Mix, one_hot
 from mixopt.objective import Objective
+
+# 0, 0.1 .. 1, the usual grid of an interpolation.
+TENTHS = tuple(tenth / 10 for tenth in range(11))
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,30 @@ def swept(option: str, values: tuple[float, ...]) -> tuple[float, ...]:
 def sweep_choice(objective: Objective, along: Mapping[float, Mix], axis: str, notes: dict[str, Any]) -> Choice:
     """The best mix along one parameter, of equals the first, with the curve of scores on the selection split.
 
+    A mix whose score is not finite is not eligible and is told under ``not_finite`` in the notes.
+
     Args:
         objective: Scores the mixes.
         along: The parameter's value to the mix there.
         axis: The parameter's name.
         notes: More facts about the choice.
+
+    Raises:
+        ScoreError: No mix has a finite score.
     """
-    values = {x: objective.score(mix).value for x, mix in along.items()}
+    values: dict[float, float] = {}
+    failed: list[float] = []
+    for x, mix in along.items():
+        try:
+            values[x] = objective.score(mix).value
+        except ScoreError:
+            failed.append(x)
+            if len(failed) == len(along):
+                raise
     best = next(iter(values))
     for x, value in values.items():
         if objective.metric.better(value, values[best]):
             best = x
     curve = [{"x": x, "value": value} for x, value in values.items()]
-    return Choice(along[best], curves={axis: curve}, notes={axis: best, **notes})
+    facts = {axis: best, **notes, **({"not_finite": failed} if failed else {})}
+    return Choice(along[best], curves={axis: curve}, notes=facts)

@@ -1,4 +1,4 @@
-"""What a run found: rows for report.json, and the table of them."""
+"""What a run found: rows for report.json, and the tables of them."""
 
 from __future__ import annotations
 
@@ -10,53 +10,132 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from mixopt.metrics import METRICS, Labels, Losses
+
 CONFIDENCE = 0.95
+RESAMPLES = 999
+REFERENCES = ("individual", "greedy")
 Correct = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What one model did on every sample of a split.
+
+    Attributes:
+        labels: ``[n]`` int64.
+        predicted: ``[n]`` int64.
+        losses: ``[n]`` float64, in nats.
+    """
+
+    labels: Labels
+    predicted: Labels
+    losses: Losses
+
+    @property
+    def correct(self) -> Correct:
+        """``[n]``, whether each sample was classified correctly."""
+        return np.asarray(self.labels == self.predicted)
+
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """One method's result.
 
     Attributes:
         name: The method, or ``method:variant``.
         metrics: Split name to every metric (fractions; nll in nats).
-        correct: Split name to ``[n]``, whether each sample was classified correctly.
+        samples: Split name to what happened sample by sample.
         evaluations: Distinct mixes it asked for on the selection split, from nothing.
         computed: How many of them were not in the cache.
-        images: Images scored for them.
-        seconds: Seconds of evaluation for them, from nothing.
+        images: Images that went through a model for them.
+        gradient_images: Those of them that a gradient was taken on.
+        seconds: Seconds that all of it takes, from nothing.
         ingredients: Columns with a coefficient other than 0.
+        models: How many models one inference runs; 1 but for ensembles.
+        peak_memory: Bytes at its highest, the pool included; None where it was not measured.
         notes: Facts about the choice.
+        curves: What the method saw on the way.
+        sweep: Every mix along a sweep: ``{"x": ..., "search": ..., "test": {...}}``.
     """
 
     name: str
     metrics: dict[str, dict[str, float]]
-    correct: dict[str, Correct]
+    samples: dict[str, Samples]
     evaluations: int
     computed: int
     images: int
+    gradient_images: int
     seconds: float
     ingredients: int
+    models: int = 1
+    peak_memory: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    sweep: list[dict[str, Any]] = field(default_factory=list)
 
 
-def make_report(rows: Sequence[Row], metric: str, facts: Mapping[str, Any], versus: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Failure:
+    """A row that could not be made.
+
+    Attributes:
+        name: The row's name.
+        reason: Why.
+    """
+
+    name: str
+    reason: str
+
+
+def make_report(rows: Sequence[Row | Failure], metric: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The content of report.json.
 
     Args:
         rows: The methods, in the order of the table.
         metric: The driving metric.
         facts: More keys.
-        versus: Names of the rows that every other is tested against.
 
     Returns:
-        Plain JSON values. Accuracies come with 95 % Wilson intervals (Wilson 1927), and with the p-value of an
-        exact McNemar test (McNemar 1947) on the same samples against each row of ``versus``.
+        Plain JSON values. Scores come with 95 % intervals: accuracies Wilson's (Wilson 1927), other metrics the
+        percentile bootstrap's (Efron 1979); and each row with the p-value of an exact McNemar test (McNemar 1947) on
+        the same samples against the best individual and the greedy soup.
     """
-    by_name = {row.name: row for row in rows}
-    methods = [_entry(row, metric, [by_name[name] for name in versus if name in by_name]) for row in rows]
+    made = {row.name: row for row in rows if isinstance(row, Row)}
+    references = [made[name] for name in REFERENCES if name in made]
+    methods = [
+        _entry(row, metric, references)
+        if isinstance(row, Row)
+        else {"name": row.name, "search": None, "test": {}, "error": row.reason}
+        for row in rows
+    ]
     return {"metric": metric, "methods": methods, **facts}
+
+
+def best_row(rows: Sequence[Row], metric: str) -> str:
+    """The name of the row that scores best on the selection split; of equals, the first."""
+    best = rows[0]
+    for row in rows:
+        if METRICS[metric].better(row.metrics["search"][metric], best.metrics["search"][metric]):
+            best = row
+    return best.name
+
+
+def interval(metric: str, samples: Samples) -> tuple[float, float]:
+    """95 % interval of a metric: Wilson's for accuracy, else the percentile bootstrap's over samples."""
+    if metric == "accuracy":
+        return wilson(samples.correct)
+    found = stats.bootstrap(
+        (samples.labels, samples.predicted, samples.losses),
+        METRICS[metric].value,
+        paired=True,
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def wilson(correct: Correct) -> tuple[float, float]:
@@ -74,27 +153,78 @@ def mcnemar(first: Correct, second: Correct) -> float:
     return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
-def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table that a terminal or a README shows."""
+def table(report: Mapping[str, Any], intervals: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table that a terminal or a README shows.
+
+    Args:
+        report: Of `make_report`.
+        intervals: Show half the width of every score's 95 % interval beside it.
+    """
     methods = report["methods"]
-    tests = list(methods[0]["test"]) if methods else []
-    header = ["method", "selection", *tests, "evaluations", "seconds", "ingredients"]
+    tests = _tests(report)
+    measured = any(entry.get("peak_memory") for entry in methods)
+    ensembles = any(entry.get("models", 1) > 1 for entry in methods)
+    header = ["method", "selection", *tests, "evaluations", "images", "seconds", "ingredients"]
+    header += [*(["peak MB"] if measured else []), *(["inference"] if ensembles else [])]
+    cells = []
+    for entry in methods:
+        if entry["search"] is None:
+            cells.append([entry["name"], *("-" for _ in header[1:])])
+            continue
+        scores = {"search": entry["search"], **entry["test"]}
+        peak = entry.get("peak_memory")
+        cells.append(
+            [
+                entry["name"],
+                *(_score(scores[split], entry["interval"][split] if intervals else None) for split in scores),
+                str(entry["evaluations"]),
+                f"{entry['images']:,}",
+                f"{entry['seconds']:.1f}",
+                str(entry["ingredients"]),
+                *([f"{peak / 1e6:,.0f}" if peak else "-"] if measured else []),
+                *([f"{entry['models']}x"] if ensembles else []),
+            ]
+        )
+    return header, cells
+
+
+def widths(report: Mapping[str, Any]) -> dict[str, float]:
+    """Column name to half the width of its widest 95 % interval."""
+    made = [entry for entry in report["methods"] if entry["search"] is not None]
+    columns = {"search": "selection", **{name: name for name in _tests(report)}}
+    return {
+        shown: max((_half(entry["interval"][split]) for entry in made), default=0.0) for split, shown in columns.items()
+    }
+
+
+def comparisons(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the paired differences in accuracy against the references, with McNemar p-values."""
+    made = [entry for entry in report["methods"] if entry["search"] is not None]
+    accuracy = {entry["name"]: {split: each["accuracy"] for split, each in entry["metrics"].items()} for entry in made}
+    references = [name for name in REFERENCES if name in accuracy]
+    splits = ["search", *_tests(report)]
+    shown = {split: "selection" if split == "search" else split for split in splits}
+    header = ["method", *(f"{shown[split]} - {name}" for name in references for split in splits)]
     cells = [
         [
             entry["name"],
-            _number(entry["search"]),
-            *(_number(entry["test"][name]) for name in tests),
-            str(entry["evaluations"]),
-            f"{entry['seconds']:.1f}",
-            str(entry["ingredients"]),
+            *(
+                "-"
+                if name == entry["name"]
+                else f"{accuracy[entry['name']][split] - accuracy[name][split]:+.4f} "
+                f"({_p_value(entry['mcnemar_p'][name][split])})"
+                for name in references
+                for split in splits
+            ),
         ]
-        for entry in methods
+        for entry in made
     ]
     return header, cells
 
 
 def _entry(row: Row, metric: str, versus: Sequence[Row]) -> dict[str, Any]:
     values = {split: metrics[metric] for split, metrics in row.metrics.items()}
+    wilsons = {split: list(wilson(samples.correct)) for split, samples in row.samples.items()}
     return {
         "name": row.name,
         "search": values.pop("search"),
@@ -102,18 +232,38 @@ def _entry(row: Row, metric: str, versus: Sequence[Row]) -> dict[str, Any]:
         "evaluations": row.evaluations,
         "computed": row.computed,
         "images": row.images,
+        "gradient_images": row.gradient_images,
         "seconds": round(row.seconds, 3),
         "ingredients": row.ingredients,
+        "models": row.models,
+        "peak_memory": row.peak_memory,
         "metrics": row.metrics,
-        "accuracy_interval": {split: list(wilson(correct)) for split, correct in row.correct.items()},
+        "interval": {split: list(interval(metric, samples)) for split, samples in row.samples.items()},
+        "accuracy_interval": wilsons,
         "mcnemar_p": {
-            other.name: {split: mcnemar(row.correct[split], other.correct[split]) for split in row.correct}
+            other.name: {split: mcnemar(row.samples[split].correct, other.samples[split].correct) for split in wilsons}
             for other in versus
             if other.name != row.name
         },
-        **({"notes": row.notes} if row.notes else {}),
+        **{key: value for key, value in _extras(row).items() if value},
     }
 
 
-def _number(value: float) -> str:
-    return f"{value:.4f}"
+def _extras(row: Row) -> dict[str, Any]:
+    return {"notes": row.notes, "curves": row.curves, "sweep": row.sweep}
+
+
+def _tests(report: Mapping[str, Any]) -> list[str]:
+    return next((list(entry["test"]) for entry in report["methods"] if entry["search"] is not None), [])
+
+
+def _score(value: float, bounds: Sequence[float] | None) -> str:
+    return f"{value:.4f}" if bounds is None else f"{value:.4f} ±{_half(bounds):.4f}"
+
+
+def _half(bounds: Sequence[float]) -> float:
+    return (bounds[1] - bounds[0]) / 2
+
+
+def _p_value(value: float) -> str:
+    return "p<0.001" if value < 0.001 else f"p={value:.3f}"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError, unknown
 from mixopt.mix import Mix
+from mixopt.spaces.composed import Composed
 from mixopt.spaces.simplex import Simplex
 
 Point = NDArray[np.float64]
@@ -43,7 +44,7 @@ class Space(Protocol):
         """The space as plain JSON values; `from_description` makes it again."""
 
 
-SPACES: dict[str, type[Simplex]] = {"simplex": Simplex}
+SPACES: dict[str, type[Simplex] | type[Composed]] = {"simplex": Simplex, "composed": Composed}
 
 
 def from_description(value: Mapping[str, Any]) -> Space:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +12,8 @@ from mixopt.errors import MixoptError
 from mixopt.groups import make_groups
 from mixopt.mix import Mix, constant, one_hot
 from mixopt.spaces import SPACES, Space, from_description
+from mixopt.spaces.composed import Composed
+from mixopt.spaces.simplex import Simplex
 from tests.conftest import random_mix
 
 SIZES = {"z.w": 2, "blocks.0.w": 3, "blocks.1.w": 4, "head.w": 5}
@@ -20,6 +22,19 @@ STARTS: dict[str, Callable[[], Mix]] = {
     "uniform": lambda: constant(make_groups("whole", SIZES), COLUMNS, [0.25] * 4),
     "ingredient": lambda: one_hot(make_groups("tensor", SIZES), COLUMNS, "model_1"),
     "unlike rows": lambda: random_mix(make_groups(3, SIZES), COLUMNS, seed=1),
+}
+
+
+def composed(start: Mix, active: Sequence[str]) -> Composed:
+    """Over mixes that are the checkpoints themselves, so that it gives what the simplex gives."""
+    mixes = {f"the {name}": one_hot(make_groups("whole", SIZES), COLUMNS, name) for name in COLUMNS}
+    inner = Mix(start.groups, tuple(mixes), start.coefficients)
+    return Composed(Simplex(inner, [f"the {name}" for name in active], 0.3), mixes)
+
+
+MAKERS: dict[str, Callable[[Mix, Sequence[str]], Space]] = {
+    "simplex": lambda start, active: Simplex(start, active, 0.3),
+    "composed": composed,
 }
 
 
@@ -35,7 +50,7 @@ def start(request: pytest.FixtureRequest) -> Mix:
 
 @pytest.fixture(params=[COLUMNS, ("model_10", "model_0")], ids=["all active", "two active"])
 def space(kind: str, start: Mix, request: pytest.FixtureRequest) -> Space:
-    return SPACES[kind](start, request.param, 0.3)
+    return MAKERS[kind](start, request.param)
 
 
 def points(space: Space) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:

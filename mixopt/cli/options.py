@@ -1,0 +1,103 @@
+"""The options that commands share, each written once: its type, its help, its panel; and how some are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+POOL = "The pool"
+DATA = "Data"
+CHOICE = "The choice"
+SEARCH = "The search"
+RUN = "The run"
+
+
+def option(panel: str, text: str, *flags: str, **more: Any) -> Any:
+    """An option whose default stands in its help: None means not given, and `mixopt.spec` knows what then.
+
+    Args:
+        panel: The heading that it stands under.
+        text: Its help.
+        *flags: Its names, where they are not that of the parameter.
+        **more: Passed on to ``typer.Option``.
+    """
+    return typer.Option(*flags, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+Models = Annotated[Path | None, option(POOL, "Folder with the checkpoints (and pool.toml).")]
+Family = Annotated[str | None, option(POOL, "open_clip, or package.module:function.")]
+Model = Annotated[str | None, option(POOL, "Architecture name or config file.")]
+Base = Annotated[Path | None, option(POOL, "The pretrained checkpoint; never an ingredient.")]
+Ingredients = Annotated[
+    list[str] | None,
+    option(POOL, "Glob of the ingredients' files (repeatable), or a number: search over the so many that rank first."),
+]
+
+Classnames = Annotated[list[str] | None, option(DATA, "Class name, in the order of the labels (repeatable).")]
+Templates = Annotated[list[str] | None, option(DATA, "Prompt with {} for the class name (repeatable).")]
+Data = Annotated[Path | None, option(DATA, "The split that selects: .npz, or a folder of class folders.")]
+Test = Annotated[list[str] | None, option(DATA, "A split that is only reported (repeatable).", metavar="NAME=FILE")]
+Limit = Annotated[int | None, option(DATA, "Use the first so many images of the selection split.")]
+
+Metric = Annotated[str | None, option(CHOICE, "accuracy, nll or balanced_accuracy. (default: accuracy)")]
+From = Annotated[
+    list[str] | None,
+    option(
+        CHOICE,
+        "Rows or checkpoints whose mixes take the place of the ingredients: soups of soups (repeatable, or with "
+        "commas).",
+        "--from",
+        metavar="ROW,...",
+    ),
+]
+GreedyRule = Annotated[str | None, option(CHOICE, "at-least (the paper's >=) or strict (>). (default: at-least)")]
+BatchNorm = Annotated[
+    str | None,
+    option(
+        CHOICE,
+        "BatchNorm statistics of a mix: average (of the checkpoints'), recompute (from selection images), or auto "
+        "(the better of the two on the uniform soup). (default: auto)",
+        "--batchnorm",
+    ),
+]
+
+Study = Annotated[Path | None, option(RUN, "A study.toml with these options as keys.")]
+Seed = Annotated[int | None, option(RUN, "Of everything random. (default: 0)")]
+Device = Annotated[str | None, option(RUN, "auto, cpu, cuda, cuda:1. (default: auto)")]
+BatchSize = Annotated[int | None, option(RUN, "Images per forward pass; chosen by device.")]
+Dtype = Annotated[
+    str | None,
+    option(RUN, "Of the saved model: ingredients (as theirs), fp32, fp16 or bf16. (default: ingredients)"),
+]
+Cache = Annotated[Path | None, option(RUN, "Decoded splits and outcomes. (default: $XDG_CACHE_HOME/mixopt)")]
+Out = Annotated[Path | None, option(RUN, "The run folder. (default: runs/<pool folder name>)")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the result only.", rich_help_panel=RUN)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=RUN)]
+
+
+def split_ingredients(values: list[str] | None) -> tuple[list[str] | None, int | None]:
+    """Globs, and the number where one was given."""
+    if not values:
+        return None, None
+    numbers = [int(value) for value in values if value.isdigit()]
+    patterns = [value for value in values if not value.isdigit()]
+    return patterns or None, numbers[-1] if numbers else None
+
+
+def splits_of(selection: Path | None, tests: list[str] | None) -> dict[str, Any] | None:
+    """The ``data`` of a study, from ``--data`` and every ``--test``.
+
+    Raises:
+        typer.BadParameter: A test split without a name or a file.
+    """
+    found: dict[str, Any] = {}
+    if selection is not None:
+        found["search"] = selection
+    if tests:
+        pairs = [test.partition("=") for test in tests]
+        if wrong := [name for name, sign, file in pairs if not (name and sign and file)]:
+            raise typer.BadParameter(f"--test {wrong[0]}: expected NAME=FILE")
+        found["test"] = {name: Path(file) for name, _, file in pairs}
+    return found or None

@@ -1,0 +1,153 @@
+"""Screen: the result on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from mixopt.listener import Listener, TrialEvent
+
+PLAIN_INTERVAL = 5.0
+PLAIN_WIDTH = 1000
+
+
+class Screen:
+    """Progress and notices on stderr: live bars on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, quiet: bool, as_json: bool) -> None:
+        self.as_json = as_json
+        self._quiet = quiet
+        self._stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._stdout = Console(soft_wrap=True, highlight=False)
+        self._live = self._stderr.is_terminal and not quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=self._stderr,
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._last_line = 0.0
+        self._rate: float | None = None
+        self._first: tuple[float, int] | None = None  # when the first trial was told, and how many were complete
+
+    @contextmanager
+    def listening(self) -> Iterator[Listener]:
+        """Show what a verb tells while it runs."""
+        if self._live:
+            self._progress.start()
+        try:
+            yield Listener(say=self._say, progress=self._show, trial=self._trial)
+        finally:
+            if self._live:
+                self._progress.stop()
+
+    def out(self, text: str) -> None:
+        """Print a result."""
+        self._stdout.print(text, markup=False)
+
+    def json(self, value: Any) -> None:
+        """Print a result as JSON."""
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+    def table(self, title: str, header: list[str], cells: list[list[str]]) -> None:
+        """Print a table; the first column is text, the others are numbers.
+
+        What a terminal is too narrow for goes below, with the first column again, because a number that is cut off is
+        a wrong one. A file has no narrow edge.
+        """
+        width = self._stdout.width if self._stdout.is_terminal else PLAIN_WIDTH
+        # The title stands outside the table, which would break it where it is longer.
+        self._stdout.print(title, style="bold", markup=False)
+        for grid in _grids(header, cells, width):
+            Console(width=max(width, _width(grid)), highlight=False).print(grid)
+
+    def fits(self, header: list[str], cells: list[list[str]]) -> bool:
+        """Whether the terminal is wide enough for a table; where stdout is none, every table fits."""
+        return not self._stdout.is_terminal or _width(_grid(header, cells, 1, len(header))) <= self._stdout.width
+
+    def error(self, text: str, kind: str = "error") -> None:
+        """Print an error, also where the screen is quiet."""
+        self._stderr.print(f"[bold red]{kind}:[/bold red] {escape(text)}")
+
+    def _say(self, text: str, is_warning: bool) -> None:
+        if self._quiet:
+            return
+        mark = "[yellow]warning:[/yellow] " if is_warning else ""
+        self._stderr.print(mark + escape(text))
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        self._step(what, done, total, "")
+
+    def _trial(self, event: TrialEvent) -> None:
+        self._first = self._first or (time.monotonic(), event.complete)
+        self._rate = event.images_per_second or self._rate
+        rate = f", {self._rate:,.0f} images/s" if self._rate else ""
+        detail = f"trial {event.number}, best {event.best:.4f}{rate}"
+        self._step("trials", event.complete, event.total, detail)
+
+    def _step(self, what: str, done: int, total: int, detail: str) -> None:
+        if self._quiet:
+            return
+        if self._live:
+            if what not in self._tasks:
+                for old in self._tasks.values():
+                    self._progress.remove_task(old)
+                self._tasks = {what: self._progress.add_task(what, total=total, detail=detail)}
+            self._progress.update(self._tasks[what], completed=done, total=total, detail=detail)
+            return
+        now = time.monotonic()
+        if done >= total or now - self._last_line >= PLAIN_INTERVAL:
+            self._last_line = now
+            left = ""
+            if what == "trials" and self._first and self._first[1] < done < total:
+                started, before = self._first
+                left = f", about {(now - started) / (done - before) * (total - done):.0f} s left"
+            self._stderr.print(f"{what}: {done} of {total}{', ' if detail else ''}{detail}{left}", markup=False)
+
+
+def _grids(header: list[str], cells: list[list[str]], width: int) -> Iterator[Table]:
+    """A table in parts that are each as wide as allowed, or hold one column beside the first."""
+    first = 1
+    while first < len(header):
+        last = first + 1
+        while last < len(header) and _width(_grid(header, cells, first, last + 1)) <= width:
+            last += 1
+        yield _grid(header, cells, first, last)
+        first = last
+
+
+def _grid(header: list[str], cells: list[list[str]], first: int, last: int) -> Table:
+    """The first column of a table, and those from ``first`` to before ``last``."""
+    grid = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
+    for number in (0, *range(first, last)):
+        grid.add_column(escape(header[number]), justify="right" if number else "left", no_wrap=True)
+    for row in cells:
+        grid.add_row(*map(escape, [row[0], *row[first:last]]))
+    return grid
+
+
+def _width(grid: Table) -> int:
+    """Columns of a terminal that a table takes."""
+    return Console(width=PLAIN_WIDTH).measure(grid).maximum

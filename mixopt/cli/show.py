@@ -1,0 +1,136 @@
+"""What commands print of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mixopt.cli.screen import Screen
+
+MATRIX_LIMIT = 20  # more columns are too wide for a terminal; --json has them all
+
+
+def show_run(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
+    """The table of a search."""
+    if screen.as_json:
+        screen.json(report)
+        return
+    from mixopt.report import table
+
+    header, cells = table(report)
+    screen.table(f"{report['metric']} by method; {folder}", header, cells)
+
+
+def show_comparison(screen: Screen, report: Mapping[str, Any], failed: Mapping[str, str], folder: Path) -> None:
+    """The tables of a comparison, then each row that failed.
+
+    Args:
+        screen: Where to.
+        report: The content of report.json.
+        failed: Row name to reason.
+        folder: The run folder.
+    """
+    if screen.as_json:
+        screen.json(report)
+    else:
+        _show_scores(screen, report, folder)
+        _show_differences(screen, report)
+    for name, reason in failed.items():
+        screen.error(f"{name}: {' '.join(reason.split())}", kind="failed")
+
+
+def _show_scores(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
+    """The scores with their intervals; where the terminal is too narrow for those, with the widest in a line below."""
+    from mixopt.report import table, widths
+
+    title = f"{report['metric']} by method; {folder}"
+    header, cells = table(report, intervals=True)
+    if screen.fits(header, cells):
+        screen.table(title, header, cells)
+        return
+    header, cells = table(report, intervals=False)
+    screen.table(title, header, cells)
+    widest = [f"{column} ±{width:.4f}" for column, width in widths(report).items()]
+    screen.out(f"95 % intervals are at most: {', '.join(widest)}")
+
+
+def _show_differences(screen: Screen, report: Mapping[str, Any]) -> None:
+    from mixopt.report import comparisons
+
+    header, cells = comparisons(report)
+    if len(header) > 1:
+        screen.table("difference to individual and greedy, exact McNemar p", header, cells)
+
+
+def show_splits(screen: Screen, result: Mapping[str, Any]) -> None:
+    """The scores of one checkpoint."""
+    if screen.as_json:
+        screen.json(result)
+        return
+    measured = list(next(iter(result["splits"].values()))["metrics"])
+    cells = [
+        [name, f"{split['samples']:,}", *(f"{split['metrics'][key]:.4f}" for key in measured)]
+        for name, split in result["splits"].items()
+    ]
+    screen.table(result["model"], ["split", "samples", *measured], cells)
+    if result["verified"]:
+        screen.out("its weights are those of its recipe")
+
+
+def show_pool(screen: Screen, found: Mapping[str, Any]) -> None:
+    """What is in a pool, and every problem with it."""
+    if screen.as_json:
+        screen.json(found)
+        return
+    if "ingredients" in found:
+        cells = [
+            [
+                item["name"],
+                f"{item['bytes']:,}",
+                item["hash"],
+                f"{item['distance']:.4f}",
+                "-" if item["base_cosine"] is None else f"{item['base_cosine']:.4f}",
+                f"{item['mean_cosine']:.3f}",
+            ]
+            for item in found["ingredients"]
+        ]
+        screen.table(
+            f"{len(cells)} ingredients; base: {found['base'] or 'none'}; distance from {found['centre']}, cosine to "
+            "the base, mean cosine to the others' deltas",
+            ["ingredient", "bytes", "hash", "distance", "base cosine", "mean cosine"],
+            cells,
+        )
+        screen.table(
+            f"layer groups (--groups {found['scheme']})",
+            ["group", "tensors", "parameters"],
+            [[item["name"], str(item["tensors"]), f"{item['parameters']:,}"] for item in found["groups"]],
+        )
+        identical = found["identical"]
+        listed = ", ".join(identical["names"][:6]) + (" ..." if len(identical["names"]) > 6 else "")
+        screen.out(
+            f"{found['mixed']['tensors']} tensors with {found['mixed']['parameters']:,} parameters differ; "
+            f"{identical['tensors']} with {identical['parameters']:,} are identical in all"
+            + (f": {listed}" if listed else "")
+        )
+        _show_matrix(screen, "distance between ingredients", found["ingredients"], found["distances"], 3)
+        _show_matrix(screen, "cosine between ingredients' deltas", found["ingredients"], found["cosines"], 2)
+    for name, split in found.get("splits", {}).items():
+        screen.out(f"split {name}: {split['samples']:,} samples, {split['classes']} classes")
+    for problem in found["problems"]:
+        screen.error(problem)
+    if not found["problems"]:
+        screen.out("no problems found")
+
+
+def _show_matrix(
+    screen: Screen, title: str, items: list[dict[str, Any]], values: list[list[float]], digits: int
+) -> None:
+    if len(items) > MATRIX_LIMIT:
+        return
+    header = ["", *(str(number) for number in range(len(items)))]
+    cells = [
+        [f"{number} {item['name']}", *(f"{value:.{digits}f}" for value in row)]
+        for number, (item, row) in enumerate(zip(items, values, strict=True))
+    ]
+    screen.table(title, header, cells)

@@ -1,0 +1,194 @@
+"""What a run ends with: every row scored on every split, and the winner saved, read back and scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mixopt import checkpoints, saving
+from mixopt.assemble import Assembly, saved_dtype
+from mixopt.ensembles import Ensemble
+from mixopt.evaluator import Outcomes
+from mixopt.files import write_text
+from mixopt.lineup import BASE, Entry, Request, checkpoint_mix
+from mixopt.listener import Listener
+from mixopt.methods import Choice
+from mixopt.mix import Mix, Recipe
+from mixopt.objective import SEARCH, Objective, Score, Tally
+from mixopt.report import Failure, Row, Samples
+from mixopt.runfolder import RunFolder
+from mixopt.spec import StudySpec
+from mixopt.version import __version__
+
+
+@dataclass(frozen=True, eq=False)
+class Crowned:
+    """The winner, as it was saved.
+
+    Attributes:
+        recipe: All that rebuilds it.
+        outcomes: Split name to what the saved file did.
+        metrics: Split name to its metrics.
+        verification: How the file compares with the mix as it was scored before.
+    """
+
+    recipe: Recipe
+    outcomes: dict[str, Outcomes]
+    metrics: dict[str, dict[str, float]]
+    verification: dict[str, Any]
+
+
+def base_entry(objective: Objective) -> dict[str, Entry]:
+    """The base as a row, where the pool has one."""
+    if objective.pool.base is None:
+        return {}
+    counted = objective.counting()
+    mix = checkpoint_mix(objective, objective.pool.base)
+    counted.score(mix)
+    return {BASE: Entry(Request(BASE, BASE), Choice(mix), counted.tally)}
+
+
+def score_rows(objective: Objective, entries: Mapping[str, Entry], listener: Listener) -> list[Row | Failure]:
+    """Every entry's row, scored on every split; a method that failed keeps its reason."""
+    rows: list[Row | Failure] = []
+    for done, (name, entry) in enumerate(entries.items()):
+        listener.progress("scoring on every split", done, len(entries))
+        if entry.choice is None:
+            rows.append(Failure(name, str(entry.error)))
+            continue
+        scores = {split: _score(objective, entry.choice, split) for split in objective.evaluators}
+        rows.append(
+            make_row(
+                name,
+                entry.choice,
+                objective,
+                entry.tally,
+                {split: score.outcomes for split, score in scores.items()},
+                {split: score.metrics for split, score in scores.items()},
+                overhead=entry.overhead,
+                peak_memory=entry.peak_memory,
+            )
+        )
+    listener.progress("scoring on every split", len(entries), len(entries))
+    return rows
+
+
+def make_row(
+    name: str,
+    choice: Choice | Ensemble,
+    objective: Objective,
+    tally: Tally,
+    outcomes: Mapping[str, Outcomes],
+    metrics: dict[str, dict[str, float]],
+    *,
+    overhead: float = 0.0,
+    peak_memory: int | None = None,
+) -> Row:
+    """A row of the report from what was chosen, what it cost and what it did on every split."""
+    labels = {split: evaluator.split.labels for split, evaluator in objective.evaluators.items()}
+    members = list(choice.members.values()) if isinstance(choice, Ensemble) else [choice.mix]
+    used = {column for mix in members for column in mix.support()}
+    return Row(
+        name=name,
+        metrics=metrics,
+        samples={split: Samples(labels[split], found.predicted, found.losses) for split, found in outcomes.items()},
+        evaluations=tally.evaluations,
+        computed=tally.computed,
+        images=tally.images,
+        gradient_images=tally.gradient_images,
+        seconds=tally.seconds + overhead,
+        ingredients=len(used),
+        models=len(members),
+        peak_memory=peak_memory,
+        notes=choice.notes,
+        curves=choice.curves,
+        sweep=_sweep(objective, choice),
+    )
+
+
+def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix: Mix, listener: Listener) -> Crowned:
+    """Save a mix by the exact builder, load it back from disk, and score it again.
+
+    Args:
+        spec: The run's options.
+        assembly: The objective and the family.
+        folder: Where to.
+        name: The row that chose the mix.
+        mix: The mix.
+        listener: Told about progress, and how the file compares.
+    """
+    objective, family, pool = assembly.objective, assembly.family, assembly.objective.pool
+    score = objective.score(mix)
+    splits = {split: evaluator.split for split, evaluator in objective.evaluators.items()}
+    draft = Recipe(
+        method=name,
+        mix=mix,
+        ingredients=pool.fingerprints,
+        base=pool.base,
+        family=family.identity(),
+        dtypes=saving.compact_dtypes(pool.saved_dtypes(saved_dtype(spec))),
+        buffers_from=pool.buffers_from,
+        batchnorm=assembly.batchnorm["mode"],
+        metric=spec.metric,
+        data={split: found.fingerprint for split, found in splits.items()},
+        scores={SEARCH: score.metrics},
+        seed=spec.seed,
+        output_hash="",
+        version=__version__,
+    )
+    statistics = objective.statistics(mix)
+    draft = saving.keep_statistics(folder.path, draft, statistics, assembly.batchnorm.get("images", 0))
+    tensors, tied = saving.fuse(draft, pool.paths, family.read, listener, statistics)
+    recipe = saving.with_output(draft, tensors)
+    write_text(folder.recipe, recipe.to_json(indent=2) + "\n")
+    for file, text in family.companions().items():
+        write_text(folder.path / file, text)
+    saving.save_model(folder.model, tensors, tied, recipe)
+
+    reread = checkpoints.read(folder.model)
+    saving.check_output(recipe, reread.tensors, str(folder.model))
+    scored = saving.score_checkpoint(reread, family, objective.evaluators, assembly.device)
+    outcomes, metrics = scored[SEARCH]
+    verification = {
+        "trial_score": score.value,
+        "file_score": metrics[spec.metric],
+        "difference": metrics[spec.metric] - score.value,
+        "predictions_differing": int(np.sum(outcomes.predicted != score.outcomes.predicted)),
+        "samples": len(outcomes),
+    }
+    listener.say(
+        f"saved {folder.model} ({name}); scored again from the file: {verification['file_score']:.4f}, its score "
+        f"before {score.value:.4f} (difference {verification['difference']:+.4f}, "
+        f"{verification['predictions_differing']} of {verification['samples']} predictions differ)",
+        False,
+    )
+    return Crowned(
+        recipe,
+        {split: found for split, (found, _) in scored.items()},
+        {split: values for split, (_, values) in scored.items()},
+        verification,
+    )
+
+
+def _score(objective: Objective, choice: Choice | Ensemble, split: str) -> Score:
+    if isinstance(choice, Ensemble):
+        return objective.score_ensemble(list(choice.members.values()), split)
+    return objective.score(choice.mix, split)
+
+
+def _sweep(objective: Objective, choice: Choice | Ensemble) -> list[dict[str, Any]]:
+    """Every mix along a sweep, on every split."""
+    if isinstance(choice, Ensemble):
+        return []
+    tests = [split for split in objective.evaluators if split != SEARCH]
+    return [
+        {
+            "x": x,
+            SEARCH: objective.score(mix).value,
+            "test": {split: objective.score(mix, split).value for split in tests},
+        }
+        for x, mix in choice.sweep.items()
+    ]

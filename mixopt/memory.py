@@ -1,0 +1,44 @@
+"""How much memory a piece of work takes at its highest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs: resets the peak resident set size
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
+    """Watch the peak memory of the block: of the device where it is a GPU, else of the process.
+
+    What the process held before, the pool above all, counts too.
+
+    Args:
+        device: Where the work is done.
+
+    Yields:
+        A function that gives the peak so far, in bytes, or None where the system does not tell.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: torch.cuda.max_memory_allocated(device)
+        return
+    try:
+        _CLEAR.write_text(_RESET_PEAK)
+    except OSError:
+        yield lambda: None
+        return
+    yield _peak_resident
+
+
+def _peak_resident() -> int | None:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,55 @@
+"""Learned soup by layer: a row per tensor or layer group. Wortsman et al., ICML 2022, arXiv 2203.05482, appendix I.
+
+The authors' script holds all models in memory (a node of 490 GB for 72 of them); here it is the pool's stack plus one
+model's activations and gradient. See `mixopt.methods.learned` for the two forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mixopt.groups import make_groups
+from mixopt.methods import Choice
+from mixopt.methods.learned import Form, Training, learn
+from mixopt.mix import Mix
+from mixopt.objective import Objective
+
+
+def choose(
+    objective: Objective,
+    columns: Mapping[str, Mix],
+    *,
+    seed: int,
+    form: Form = "softmax",
+    groups: str = "tensor",
+    epochs: int = 5,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    batch: int = 256,
+    step: float = 0.1,
+) -> Choice:
+    """Learn a row for every tensor (the paper's) or layer group, by AdamW on the selection split's loss.
+
+    Evaluations: none; a pass over the split for gradients counts as one.
+
+    Args:
+        objective: Gives the gradients.
+        columns: What to mix; two or more.
+        seed: Of the order of the samples.
+        form: ``softmax`` (the paper's) or ``affine``.
+        groups: Layer groups, see `mixopt.groups.make_groups`.
+        epochs: Passes over the split.
+        lr: Learning rate; the authors' 0.05, 0.2 for the affine form.
+        weight_decay: Of AdamW.
+        batch: Samples per step.
+        step: What a parameter of 1 adds to a coefficient of the affine form.
+
+    Raises:
+        SpecError: An option that is not a positive number, or an unknown group scheme.
+        PoolError: Fewer than two columns.
+        DataError: The selection split lacks classes of the model.
+        ScoreError: The loss diverges.
+    """
+    rate = lr if lr is not None else 0.2 if form == "affine" else 0.05
+    training = Training(form, epochs, rate, weight_decay, batch, step)
+    return learn(objective, columns, make_groups(groups, objective.pool.sizes), training, seed)

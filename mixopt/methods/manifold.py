@@ -1,0 +1,313 @@
+"""ManifoldMix. Fassold, "The Manifold Mixing Model Soups", IMVIP 2023, arXiv 2309.08610.
+
+The sequential algorithm of its first phase (the author's "ManifoldMixMS"), and the joint second phase, which is off
+by default as in the author's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixopt.builder import tensor_rows
+from mixopt.cobyla import Vector, minimize_in_box
+from mixopt.errors import SpecError, listing
+from mixopt.groups import Groups, make_groups
+from mixopt.methods import Choice
+from mixopt.methods.individual import ranking
+from mixopt.metrics import Metric
+from mixopt.mix import Coefficients, Mix, rows_on
+from mixopt.objective import Objective
+from mixopt.pool import Pool
+
+LATER_BOUNDS = (0.3, 1.0)
+FACTOR_BOUNDS = (0.75, 1.25)
+
+
+def choose(
+    objective: Objective,
+    columns: Mapping[str, Mix],
+    *,
+    seed: int,
+    prefix: int = 1,
+    groups: str | None = None,
+    budget: int = 30,
+    tolerance: float = 0.998,
+    spread: float = 0.5,
+    passes: int = 3,
+    phase2: bool = False,
+    models: int | None = None,
+) -> Choice:
+    """From the best down, fuse each column into the soup with one coefficient per component, found by COBYLA.
+
+    Evaluations: one per column, one per inspected column, and up to three times ``budget`` per live component for
+    each that passes the screen. Components in which all columns are identical are not optimised and cost nothing.
+    As published, a second pass replaces the first even where its narrower bounds make it worse.
+
+    Args:
+        objective: Scores the soups.
+        columns: Candidates.
+        seed: Not used; COBYLA draws nothing.
+        prefix: A component is all tensors whose names share so many dot-separated tokens. The author's files have
+            ``model.`` in front of every name, so that the 8 components of the paper are 2 there.
+        groups: Makes the components of the mixed tensors instead: ``whole``, ``block``, ``tensor``, a number of
+            groups, or a TOML file of regular expressions.
+        budget: Function calls per live component and pass.
+        tolerance: A column is left out at once where the plain average with it falls below this share of the soup's
+            score (the paper's tau).
+        spread: Bounds of the first pass around its start, as a share of the way from there to 1 (the paper's delta).
+        passes: 1 to 3: the first pass alone, a second where it was no worse, a third where the second gained enough.
+        phase2: Afterwards optimise all coefficients together; kept where that is no worse.
+        models: Inspect only so many of the best columns; None for all.
+
+    Raises:
+        SpecError: An option is out of range, or there is no such group scheme.
+    """
+    _check(prefix, budget, tolerance, spread, passes, models)
+    parts = _parts(objective.pool, columns, _components(objective.pool, prefix, groups))
+    rules = _Rules(tolerance, spread, passes, budget * len(parts.live))
+    ranked = ranking(objective, columns)[:models]
+    rows = {name: rows_on(columns[name], parts.groups) for name, _ in ranked}
+    members, best = [ranked[0][0]], ranked[0][1]
+    soup, lambdas = rows[members[0]], []
+    curve: list[dict[str, Any]] = [{"name": members[0], "value": best, "passes": 0}]
+    skipped: list[str] = []
+    near_misses: list[str] = []
+    run = 0
+    for name, _ in ranked[1:] if parts.live else []:
+        tried = _try(objective, parts, (soup, rows[name]), best, len(members), rules)
+        run += tried.passes
+        if tried.accepted:
+            members.append(name)
+            lambdas.append(tried.lambdas)
+            soup, best = parts.between(soup, rows[name], tried.lambdas).coefficients, tried.value
+            curve.append({"name": name, "value": best, "passes": tried.passes})
+        else:
+            (near_misses if tried.passes else skipped).append(name)
+    coefficients = unroll(np.array(lambdas).reshape(len(lambdas), len(parts.live)))
+    saved = budget * len(parts.dead) * run
+    mix = columns[members[0]] if len(members) == 1 else Mix(parts.groups, parts.columns, soup)
+    notes: dict[str, Any] = {}
+    if phase2 and len(members) > 1:
+        joint = _optimise_jointly(objective, parts, [rows[name] for name in members], coefficients, budget)
+        kept = objective.metric.at_least(joint.value, best)
+        notes["phase2"] = {"value": joint.value, "kept": kept, "factors": joint.factors.tolist()}
+        saved += budget * len(parts.dead) * len(members)
+        if kept:
+            mix, best, coefficients = joint.mix, joint.value, joint.coefficients
+    notes |= {
+        "ingredients": members,
+        "components": list(parts.live),
+        "lambdas": [row.tolist() for row in lambdas],
+        "coefficients": coefficients.tolist(),
+        "value": best,
+        "skipped": skipped,
+        "near_misses": near_misses,
+        "evaluations_per_pass": rules.budget,
+        "passes_run": run,
+        "dead": list(parts.dead),
+        "saved_evaluations": saved,
+    }
+    return Choice(mix, curves={"manifold": curve}, notes=notes)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The paper's tau and delta, the most passes, and the function calls of one pass."""
+
+    tolerance: float
+    spread: float
+    passes: int
+    budget: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """Layer groups that lie within the components and within the columns' own groups.
+
+    ``component`` ``[len(groups)]`` is each group's number among the live components, or -1 where it is in a dead one.
+    """
+
+    groups: Groups
+    columns: tuple[str, ...]
+    live: tuple[str, ...]
+    dead: tuple[str, ...]
+    component: NDArray[np.intp]
+
+    def between(self, first: Coefficients, second: Coefficients, lambdas: Vector) -> Mix:
+        """``lambda * first + (1 - lambda) * second`` per component; dead groups stay as in ``first``."""
+        share = np.append(lambdas, 1.0)[self.component][:, None]
+        return Mix(self.groups, self.columns, share * first + (1 - share) * second)
+
+    def weighted(self, rows: list[Coefficients], weights: Coefficients) -> Mix:
+        """The sum of rows by weights ``[len(rows), len(live)]``; dead groups are those of the first rows."""
+        dead = np.eye(len(rows))[:, :1]
+        shares = np.hstack([weights, dead])[:, self.component, None]
+        return Mix(self.groups, self.columns, np.sum(shares * np.array(rows), axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    lambdas: Vector
+    value: float
+    passes: int
+    accepted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Joint:
+    mix: Mix
+    value: float
+    factors: Coefficients
+    coefficients: Coefficients
+
+
+def optimise(
+    score: Callable[[Vector], float], metric: Metric, start: Vector, bounds: tuple[float, float], budget: int
+) -> tuple[Vector, float]:
+    """The best point in a box and its score, by one pass of COBYLA.
+
+    Args:
+        score: Of a point ``[n]``.
+        metric: Says which way is better.
+        start: ``[n]``, within the bounds.
+        bounds: The lower and the upper bound of every coordinate.
+        budget: Points to score in all.
+    """
+    scores: dict[bytes, float] = {}
+
+    def loss(point: Vector) -> float:
+        value = scores[point.tobytes()] = score(point)
+        return 1 - value if metric.direction == "maximize" else value
+
+    best = minimize_in_box(loss, start, bounds, budget)
+    return best, scores[best.tobytes()]
+
+
+def unroll(lambdas: Coefficients) -> Coefficients:
+    """Coefficients of the ingredients ``[k, m]`` from the steps ``[k - 1, m]`` that fused them one after another."""
+    steps, components = lambdas.shape
+    kept = np.ones((steps + 1, components))
+    kept[:-1] = np.cumprod(lambdas[::-1], axis=0)[::-1]
+    return kept * np.vstack([np.ones((1, components)), 1 - lambdas])
+
+
+def _try(
+    objective: Objective,
+    parts: _Parts,
+    pair: tuple[Coefficients, Coefficients],
+    best: float,
+    count: int,
+    rules: _Rules,
+) -> _Tried:
+    """Steps 2 to 4: the screen, the first pass, and the passes that follow a success."""
+    metric = objective.metric
+
+    def score(lambdas: Vector) -> float:
+        return objective.score(parts.between(*pair, lambdas)).value
+
+    middle = count / (count + 1)
+    lambdas = np.full(len(parts.live), middle)
+    value = score(lambdas)
+    if not _reaches(metric, value, rules.tolerance, best):
+        return _Tried(lambdas, value, passes=0, accepted=False)
+    margin = rules.spread * (1 - middle)
+    lambdas, value = optimise(score, metric, lambdas, (middle - margin, middle + margin), rules.budget)
+    if not metric.at_least(value, best):
+        return _Tried(lambdas, value, passes=1, accepted=False)
+    run, enough = 1, 1 + 0.3 * (1 - rules.tolerance)
+    while run < rules.passes:
+        before = value
+        lambdas, value = optimise(score, metric, np.clip(lambdas, *LATER_BOUNDS), LATER_BOUNDS, rules.budget)
+        run += 1
+        if not _reaches(metric, value, enough, before):
+            break
+    return _Tried(lambdas, value, run, accepted=True)
+
+
+def _optimise_jointly(
+    objective: Objective, parts: _Parts, rows: list[Coefficients], coefficients: Coefficients, budget: int
+) -> _Joint:
+    """Phase 2: a factor on every coefficient, all rescaled to sum to 1 per component."""
+
+    def weights(factors: Vector) -> Coefficients:
+        scaled = factors.reshape(coefficients.shape) * coefficients
+        rescaled: Coefficients = scaled / scaled.sum(axis=0)
+        return rescaled
+
+    def score(factors: Vector) -> float:
+        return objective.score(parts.weighted(rows, weights(factors))).value
+
+    start = np.ones(coefficients.size)
+    factors, value = optimise(score, objective.metric, start, FACTOR_BOUNDS, budget * coefficients.size)
+    found = weights(factors)
+    return _Joint(parts.weighted(rows, found), value, factors.reshape(coefficients.shape), found)
+
+
+def _reaches(metric: Metric, value: float, factor: float, reference: float) -> bool:
+    """Whether a value is at least ``factor`` times another; for metrics to minimise, at most the factor-th part."""
+    return value >= factor * reference if metric.direction == "maximize" else factor * value <= reference
+
+
+def _components(pool: Pool, prefix: int, scheme: str | None) -> dict[str, list[str]]:
+    """Component to tensors: by prefix of all the pool's tensors, by scheme of those that are mixed."""
+    if scheme is not None:
+        try:
+            return make_groups(scheme, pool.sizes).as_dict()
+        except SpecError as error:
+            raise SpecError(f"manifold: {str(error).removeprefix('--')}") from error
+    found: dict[str, list[str]] = {}
+    for name in [*pool.sizes, *pool.fixed]:
+        found.setdefault(".".join(name.split(".")[:prefix]), []).append(name)
+    return found
+
+
+def _parts(pool: Pool, columns: Mapping[str, Mix], components: Mapping[str, list[str]]) -> _Parts:
+    """Live and dead components, and the layer groups that lie within them all."""
+    varying = _varying(pool, columns)
+    live = [name for name, tensors in components.items() if not varying.isdisjoint(tensors)]
+    mixed = {name: tuple(tensor for tensor in tensors if tensor in pool.sizes) for name, tensors in components.items()}
+    groups = Groups(tuple((name, tensors) for name, tensors in mixed.items() if tensors))
+    for other in dict.fromkeys(mix.groups for mix in columns.values()):
+        groups = groups.refine(other)
+    number = {tensor: live.index(name) if name in live else -1 for name, tensors in mixed.items() for tensor in tensors}
+    return _Parts(
+        groups=groups,
+        columns=pool.columns,
+        live=tuple(live),
+        dead=tuple(name for name in components if name not in live),
+        component=np.array([number[tensors[0]] for _, tensors in groups.items], dtype=np.intp),
+    )
+
+
+def _varying(pool: Pool, columns: Mapping[str, Mix]) -> set[str]:
+    """The mixed tensors that differ between the columns: in coefficients, and in the checkpoints that they use."""
+    used = {checkpoint for mix in columns.values() for checkpoint in mix.support()}
+    rows = np.array([tensor_rows(mix, pool) for mix in columns.values()])
+    differs = np.any(rows != rows[0], axis=(0, 2))
+    return {
+        tensor.name
+        for tensor, differing in zip(pool.mixed, differs, strict=True)
+        if differing and len({pool.hashes[checkpoint][tensor.name] for checkpoint in used}) > 1
+    }
+
+
+def _check(prefix: int, budget: int, tolerance: float, spread: float, passes: int, models: int | None) -> None:
+    wrong = [
+        f"{option}: expected {expected}, found {found}"
+        for option, found, fits, expected in (
+            ("prefix", prefix, prefix >= 1, "1 or more name tokens"),
+            ("budget", budget, budget >= 1, "1 or more function calls per component"),
+            ("tolerance", tolerance, 0 < tolerance <= 1, "a number above 0 and up to 1"),
+            ("spread", spread, 0 < spread <= 1, "a number above 0 and up to 1"),
+            ("passes", passes, passes in (1, 2, 3), "1, 2 or 3"),
+            ("models", models, models is None or models >= 1, "1 or more columns"),
+        )
+        if not fits
+    ]
+    if wrong:
+        raise SpecError(listing("manifold", wrong))
