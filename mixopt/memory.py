@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -29,12 +31,20 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: torch.cuda.max_memory_allocated(device)
         return
+    _release()
     try:
         _CLEAR.write_text(_RESET_PEAK)
     except OSError:
         yield lambda: None
         return
     yield _peak_resident
+
+
+def _release() -> None:
+    """Give what earlier work freed back to the system, so that it does not count for what follows."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # not the GNU C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _peak_resident() -> int | None:
