@@ -1,6 +1,6 @@
 """mixopt: finds the best weight mix of a folder of fine-tuned checkpoints.
 
-The verbs are in `mixopt.run` (``search``, ``build``, ``evaluate``, ``inspect``), the Optuna side in
+The verbs are in `mixopt.run` (``search``, ``compare``, ``build``, ``evaluate``, ``inspect``), the Optuna side in
 `mixopt.search`. What is listed here is public; it is imported when it is first used.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mixopt.errors import (
     CheckpointError,
     DataError,
+    MixError,
     MixoptError,
     PoolError,
     RunError,
@@ -58,6 +59,7 @@ __all__ = [
     "Groups",
     "Listener",
     "Mix",
+    "MixError",
     "MixoptError",
     "Objective",
     "Pool",

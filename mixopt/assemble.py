@@ -285,7 +285,8 @@ def _needs_data(spec: StudySpec, files: list[Path]) -> None:
     template = pool_template(spec.models, [path.name for path in files])
     pool_file = spec.models / POOL_FILE
     what = "Complete it after this one" if pool_file.is_file() else f"Write this to {pool_file}, filled in"
-    raise SpecError(f"--data: no selection split is given, and {pool_file} does not name one. {what}:\n\n{template}\n")
+    none = f"{pool_file} does not name one" if pool_file.is_file() else f"there is no {pool_file} to name one"
+    raise SpecError(f"--data: no selection split is given, and {none}. {what}:\n\n{template}\n")
 
 
 def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:

@@ -71,9 +71,6 @@ class FastBuilder:
         Returns:
             The loss; its derivatives ``[n_mixed, n_columns]``, a row per mixed tensor in the pool's order; those with
             respect to ``more``.
-
-        Raises:
-            PoolError: The loss carries no gradient.
         """
         state = self.module.state_dict(keep_vars=True)
         aliases = {alias: name for alias, name in self.pool.tied.items() if state[alias] is not state[name]}
@@ -86,13 +83,6 @@ class FastBuilder:
             with torch.enable_grad():
                 value = loss()
                 grads = torch.autograd.grad(value, [*leaves.values(), *more], allow_unused=True)
-        except RuntimeError as error:
-            if "does not require grad" not in str(error):
-                raise
-            raise PoolError(
-                "the family's predict gives logits without gradients (does it run under no_grad or inference_mode?); "
-                "methods that learn coefficients need them"
-            ) from error
         finally:
             for leaf in leaves.values():
                 leaf.requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from mixopt import checkpoints, saving
 from mixopt.assemble import Assembly, saved_dtype
 from mixopt.ensembles import Ensemble
+from mixopt.errors import ScoreError
 from mixopt.evaluator import Outcomes
 from mixopt.files import write_text
 from mixopt.lineup import BASE, Entry, Request, checkpoint_mix
@@ -47,33 +49,32 @@ def base_entry(objective: Objective) -> dict[str, Entry]:
         return {}
     counted = objective.counting()
     mix = checkpoint_mix(objective, objective.pool.base)
-    counted.score(mix)
+    with suppress(ScoreError):  # told as a row that failed, once all rows are scored
+        counted.score(mix)
     return {BASE: Entry(Request(BASE, BASE), Choice(mix), counted.tally)}
 
 
 def score_rows(objective: Objective, entries: Mapping[str, Entry], listener: Listener) -> list[Row | Failure]:
-    """Every entry's row, scored on every split; a method that failed keeps its reason."""
+    """Every entry's row, scored on every split; one that failed, or whose scores are not finite, keeps its reason."""
     rows: list[Row | Failure] = []
     for done, (name, entry) in enumerate(entries.items()):
         listener.progress("scoring on every split", done, len(entries))
-        if entry.choice is None:
-            rows.append(Failure(name, str(entry.error)))
-            continue
-        scores = {split: _score(objective, entry.choice, split) for split in objective.evaluators}
-        rows.append(
-            make_row(
-                name,
-                entry.choice,
-                objective,
-                entry.tally,
-                {split: score.outcomes for split, score in scores.items()},
-                {split: score.metrics for split, score in scores.items()},
-                overhead=entry.overhead,
-                peak_memory=entry.peak_memory,
-            )
-        )
+        try:
+            rows.append(_scored(name, entry, objective))
+        except ScoreError as error:
+            listener.say(f"{name} failed: {error}", True)
+            rows.append(Failure(name, str(error)))
     listener.progress("scoring on every split", len(entries), len(entries))
     return rows
+
+
+def _scored(name: str, entry: Entry, objective: Objective) -> Row | Failure:
+    if entry.choice is None:
+        return Failure(name, str(entry.error))
+    scores = {split: _score(objective, entry.choice, split) for split in objective.evaluators}
+    outcomes = {split: score.outcomes for split, score in scores.items()}
+    metrics = {split: score.metrics for split, score in scores.items()}
+    return make_row(name, entry.choice, objective, entry.tally, outcomes, metrics, entry.peak_memory)
 
 
 def make_row(
@@ -83,14 +84,12 @@ def make_row(
     tally: Tally,
     outcomes: Mapping[str, Outcomes],
     metrics: dict[str, dict[str, float]],
-    *,
-    overhead: float = 0.0,
     peak_memory: int | None = None,
 ) -> Row:
     """A row of the report from what was chosen, what it cost and what it did on every split."""
     labels = {split: evaluator.split.labels for split, evaluator in objective.evaluators.items()}
     members = list(choice.members.values()) if isinstance(choice, Ensemble) else [choice.mix]
-    used = {column for mix in members for column in mix.support()}
+    used = {column for mix in members for column in mix.support() if column != objective.pool.base}
     return Row(
         name=name,
         metrics=metrics,
@@ -99,7 +98,7 @@ def make_row(
         computed=tally.computed,
         images=tally.images,
         gradient_images=tally.gradient_images,
-        seconds=tally.seconds + overhead,
+        seconds=tally.seconds,
         ingredients=len(used),
         models=len(members),
         peak_memory=peak_memory,
@@ -183,12 +182,15 @@ def _sweep(objective: Objective, choice: Choice | Ensemble) -> list[dict[str, An
     """Every mix along a sweep, on every split."""
     if isinstance(choice, Ensemble):
         return []
+
+    def value(mix: Mix, split: str) -> float | None:
+        try:
+            return objective.score(mix, split).value
+        except ScoreError:
+            return None  # a point of a curve that is not finite is a gap in it
+
     tests = [split for split in objective.evaluators if split != SEARCH]
     return [
-        {
-            "x": x,
-            SEARCH: objective.score(mix).value,
-            "test": {split: objective.score(mix, split).value for split in tests},
-        }
+        {"x": x, SEARCH: value(mix, SEARCH), "test": {split: value(mix, split) for split in tests}}
         for x, mix in choice.sweep.items()
     ]

@@ -6,6 +6,7 @@ MixoptError
 ├── PoolError         checkpoints that do not fit together
 ├── DataError         a split: images, labels, classes
 ├── ScoreError        a score that is not a number
+├── MixError          coefficients that are no mix
 └── RunError          the run folder: another study, another process, no space
 
 The command line turns each into one message and exit code 2; anything else is a bug and shows its traceback.
@@ -49,6 +50,10 @@ class ScoreError(MixoptError):
     def __init__(self, message: str, group: str | None = None) -> None:
         super().__init__(message)
         self.group = group
+
+
+class MixError(MixoptError):
+    """Coefficients are no mix: a wrong shape, rows that do not sum to 1, columns that do not fit."""
 
 
 class RunError(MixoptError):

@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from mixopt.ensembles import ENSEMBLES, Ensemble
-from mixopt.errors import MixoptError, RunError, SpecError, listing, names, unknown
+from mixopt.errors import MixoptError, RunError, ScoreError, SpecError, listing, names, unknown
 from mixopt.groups import make_groups
 from mixopt.listener import Listener
 from mixopt.memory import peak_memory
@@ -57,7 +57,6 @@ class Entry:
         request: The request.
         choice: What the method chose, or the ensemble; None where it failed.
         tally: All that it takes to come to the choice from nothing, its sources' share included.
-        overhead: Seconds of its own work beside evaluations.
         peak_memory: Bytes at its highest; None where nothing was computed or the system does not tell.
         error: Why it failed.
     """
@@ -65,7 +64,6 @@ class Entry:
     request: Request
     choice: Choice | Ensemble | None
     tally: Tally
-    overhead: float = 0.0
     peak_memory: int | None = None
     error: MixoptError | None = None
 
@@ -117,6 +115,15 @@ def requests_of(
     found: dict[str, Request] = {}
     problems: list[str] = []
 
+    def add_source(text: str) -> str:
+        head = text.split(":")[0]
+        known = [*method_names(), *checkpoints]
+        if head in ENSEMBLES:
+            raise SpecError("an ensemble is no mix; name rows that choose one")
+        if head not in known:
+            raise SpecError(unknown("row or checkpoint", head, known))
+        return add(text, ())
+
     def add(text: str, columns: Sequence[str]) -> str:
         request = parse(text, checkpoints, columns, defaults or {})
         for source in request.sources:
@@ -128,9 +135,11 @@ def requests_of(
     named = []
     for text in sources:
         try:
-            named.append(text if text in checkpoints else add(text, ()))
+            named.append(text if text in checkpoints else add_source(text))
         except SpecError as error:
             problems.append(f"--from {text}: {error}")
+    if clash := [name for name in checkpoints if name in (*method_names(), *ENSEMBLES)]:
+        problems.append(f"{names(clash)}: a checkpoint is called like a method; rename its file")
     if len(set(named)) < len(named):
         problems.append(f"--from: a row stands there twice: {names(named, 10)}")
     for text in texts:
@@ -179,12 +188,16 @@ def parse(
             raise SpecError(unknown("option", name, [*signature, "top", "seed"]))
         elif literal is not None:
             options[literal] = part
+        elif part in signature:
+            raise SpecError(f"option {part} needs a value: {part}=...")
+        elif columns:
+            raise SpecError(f"two parts name what to mix, {'+'.join(columns)} and {part}; join them with +")
         else:
             columns = _sources(part, checkpoints, known, signature)
     changed = {name: value for name, value in options.items() if value != usual[name]}
     wanted = columns or tuple(sources)
     shown = [
-        "+".join(wanted),
+        "+".join(f"({name})" if ":" in name else name for name in wanted),
         *(_shown(name, changed[name], signature[name][0]) for name in signature if name in changed),
         *(f"{name}={number}" for name, number in numbers.items()),
     ]
@@ -257,9 +270,13 @@ def _run(objective: Objective, request: Request, found: Mapping[str, Entry], see
         raise
     except MixoptError as error:
         return Entry(request, None, objective.tally, error=error)
-    overhead = max(0.0, time.perf_counter() - started - objective.tally.spent)
-    fresh = objective.tally.computed > 0 or not (objective.tally.asked or objective.tally.learned)
-    return Entry(request, choice, before.merged(objective.tally), overhead, highest if fresh else None)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        told = ScoreError(f"out of memory ({error}); use a smaller --batch-size, or batch=N for what learns")
+        return Entry(request, None, objective.tally, error=told)
+    tally = objective.tally
+    tally.own[request.name] = max(0.0, time.perf_counter() - started - tally.spent)
+    fresh = tally.computed > 0 or not (tally.asked or tally.learned)
+    return Entry(request, choice, before.merged(tally), highest if fresh else None)
 
 
 def _columns(objective: Objective, request: Request, found: Mapping[str, Entry]) -> tuple[dict[str, Mix], Tally]:
@@ -279,7 +296,7 @@ def _columns(objective: Objective, request: Request, found: Mapping[str, Entry])
             tally = tally.merged(entry.tally)
     if request.top is not None:
         if request.top > len(columns):
-            raise SpecError(f"top={request.top}: expected at most {len(columns)}, the number of columns")
+            raise SpecError(f"top={request.top}: there are only {len(columns)} to choose from: {names(columns)}")
         best = [name for name, _ in ranking(objective, columns)[: request.top]]
         columns = {name: columns[name] for name in best}
     return columns, tally
@@ -350,5 +367,11 @@ def _shown(name: str, value: Any, hint: Any) -> str:
     """An option as it stands in a row's name."""
     if value in _literals(hint):
         return str(value)
-    text = "/".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value).lower()
+    text = "/".join(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
     return f"{name}={text}"
+
+
+def _plain(value: Any) -> str:
+    """A value as a user writes it: 2 for 2.0, true for True."""
+    short = f"{value:g}" if isinstance(value, float) else ""
+    return short if short and float(short) == value else str(value).lower() if isinstance(value, bool) else str(value)

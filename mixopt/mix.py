@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mixopt.errors import MixoptError, names
+from mixopt.errors import MixError, MixoptError, names
 from mixopt.groups import Groups
 
 ROW_SUM_TOLERANCE = 1e-9
@@ -32,7 +32,7 @@ class Mix:
             and 1 are legal, and so are negative entries.
 
     Raises:
-        MixoptError: A wrong shape, a value that is not finite, or a row that does not sum to 1.
+        MixError: A wrong shape, a value that is not finite, or a row that does not sum to 1.
     """
 
     groups: Groups
@@ -43,7 +43,7 @@ class Mix:
         rows = np.array(self.coefficients, dtype=np.float64)
         expected = (len(self.groups), len(self.columns))
         if rows.shape != expected:
-            raise MixoptError(f"mix: expected coefficients of shape {expected} [groups, columns], got {rows.shape}")
+            raise MixError(f"mix: expected coefficients of shape {expected} [groups, columns], got {rows.shape}")
         with np.errstate(invalid="ignore"):
             totals = rows.sum(axis=1)
         wrong = [
@@ -52,7 +52,7 @@ class Mix:
             if not abs(total - 1.0) <= ROW_SUM_TOLERANCE
         ]
         if wrong:
-            raise MixoptError(f"mix: every row must be finite and sum to 1, but not those of {names(wrong)}")
+            raise MixError(f"mix: every row must be finite and sum to 1, but not those of {names(wrong)}")
         rows.flags.writeable = False
         object.__setattr__(self, "coefficients", rows)
 
@@ -84,13 +84,13 @@ class Mix:
         """Read what `as_dict` wrote.
 
         Raises:
-            MixoptError: Something is missing or of the wrong form.
+            MixError: Something is missing or of the wrong form.
         """
         try:
             groups = Groups(tuple((name, tuple(tensors)) for name, tensors in value["groups"]))
             return cls(groups, tuple(value["columns"]), np.array(value["coefficients"], dtype=np.float64))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise MixoptError(f"not a mix: {type(error).__name__}: {error}") from error
+            raise MixError(f"not a mix: {type(error).__name__}: {error}") from error
 
 
 def constant(groups: Groups, columns: Sequence[str], row: ArrayLike) -> Mix:
@@ -103,10 +103,10 @@ def one_hot(groups: Groups, columns: Sequence[str], name: str) -> Mix:
     """One ingredient alone.
 
     Raises:
-        MixoptError: ``name`` is not among ``columns``.
+        MixError: ``name`` is not among ``columns``.
     """
     if name not in columns:
-        raise MixoptError(f"mix: no column {name!r}; the columns are {names(columns, 20)}")
+        raise MixError(f"mix: no column {name!r}; the columns are {names(columns, 20)}")
     return constant(groups, columns, [float(column == name) for column in columns])
 
 
@@ -116,13 +116,13 @@ def combine(mixes: Sequence[Mix], weights: Sequence[float]) -> Mix:
     Works on the common refinement of their groups, so that per-tensor and one-row mixes combine.
 
     Raises:
-        MixoptError: No mixes, other columns, or weights that do not sum to 1.
+        MixError: No mixes, other columns, or weights that do not sum to 1.
     """
     if not mixes or len(mixes) != len(weights):
-        raise MixoptError(f"mix: expected one weight for each mix, got {len(mixes)} mixes, {len(weights)} weights")
+        raise MixError(f"mix: expected one weight for each mix, got {len(mixes)} mixes, {len(weights)} weights")
     columns = mixes[0].columns
     if any(mix.columns != columns for mix in mixes):
-        raise MixoptError("mix: only mixes over the same columns can be combined")
+        raise MixError("mix: only mixes over the same columns can be combined")
     groups = mixes[0].groups
     for mix in mixes[1:]:
         groups = groups.refine(mix.groups)
@@ -136,7 +136,7 @@ def rows_on(mix: Mix, groups: Groups) -> Coefficients:
     """The rows ``[len(groups), n_columns]`` of a mix on groups that lie within its own.
 
     Raises:
-        MixoptError: A group spans several rows of the mix.
+        MixError: A group spans several rows of the mix.
     """
     if groups == mix.groups:
         return mix.coefficients
@@ -146,7 +146,7 @@ def rows_on(mix: Mix, groups: Groups) -> Coefficients:
         found = {own.get(tensor, -1) for tensor in tensors}
         rows = {mix.coefficients[row].tobytes() for row in found if row >= 0}
         if -1 in found or len(rows) != 1:
-            raise MixoptError(f"mix: layer group {name!r} has more than one row (or none) in this mix")
+            raise MixError(f"mix: layer group {name!r} has more than one row (or none) in this mix")
         picked.append(min(found))
     return mix.coefficients[picked]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from mixopt.batchnorm import Recompute, negative_variance
 from mixopt.builder import FastBuilder, tensor_rows
 from mixopt.cache import Gradient, OutcomeCache
-from mixopt.errors import DataError, MixoptError, ScoreError, names
+from mixopt.errors import DataError, MixoptError, PoolError, ScoreError, names
 from mixopt.evaluator import EVALUATION_VERSION, Evaluator, Outcomes, Predict
 from mixopt.metrics import METRICS, Metric
 from mixopt.mix import Mix
@@ -61,12 +61,16 @@ class Tally:
     Attributes:
         asked: By content key, the images scored and the seconds that took when it was computed.
         learned: The same for gradients, and the share of the split that each saw.
+        members: Keys of the models whose logits were needed for ensembles.
+        own: By row, the seconds of a method's own work beside evaluations.
         computed: How many of both were computed rather than found in the cache.
         spent: Seconds that computing those took.
     """
 
     asked: dict[str, tuple[int, float]] = field(default_factory=dict)
     learned: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+    members: set[str] = field(default_factory=set)
+    own: dict[str, float] = field(default_factory=dict)
     computed: int = 0
     spent: float = 0.0
 
@@ -89,13 +93,15 @@ class Tally:
     def seconds(self) -> float:
         """Seconds that this takes, from nothing."""
         scoring = sum(seconds for _, seconds in self.asked.values())
-        return scoring + sum(seconds for _, seconds, _ in self.learned.values())
+        return scoring + sum(seconds for _, seconds, _ in self.learned.values()) + sum(self.own.values())
 
     def merged(self, other: Tally) -> Tally:
         """Both together; a mix that both asked for counts once."""
         return Tally(
             {**self.asked, **other.asked},
             {**self.learned, **other.learned},
+            self.members | other.members,
+            {**self.own, **other.own},
             self.computed + other.computed,
             self.spent + other.spent,
         )
@@ -196,7 +202,12 @@ class Objective:
         def compute() -> Outcomes:
             return evaluator.outcomes_of(self._logit_sum(members, keys, evaluator) / len(members))
 
-        score = self._score(digest, evaluator, compute, self._images(members[-1], evaluator))
+        # Every model's logits are needed once, however many ensembles it is in.
+        fresh = {key: mix for key, mix in zip(keys, members, strict=True) if key not in self.tally.members}
+        images = sum(self._images(mix, evaluator) for mix in fresh.values())
+        if split == SEARCH:
+            self.tally.members |= set(fresh)
+        score = self._score(digest, evaluator, compute, images)
         if not np.all(np.isfinite(score.outcomes.losses)):
             raise ScoreError(f"an ensemble of {len(members)} has losses on {split} that are not finite. {_ADVICE}")
         return score
@@ -365,6 +376,11 @@ class Objective:
 
         def loss() -> Tensor:
             logits = self._predict()(images).float()
+            if logits.is_inference() or not logits.requires_grad:
+                raise PoolError(
+                    "the family's predict gives logits without gradients (does it run under no_grad or "
+                    "inference_mode?); methods that learn coefficients need them"
+                )
             evaluator.check_classes(logits)
             self._check_all_classes(logits.shape[1])
             return F.cross_entropy(factor * logits, labels)

@@ -14,11 +14,12 @@ from mixopt import checkpoints, families, saving
 from mixopt import search as searching
 from mixopt.assemble import Assembly, assemble, family_of, ingredient_files, open_pool_of, open_splits, resolve_device
 from mixopt.crowning import base_entry, crown, make_row, score_rows
+from mixopt.ensembles import ENSEMBLES
 from mixopt.errors import MixoptError, RunError, SpecError, listing, names
 from mixopt.evaluator import Evaluator
 from mixopt.files import ENVIRONMENT, write_json
 from mixopt.inspection import describe_pool
-from mixopt.lineup import default_rows, requests_of, run_requests, soups_of_soups
+from mixopt.lineup import Request, default_rows, requests_of, run_requests, soups_of_soups
 from mixopt.listener import Listener, TrialEvent
 from mixopt.methods import Choice
 from mixopt.mix import Recipe
@@ -95,7 +96,7 @@ def search(
         MixoptError: Bad input; nothing already computed is lost.
     """
     spec = load_spec({"models": models, **options}, None if study is None else Path(study))
-    return _in_folder(spec, listener, _search)
+    return _in_folder("search", spec, listener, _search)
 
 
 def compare(
@@ -119,16 +120,25 @@ def compare(
         MixoptError: Bad input, or no method at all could choose a mix; nothing already computed is lost.
     """
     spec = load_spec({"models": models, **options}, None if study is None else Path(study))
-    return _in_folder(spec, listener, _compare)
+    return _in_folder("compare", spec, listener, _compare)
 
 
 def _in_folder(
-    spec: StudySpec, listener: Listener | None, work: Callable[[StudySpec, RunFolder, Listener], Result]
+    command: str,
+    spec: StudySpec,
+    listener: Listener | None,
+    work: Callable[[StudySpec, RunFolder, Listener], Result],
 ) -> Result:
-    """Do a run's work while holding its folder; a full disk becomes one message."""
+    """Do a run's work while holding its folder; a full disk becomes one message.
+
+    Where no folder was named, and the usual one holds the other command's result, the work goes beside it.
+    """
     folder = RunFolder(spec.folder)
+    if spec.out is None and folder.holds() not in (None, command):
+        folder = RunFolder(folder.path.with_name(f"{folder.path.name}-{command}"))
     with folder.locked():
         try:
+            folder.check_free_for(command)
             return work(spec, folder, _logged(listener or Listener(), folder))
         except OSError as error:
             if error.errno not in ENVIRONMENT:
@@ -330,38 +340,73 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
 
 def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareResult:
     started = time.monotonic()
-    folder.check_free_of_search()
+    requests = _rows_wanted(spec, listener)
     assembly = assemble(spec, listener)
     objective = assembly.objective
-    pool = objective.pool
-    usual = soups_of_soups() if spec.sources else default_rows(len(pool.ingredients))
-    requests = requests_of(spec.methods or usual, pool.columns, spec.sources, greedy_defaults(spec))
-    folder.write_spec(spec)
+    facts = _compared(spec, assembly)
+    _check_same_comparison(folder, facts)
     announce(spec, assembly, listener)
-    listener.say(f"{len(requests)} rows: {names(requests, len(requests))}", False)
     entries = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=listener)
     rows = score_rows(objective, base_entry(objective) | entries, listener)
-    mixes = {name: entry.mix for name, entry in entries.items() if entry.mix is not None}
-    failed = {name: str(entry.error) for name, entry in entries.items() if entry.error is not None}
+    failed = {row.name: row.reason for row in rows if isinstance(row, Failure)}
+    mixes = {name: entry.mix for name, entry in entries.items() if entry.mix is not None and name not in failed}
     if not mixes:
-        reasons = [f"{name}: {reason}" for name, reason in failed.items()]
         raise RunError(
-            listing("no method could choose a mix", reasons)
-            if reasons
-            else "--methods: only ensembles were asked for, and there is no mix to save; name a method that chooses one"
+            listing("no method could choose a mix", [f"{name}: {reason}" for name, reason in failed.items()])
         )
+    folder.write_spec(spec)
     best = best_row([row for row in _made(rows) if row.name in mixes], spec.metric)
     crowned = crown(spec, assembly, folder, best, mixes[best], listener)
-    facts = {
+    more = {
         "command": "compare",
         "best": best,
         "verification": crowned.verification,
         "failed": failed,
+        "compared": facts,
         **_run_facts(spec, assembly, started),
     }
-    report = make_report(rows, spec.metric, facts)
+    report = make_report(rows, spec.metric, more)
     write_json(folder.report, report)
     return CompareResult(folder.path, crowned.recipe, report, failed)
+
+
+def _rows_wanted(spec: StudySpec, listener: Listener) -> dict[str, Request]:
+    """The rows of a comparison, from file names alone: a wrong one is told before anything is opened."""
+    if spec.top is not None:
+        raise SpecError(f"ingredients = {spec.top}: a number is for a search; here a row takes so many: uniform:top=4")
+    files, base = ingredient_files(spec)
+    columns = [*files, *([base[0]] if base else [])]
+    wanted = spec.methods or (soups_of_soups() if spec.sources else default_rows(len(files)))
+    requests = requests_of(wanted, columns, spec.sources, greedy_defaults(spec))
+    if all(request.method in ENSEMBLES for request in requests.values()):
+        raise SpecError("--methods: only ensembles, and no mix to save; name a method that chooses one as well")
+    listener.say(f"rows: {names(requests, len(requests))}", False)
+    return requests
+
+
+def _compared(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
+    """What must not change between comparisons in one folder."""
+    pool = assembly.objective.pool
+    return {
+        "checkpoints": {name: digest[:12] for name, digest in pool.fingerprints.items()},
+        "base": pool.base,
+        "metric": spec.metric,
+        "data": assembly.objective.evaluators[SEARCH].split.fingerprint[:12],
+    }
+
+
+def _check_same_comparison(folder: RunFolder, facts: Mapping[str, Any]) -> None:
+    """Refuse to replace a comparison of something else.
+
+    Raises:
+        RunError: The folder holds one of other checkpoints, data or metric.
+    """
+    before = folder.content().get("compared", facts)
+    if changed := [key for key in facts if before.get(key) != facts[key]]:
+        raise RunError(
+            f"{folder.path}: holds a comparison with another {' and another '.join(changed)}; choose another folder "
+            "with --out"
+        )
 
 
 def _made(rows: Sequence[Row | Failure]) -> list[Row]:

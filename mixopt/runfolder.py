@@ -65,20 +65,36 @@ class RunFolder:
             lock.release()
             self._remove_if_unused()
 
-    def check_free_of_search(self) -> None:
-        """Refuse to write another result over a search's.
+    def holds(self) -> str | None:
+        """The command whose result lies here: ``search``, ``compare``, or None."""
+        found = self.content()
+        if self.journal.exists():
+            return "search"
+        # Reports of searches did not always name their command.
+        return str(found.get("command", "search")) if found else None
+
+    def content(self) -> dict[str, Any]:
+        """What report.json holds; nothing where there is none."""
+        try:
+            found = json.loads(self.report.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def check_free_for(self, command: str) -> None:
+        """Refuse to write one command's result over the other's.
+
+        Args:
+            command: ``search`` or ``compare``.
 
         Raises:
-            RunError: The folder holds a search.
+            RunError: The folder holds a result of the other.
         """
-        try:
-            command = json.loads(self.report.read_text()).get("command", "search")
-        except (OSError, ValueError, AttributeError):
-            command = None
-        if self.journal.exists() or command == "search":
+        if self.holds() not in (None, command):
+            other = {"search": "comparison", "compare": "search"}[command]
             raise RunError(
-                f"{self.path}: holds a search, and a comparison would replace its model and report; choose another "
-                f"folder, such as --out {self.path}-compare"
+                f"{self.path}: holds a {other}, whose model and report would be replaced; choose another folder, such "
+                f"as --out {self.path}-{command}"
             )
 
     def write_spec(self, spec: StudySpec) -> None:

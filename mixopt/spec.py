@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mixopt.errors import SpecError, listing, unknown
 from mixopt.groups import SCHEMES
@@ -96,6 +96,8 @@ class StudySpec(BaseModel):
     templates: tuple[str, ...] | None = None
     data: DataSpec = Field(default_factory=DataSpec)
     metric: str = "accuracy"
+    methods: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     trials: Annotated[int, Field(ge=1)] = 200
     sampler: str = "cmaes"
     population: Annotated[int, Field(ge=2)] | None = None
@@ -105,8 +107,6 @@ class StudySpec(BaseModel):
     top: Annotated[int, Field(ge=2)] | None = None
     start: str = "best"
     greedy_rule: Literal["at-least", "strict"] = "at-least"
-    methods: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
     batchnorm: Literal["average", "recompute", "auto"] = "auto"
     limit: Annotated[int, Field(ge=1)] | None = None
     timeout: Annotated[float, Field(gt=0)] | None = None
@@ -138,7 +138,10 @@ class StudySpec(BaseModel):
         parts = [value] if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
             return value
-        return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
+        found = tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
+        if parts and not found:
+            raise ValueError("expected at least one row")
+        return found
 
     @field_validator("metric")
     @classmethod
@@ -162,9 +165,11 @@ class StudySpec(BaseModel):
 
     @field_validator("start")
     @classmethod
-    def _known_start(cls, value: str) -> str:
-        is_file = value.endswith((".json", ".safetensors"))
-        return value if is_file else _known("start", value, STARTS, ", or a recipe.json")
+    def _known_start(cls, value: str, info: ValidationInfo) -> str:
+        # With other mixes as columns, one of them may be the start: checked once their names are known.
+        if info.data.get("sources") or value.endswith((".json", ".safetensors")):
+            return value
+        return _known("start", value, STARTS, ", or a recipe.json")
 
 
 def default_cache() -> Path:
@@ -268,7 +273,8 @@ def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
     place = ".".join(str(part) for part in detail["loc"])
     key = str(detail["loc"][0]) if detail["loc"] else ""
     source = where.get(".".join(str(part) for part in detail["loc"][:2]), where.get(key, ""))
-    head = f"{source}: {place}" if source else f"--{_FLAGS.get(place, place).replace('_', '-')}"
+    named = _FLAGS.get(place, place) if key == "sources" else place
+    head = f"{source}: {named}" if source else f"--{_FLAGS.get(place, place).replace('_', '-')}"
     if detail["type"] == "extra_forbidden":
         known = DataSpec.model_fields if key == "data" and len(detail["loc"]) > 1 else StudySpec.model_fields
         return f"{head}: " + unknown("key", str(detail["loc"][-1]), known)

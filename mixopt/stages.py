@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from mixopt import saving
 from mixopt.assemble import BATCHNORM, PRECISION, Assembly
-from mixopt.errors import PoolError, SpecError, names
+from mixopt.errors import PoolError, ScoreError, SpecError, names
 from mixopt.groups import Groups, block_names, make_groups
 from mixopt.lineup import (
     Entry,
@@ -26,7 +27,7 @@ from mixopt.lineup import (
 from mixopt.listener import Listener
 from mixopt.methods.individual import ranking
 from mixopt.mix import Mix, one_hot, rows_on
-from mixopt.objective import SEARCH, Objective, Tally
+from mixopt.objective import SEARCH, Objective, Score, Tally
 from mixopt.pool import Pool
 from mixopt.spaces import Space
 from mixopt.spaces.composed import Composed
@@ -64,19 +65,26 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
         done += count
         listener.progress("timing one evaluation", done, images)
 
-    first = objective.counting(on_batch=on_batch).score(next(iter(ingredient_mixes(objective).values())))
+    first = _first_score(objective.counting(on_batch=on_batch))
     listener.say(
         f"one evaluation: {images:,} images in {first.seconds:.2f} s ({images / first.seconds:,.0f} images/s)", False
     )
     return first.seconds
 
 
+def _first_score(objective: Objective) -> Score:
+    """The score of the first ingredient that has a finite one."""
+    *others, last = ingredient_mixes(objective).values()
+    for mix in others:
+        with suppress(ScoreError):
+            return objective.score(mix)
+    return objective.score(last)
+
+
 def announce_search(spec: StudySpec, pool: Pool, seconds: float, listener: Listener) -> None:
     """Say over what a search will run, and how long at most, given the seconds of one evaluation."""
     groups, count = plan_space(spec, pool)
-    what = "ingredients"
-    if spec.sources:
-        count, what = len(spec.sources), "mixes"
+    what = "mixes" if spec.sources else "ingredients"
     listener.say(
         f"search over {len(groups)} layer groups ({names(groups.names, 3)}) x {count} {what} = "
         f"{len(groups) * count} dimensions",
@@ -130,20 +138,20 @@ def run_baselines(spec: StudySpec, assembly: Assembly, listener: Listener) -> di
 
 
 def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:
-    """Layer groups, and the number of ingredients to search over.
+    """Layer groups, and the number of ingredients (or of mixes, with ``--from``) to search over.
 
     What is not given is chosen so that the dimensions stay at 32 or fewer: the ingredients that rank first, and
     blocks or, where those are too many, contiguous segments along depth.
     """
     if spec.groups is not None:
         groups = make_groups(spec.groups, pool.sizes)
-        count = spec.top or max(2, DIMENSIONS // len(groups))
+        count = len(spec.sources) or spec.top or max(2, DIMENSIONS // len(groups))
     else:
-        count = min(spec.top or INGREDIENTS, len(pool.ingredients))
+        count = len(spec.sources) or min(spec.top or INGREDIENTS, len(pool.ingredients))
         most = max(1, DIMENSIONS // count)
         blocks = len(set(block_names(pool.sizes).values()))
         groups = make_groups("block" if blocks <= most else min(most, len(pool.sizes)), pool.sizes)
-    return groups, min(count, len(pool.ingredients))
+    return groups, count if spec.sources else min(count, len(pool.ingredients))
 
 
 def check_plan(spec: StudySpec, objective: Objective) -> None:
@@ -157,10 +165,20 @@ def check_plan(spec: StudySpec, objective: Objective) -> None:
         raise PoolError(f"{spec.models}: a search needs at least two ingredients, found {names(pool.ingredients)}")
     plan_space(spec, pool)
     search_requests(spec, pool)
-    if len(spec.sources) == 1:
-        raise SpecError(f"--from {spec.sources[0]}: a search over mixes needs at least two of them")
+    if spec.sources:
+        _check_sources(spec, pool)
     if spec.start.endswith((".json", ".safetensors")):
         start_mix(spec, objective, {})
+
+
+def _check_sources(spec: StudySpec, pool: Pool) -> None:
+    sources = sources_of(spec, pool)
+    if len(sources) == 1:
+        raise SpecError(f"--from {sources[0]}: a search over mixes needs at least two of them")
+    if spec.start not in ("best", *sources):
+        raise SpecError(f"--start {spec.start}: with --from, expected best or one of {names(sources, 20)}")
+    if spec.top is not None:
+        raise SpecError(f"--ingredients {spec.top}: with --from, the search is over its mixes; leave one of them out")
 
 
 def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Space:
@@ -186,29 +204,20 @@ def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, En
 def _space_of_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry], groups: Groups) -> Composed:
     """The simplex of other rows' mixes, around the best of them or the one that ``--start`` names."""
     mixes = source_mixes(spec, objective, baselines)
-    if spec.start == "best":
-        start = ranking(objective.counting(), mixes)[0][0]
-    elif spec.start in mixes:
-        start = spec.start
-    else:
-        raise SpecError(f"--start {spec.start}: with --from, expected best or one of {names(mixes, 20)}")
+    start = ranking(objective.counting(), mixes)[0][0] if spec.start == "best" else spec.start
     return Composed(Simplex(one_hot(groups, tuple(mixes), start), tuple(mixes), spec.radius), mixes)
 
 
 def source_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> dict[str, Mix]:
-    """The mixes that ``--from`` names.
-
-    Raises:
-        SpecError: One of them is an ensemble.
-    """
+    """The mixes that ``--from`` names."""
     pool = objective.pool
-    found = {}
-    for name in source_names(spec.sources, pool.columns, greedy_defaults(spec)):
-        mix = checkpoint_mix(objective, name) if name in pool.columns else baselines[name].mix
-        if mix is None:
-            raise SpecError(f"--from {name}: an ensemble is no mix")
-        found[name] = mix
-    return found
+    wanted = {name: None if name in pool.columns else baselines[name].mix for name in sources_of(spec, pool)}
+    return {name: mix or checkpoint_mix(objective, name) for name, mix in wanted.items()}
+
+
+def sources_of(spec: StudySpec, pool: Pool) -> tuple[str, ...]:
+    """The names of the rows and checkpoints that ``--from`` lists."""
+    return source_names(spec.sources, pool.columns, greedy_defaults(spec))
 
 
 def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Mix:
@@ -220,9 +229,8 @@ def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
     name = best_baseline(objective, baselines) if spec.start == "best" else spec.start
     if name in baselines:
         mix = baselines[name].mix
-        if mix is None:
-            raise SpecError(f"--start {name}: an ensemble is no mix")
-        return mix
+        if mix is not None:
+            return mix
     recipe = saving.load_recipe(Path(spec.start))
     pool = objective.pool
     by_hash = {digest: column for column, digest in pool.fingerprints.items()}
@@ -243,13 +251,18 @@ def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
 
 def start_tally(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Tally:
     """What it takes to find the start and the columns to search over, from nothing."""
-    wanted = source_mixes(spec, objective, baselines) if spec.sources else baselines
-    tally = baselines["individual"].tally
-    for name, entry in baselines.items():
-        if name in wanted and entry.mix is not None and (spec.sources or spec.start in ("best", name)):
+    if spec.sources:
+        columns, tally = source_mixes(spec, objective, baselines), Tally()
+    else:  # the ingredients to search over are those that rank first
+        columns = {name: entry.mix for name, entry in baselines.items() if entry.mix is not None}
+        tally = baselines["individual"].tally
+    for name, mix in columns.items():
+        if name in baselines and (spec.sources or spec.start in ("best", name)):
+            tally = tally.merged(baselines[name].tally)
+        if spec.start in ("best", name):
             scoring = objective.counting()
-            scoring.score(entry.mix)  # counted where choosing it asked for nothing
-            tally = tally.merged(entry.tally).merged(scoring.tally)
+            scoring.score(mix)  # counted where choosing it asked for nothing
+            tally = tally.merged(scoring.tally)
     return tally
 
 
@@ -277,7 +290,7 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "family": hashlib.sha256(family.encode()).hexdigest()[:12],
         "groups": "auto" if spec.groups is None else make_groups(spec.groups, pool.sizes).as_dict(),
         "ingredients": spec.top,
-        "from": list(spec.sources),
+        **({"from": list(sources_of(spec, pool))} if spec.sources else {}),
         f"data {SEARCH}": objective.evaluators[SEARCH].split.fingerprint[:12],
         "metric": spec.metric,
         "sampler": spec.sampler,

@@ -107,7 +107,16 @@ def test_every_option_of_a_study_is_a_flag_of_search_or_compare() -> None:
         assert renamed.get(field, f"--{field.replace('_', '-')}") in flags
 
 
-ONLY_COMPARE = {"methods"}
+# A number of ingredients is for a search.
+ONLY_COMPARE = {"methods", "ingredients"}
+
+
+def test_help_of_compare_lists_the_methods() -> None:
+    from mixopt.ensembles import ENSEMBLES
+    from mixopt.methods import method_names
+
+    assert ", ".join(sorted([*method_names(), *ENSEMBLES])) == runs.METHODS
+    assert runs.METHODS in " ".join(invoke("compare", "--help").stdout.split())
 
 
 @pytest.mark.parametrize("name", [name for name in signature(runs.compare).parameters if name not in ONLY_COMPARE])
@@ -339,8 +348,8 @@ def test_comparison_shows_scores_then_differences(comparing: Comparing, tmp_path
     report = report_of(["search", "test"])
     lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
     assert lines[0] == f"accuracy by method; {tmp_path / 'run'}"
-    assert lines[6] == "difference to individual and greedy, exact McNemar p"
-    for at, (header, cells) in ((1, table(report, intervals=True)), (7, comparisons(report))):
+    assert lines[6] == "paired difference in accuracy, exact McNemar p"
+    for at, (header, cells) in ((1, table(report, intervals=True, details=True)), (7, comparisons(report))):
         assert [columns_of(line) for line in (lines[at], *lines[at + 2 : at + 5])] == [header, *cells]
     assert "±" in lines[3]
     assert "intervals" not in result.stdout, "a line about them is only for terminals that are too narrow"
@@ -368,10 +377,13 @@ def test_terminal_shows_what_it_has_room_for(
     found, whole = widths(report), columns == 250
     below = ", ".join(f"{name} ±{width:.4f}" for name, width in found.items())
     assert (f"95 % intervals are at most: {below}\n" in plain) != whole
-    for cells in (table(report, intervals=whole)[1], comparisons(report)[1]):
-        for row in cells:
-            for cell in row:
-                assert cell in plain
+    for row in table(report, intervals=whole, details=whole)[1]:
+        for cell in row:
+            assert cell in plain
+    assert ("paired tests against individual and greedy: in report.json" in plain) != whole
+    for row in comparisons(report)[1] if whole else []:
+        for cell in row:
+            assert cell in plain
 
 
 @pytest.mark.parametrize("more", [[], ["--quiet"], ["--json"], ["--json", "--quiet"]])

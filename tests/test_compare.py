@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from mixopt import Listener, RunError, SpecError, run
-from mixopt.lineup import default_rows
+from mixopt import Listener, RunError, ScoreError, SpecError, load_spec, open_objective, run
+from mixopt.evaluator import Evaluator
+from mixopt.families.open_clip import OpenClip
+from mixopt.lineup import default_rows, requests_of, run_requests
 from mixopt.objective import Objective
 
 FEW = ("individual", "uniform", "greedy", "wise_ft:greedy", "model_stock", "greedy_ensemble")
@@ -138,7 +143,7 @@ def test_a_method_that_fails_leaves_a_row(clip_pool: Path, run_options: dict[str
     assert set(result.failed) == {"wise_ft:greedy", "model_stock"}
     row = rows_of(result)["model_stock"]
     assert row["search"] is None
-    assert "needs the base" in row["error"]
+    assert "it needs the base" in row["error"]
     assert rows_of(result)["greedy"]["search"] > 0
     assert any("model_stock failed" in text and warned for text, warned in said)
     assert "base" not in rows_of(result)
@@ -149,7 +154,7 @@ def test_nothing_but_failures_or_ensembles_is_an_error(clip_pool: Path, run_opti
     (clip_pool / "pool.toml").write_text(text)
     with pytest.raises(RunError, match=r"no method could choose a mix, 2 problems:\n.*model_stock"):
         run.compare(clip_pool, methods="model_stock,task_arithmetic", **run_options)
-    with pytest.raises(RunError, match="only ensembles were asked for"):
+    with pytest.raises(SpecError, match="only ensembles, and no mix to save"):
         run.compare(clip_pool, methods="ensemble", **run_options)
 
 
@@ -177,8 +182,24 @@ def test_a_comparison_may_be_followed_by_another(clip_pool_template: Path, run_o
     run.compare(clip_pool_template, methods="uniform", **run_options)
     result = run.compare(clip_pool_template, methods="individual", **run_options)
     assert result.recipe.method == "individual"
-    with pytest.raises(RunError, match="holds the result of another study"):
+    with pytest.raises(RunError, match=r"holds a comparison, .* --out .*-search"):
         run.search(clip_pool_template, trials=2, **run_options)
+    before = (run_options["out"] / "report.json").read_bytes()
+    with pytest.raises(RunError, match="holds a comparison with another metric"):
+        run.compare(clip_pool_template, methods="individual", metric="nll", **run_options)
+    assert (run_options["out"] / "report.json").read_bytes() == before
+
+
+def test_without_a_folder_named_search_and_comparison_lie_side_by_side(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"cache": tmp_path / "cache", "device": "cpu"}
+    assert run.search(clip_pool_template, trials=2, **options).folder == Path("runs/pool")
+    for _ in range(2):
+        compared = run.compare(clip_pool_template, methods="uniform", **options)
+        assert compared.folder == Path("runs/pool-compare")
+    assert run.search(clip_pool_template, trials=3, **options).folder == Path("runs/pool")
 
 
 def test_other_metrics_decide_and_have_intervals(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
@@ -217,8 +238,10 @@ def test_a_search_may_start_from_other_mixes(clip_pool_template: Path, run_optio
     ("options", "says"),
     [
         ({"sources": ("uniform",)}, "--from uniform: a search over mixes needs at least two"),
-        ({"sources": ("uniform", "gredy")}, "unknown method 'gredy'"),
+        ({"sources": ("uniform", "gredy")}, "unknown row or checkpoint 'gredy'"),
         ({"sources": ("uniform", "ensemble")}, "--from ensemble: an ensemble is no mix"),
+        ({"sources": ("uniform", "greedy"), "top": 2}, "--ingredients 2: with --from"),
+        ({"start": "wise_ft"}, "--start: unknown start 'wise_ft'"),
         (
             {"sources": ("uniform", "individual"), "start": "greedy"},
             "--start greedy: with --from, expected best or one",
@@ -226,7 +249,172 @@ def test_a_search_may_start_from_other_mixes(clip_pool_template: Path, run_optio
     ],
 )
 def test_sources_of_a_search_that_cannot_be(
-    options: dict[str, Any], says: str, clip_pool_template: Path, run_options: dict[str, Any]
+    options: dict[str, Any],
+    says: str,
+    clip_pool_template: Path,
+    run_options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("something was scored")
+
+    monkeypatch.setattr(Objective, "_compute", fail)
     with pytest.raises(SpecError, match=says):
         run.search(clip_pool_template, trials=2, **options, **run_options)
+
+
+@pytest.mark.parametrize(
+    ("sources", "start", "evaluations"),
+    [
+        (("uniform", "model_stock"), "best", 2),
+        (("base", "uniform"), "best", 2),
+        (("uniform", "model_stock"), "model_stock", 1),
+        (("greedy", "uniform"), "best", 7 + 1),
+    ],
+)
+def test_a_search_over_mixes_counts_what_led_to_it(
+    sources: tuple[str, ...], start: str, evaluations: int, clip_pool_template: Path, run_options: dict[str, Any]
+) -> None:
+    result = run.search(clip_pool_template, trials=1, sources=sources, start=start, **run_options)
+    (row,) = (row for row in result.report["methods"] if row["name"] == "search")
+    assert row["evaluations"] == evaluations
+    assert result.report["best"]
+
+
+def test_the_dimensions_of_a_search_over_mixes_follow_their_number(
+    clip_pool_template: Path, run_options: dict[str, Any]
+) -> None:
+    result = run.search(clip_pool_template, trials=1, sources=("uniform", "model_stock"), **run_options)
+    assert result.report["space"]["dims"] == 4 * 2, "four blocks, two mixes"
+
+
+def test_a_study_from_before_there_were_sources_goes_on(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
+    run.search(clip_pool_template, trials=2, **run_options)
+    journal = (run_options["out"] / "study.journal").read_text()
+    assert '"facts"' in journal
+    assert '"from"' not in journal
+
+
+# Rows that cannot be scored
+
+
+def test_a_final_mix_that_is_not_finite_is_a_row_that_failed(
+    clip_pool_template: Path, run_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Objective.score
+
+    def score(self: Objective, mix: Any, split: str = "search") -> Any:
+        if split == "test" and len(mix.support()) == 4:
+            raise ScoreError("3 of 96 losses on test are not finite")
+        return real(self, mix, split)
+
+    monkeypatch.setattr(Objective, "score", score)
+    said: list[str] = []
+    listener = Listener(say=lambda text, warned: said.append(text) if warned else None)
+    result = run.compare(clip_pool_template, methods="individual,uniform,wise_ft", listener=listener, **run_options)
+    assert result.failed == {"uniform": "3 of 96 losses on test are not finite"}
+    assert rows_of(result)["uniform"]["error"].startswith("3 of 96")
+    assert result.report["best"] in ("individual", "wise_ft")
+    assert any("uniform failed" in text for text in said)
+
+
+@pytest.mark.parametrize("kind", ["no_grad", "inference_mode"])
+def test_a_predict_without_gradients_fails_the_learned_rows_alone(
+    kind: str, clip_pool_template: Path, run_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OpenClip.predict
+
+    def predict(self: OpenClip, module: Any, fixed: frozenset[str]) -> Any:
+        inner = real(self, module, fixed)
+
+        def logits(images: Any) -> Any:
+            with getattr(torch, kind)():
+                return inner(images)
+
+        return logits
+
+    monkeypatch.setattr(OpenClip, "predict", predict)
+    result = run.compare(clip_pool_template, methods="uniform,learned,learned_by_layer", **run_options)
+    assert set(result.failed) == {"learned", "learned_by_layer"}
+    assert all("logits without gradients" in reason for reason in result.failed.values())
+
+
+def test_running_out_of_memory_fails_one_row(
+    clip_pool_template: Path, run_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+
+    monkeypatch.setattr(Objective, "_differentiate", fail)
+    result = run.compare(clip_pool_template, methods="uniform,learned", **run_options)
+    assert "out of memory (tried to allocate 80 GiB); use a smaller --batch-size" in result.failed["learned"]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "nll", "balanced_accuracy"])
+def test_one_sample_is_enough_for_a_report(metric: str, clip_pool_template: Path, run_options: dict[str, Any]) -> None:
+    result = run.compare(clip_pool_template, limit=1, metric=metric, methods="individual,uniform", **run_options)
+    low, high = rows_of(result)["uniform"]["interval"]["search"]
+    assert low <= rows_of(result)["uniform"]["search"] <= high
+
+
+def test_a_refused_search_leaves_a_comparisons_folder_as_it_was(
+    clip_pool_template: Path, run_options: dict[str, Any]
+) -> None:
+    run.compare(clip_pool_template, methods="uniform", **run_options)
+    with pytest.raises(RunError, match="holds a comparison"):
+        run.search(clip_pool_template, trials=2, **run_options)
+    assert not (run_options["out"] / "study.journal").exists()
+    run.compare(clip_pool_template, methods="uniform", **run_options)
+
+
+def test_an_older_searchs_report_is_not_overwritten(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
+    folder = run_options["out"]
+    folder.mkdir()
+    (folder / "run.toml").write_text("")
+    (folder / "report.json").write_text(json.dumps({"metric": "accuracy", "methods": []}))
+    with pytest.raises(RunError, match="holds a search"):
+        run.compare(clip_pool_template, methods="uniform", **run_options)
+
+
+def test_seconds_include_the_own_work_of_sources(
+    clip_pool_template: Path, run_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mixopt.methods import model_stock
+
+    real = model_stock.choose
+
+    @functools.wraps(real)
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.5)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(model_stock, "choose", slow)
+    rows = rows_of(run.compare(clip_pool_template, methods="uniform:model_stock,model_stock", **run_options))
+    assert rows["uniform:model_stock"]["seconds"] >= 0.5
+    assert rows["model_stock"]["seconds"] >= 0.5
+
+
+def test_images_of_a_greedy_ensemble_are_those_that_ran(
+    clip_pool_template: Path, run_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = [0]
+    real = Evaluator._forward
+
+    def counting(self: Evaluator, *arguments: Any) -> Any:
+        for item in real(self, *arguments):
+            if self.split.name == "search":
+                ran[0] += len(item[1])
+            yield item
+
+    monkeypatch.setattr(Evaluator, "_forward", counting)
+    spec = load_spec({"models": clip_pool_template, **run_options})
+    objective = open_objective(spec)
+    ran[0] = 0
+    found = run_requests(
+        objective,
+        requests_of(["greedy_ensemble"], objective.pool.columns),
+        seed=0,
+        device=torch.device("cpu"),
+        listener=Listener(),
+    )
+    assert found["greedy_ensemble"].tally.images == ran[0]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mixopt.cli.files import build, evaluate, inspect
-from mixopt.cli.runs import compare, demo, search
+from mixopt.cli.runs import METHODS, compare, demo, search
 from mixopt.version import __version__
 
 __all__ = ["app", "main"]
@@ -27,12 +27,12 @@ app.command(
 app.command(
     epilog="Example: [bold]mixopt compare --models my_sweep/ --methods greedy,wise_ft,model_stock[/bold]. Scores are "
     "cached: the same command again only adds what is missing. Exit code 2: bad input; 3: the table is complete but "
-    "for rows that failed, which are told on stderr."
+    f"for rows that failed, which are told on stderr. [bold]Methods:[/bold] {METHODS}; the README has their variants."
 )(compare)
 app.command(epilog="Example: [bold]mixopt build runs/my_sweep/recipe.json -o fused.safetensors[/bold]")(build)
 app.command(epilog="Example: [bold]mixopt evaluate fused.safetensors --data test.npz[/bold]")(evaluate)
 app.command(epilog="Example: [bold]mixopt inspect my_sweep/[/bold]")(inspect)
-app.command(epilog="Example: [bold]mixopt demo[/bold]. Needs scikit-learn: pip install 'mixopt[demo]'.")(demo)
+app.command(epilog="Example: [bold]mixopt demo[/bold]. Needs scikit-learn: pip install 'mixopt\\[demo]'.")(demo)
 
 
 @app.callback(invoke_without_command=True)

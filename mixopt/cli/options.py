@@ -35,6 +35,8 @@ Ingredients = Annotated[
     option(POOL, "Glob of the ingredients' files (repeatable), or a number: search over the so many that rank first."),
 ]
 
+IngredientFiles = Annotated[list[str] | None, option(POOL, "Glob of the ingredients' files (repeatable).")]
+
 Classnames = Annotated[list[str] | None, option(DATA, "Class name, in the order of the labels (repeatable).")]
 Templates = Annotated[list[str] | None, option(DATA, "Prompt with {} for the class name (repeatable).")]
 Data = Annotated[Path | None, option(DATA, "The split that selects: .npz, or a folder of class folders.")]

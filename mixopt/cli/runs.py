@@ -13,6 +13,11 @@ from mixopt.cli.options import CHOICE, RUN, SEARCH, option, split_ingredients, s
 from mixopt.cli.screen import Screen
 from mixopt.cli.show import show_comparison, show_run
 
+# Written out, because looking them up would import torch; a test compares.
+METHODS = (
+    "ensemble, greedy, greedy_ensemble, individual, learned, learned_by_layer, lines, manifold, model_stock, "
+    "task_arithmetic, trajectory, uniform, wise_ft"
+)
 SEARCH_RESUMES = "; finished trials are kept: the same command again goes on from here"
 COMPARE_RESUMES = "; scores so far are kept: the same command again goes on from here"
 
@@ -96,7 +101,7 @@ def compare(
     family: shared.Family = None,
     model: shared.Model = None,
     base: shared.Base = None,
-    ingredients: shared.Ingredients = None,
+    ingredients: shared.IngredientFiles = None,
     classnames: shared.Classnames = None,
     templates: shared.Templates = None,
     data: shared.Data = None,
@@ -163,6 +168,7 @@ def demo(
                 result = run.search(pool, out=out / "run", trials=trials, seed=seed, cache=cache, listener=listener)
         show_run(screen, result.report, result.folder)
         if not as_json:
-            screen.out(f"Next: mixopt inspect {pool}, or the same search again: mixopt search --models {pool}")
+            screen.out(f"Next: mixopt compare --models {pool} for every published recipe, mixopt inspect {pool}, or")
+            screen.out(f"more trials: mixopt search --models {pool} --out {result.folder} --trials {2 * trials}")
 
     run_command(work, quiet, as_json, resume=f"{SEARCH_RESUMES}, or makes the pool anew where that was not done")

@@ -36,8 +36,12 @@ def show_comparison(screen: Screen, report: Mapping[str, Any], failed: Mapping[s
     else:
         _show_scores(screen, report, folder)
         _show_differences(screen, report)
+        _show_winner(screen, report, folder)
+    rows_of: dict[str, list[str]] = {}
     for name, reason in failed.items():
-        screen.error(f"{name}: {' '.join(reason.split())}", kind="failed")
+        rows_of.setdefault(" ".join(reason.split()), []).append(name)
+    for reason, rows in rows_of.items():
+        screen.error(f"{', '.join(rows)}: {reason}", kind="failed")
 
 
 def _show_scores(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
@@ -45,11 +49,13 @@ def _show_scores(screen: Screen, report: Mapping[str, Any], folder: Path) -> Non
     from mixopt.report import table, widths
 
     title = f"{report['metric']} by method; {folder}"
-    header, cells = table(report, intervals=True)
+    header, cells = table(report, intervals=True, details=True)
     if screen.fits(header, cells):
         screen.table(title, header, cells)
         return
-    header, cells = table(report, intervals=False)
+    header, cells = table(report, details=True)
+    if not screen.fits(header, cells):
+        header, cells = table(report)
     screen.table(title, header, cells)
     widest = [f"{column} ±{width:.4f}" for column, width in widths(report).items()]
     screen.out(f"95 % intervals are at most: {', '.join(widest)}")
@@ -59,8 +65,22 @@ def _show_differences(screen: Screen, report: Mapping[str, Any]) -> None:
     from mixopt.report import comparisons
 
     header, cells = comparisons(report)
-    if len(header) > 1:
-        screen.table("difference to individual and greedy, exact McNemar p", header, cells)
+    if len(header) == 1:
+        return
+    if screen.fits(header, cells):
+        screen.table("paired difference in accuracy, exact McNemar p", header, cells)
+    else:
+        screen.out("paired tests against individual and greedy: in report.json, and here in a wider terminal")
+
+
+def _show_winner(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
+    from mixopt.report import ties
+
+    equal = ties(report)
+    tied = f" (as good there: {', '.join(equal)})" if equal else ""
+    screen.out(f"best on the selection split: {report['best']}{tied}; saved as {folder / 'model.safetensors'}")
+    screen.out(f"Next: mixopt evaluate {folder / 'model.safetensors'} --data FILE; for another row's model, the same")
+    screen.out("command with --methods ROW and another --out, which takes its scores from the cache")
 
 
 def show_splits(screen: Screen, result: Mapping[str, Any]) -> None:

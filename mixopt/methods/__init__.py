@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mixopt.errors import PoolError, ScoreError, SpecError, names, unknown
+from mixopt.groups import Groups, make_groups
 from mixopt.mix import Mix, one_hot
 from mixopt.objective import Objective
 
@@ -65,7 +66,7 @@ def method(name: str) -> Method:
     return found
 
 
-def base_mix(objective: Objective, columns: Mapping[str, Mix], wanted_by: str) -> Mix:
+def base_mix(objective: Objective, columns: Mapping[str, Mix]) -> Mix:
     """The base alone, as a mix over the groups of the first column.
 
     Raises:
@@ -73,11 +74,21 @@ def base_mix(objective: Objective, columns: Mapping[str, Mix], wanted_by: str) -
     """
     pool = objective.pool
     if pool.base is None:
-        raise PoolError(
-            f"{wanted_by} needs the base, the pretrained checkpoint, and the pool has none; give --base FILE"
-        )
+        raise PoolError("it needs the base, the pretrained checkpoint, and the pool has none; give --base FILE")
     first = next(iter(columns.values()))
     return one_hot(first.groups, first.columns, pool.base)
+
+
+def layer_groups(objective: Objective, groups: str) -> Groups:
+    """The layer groups of an option ``groups``; see `mixopt.groups.make_groups`.
+
+    Raises:
+        SpecError: An unknown scheme, or one that does not fit the pool.
+    """
+    try:
+        return make_groups(groups, objective.pool.sizes)
+    except SpecError as error:
+        raise SpecError(str(error).removeprefix("--")) from error
 
 
 def swept(option: str, values: tuple[float, ...]) -> tuple[float, ...]:
@@ -86,8 +97,10 @@ def swept(option: str, values: tuple[float, ...]) -> tuple[float, ...]:
     Raises:
         SpecError: No value, or one outside 0 to 1.
     """
-    if not values or not all(0 <= value <= 1 for value in values):
-        raise SpecError(f"{option}: expected values from 0 to 1, found {names(map(str, values)) or 'none'}")
+    if outside := [f"{value:g}" for value in values if not 0 <= value <= 1]:
+        raise SpecError(f"{option}: expected values from 0 to 1, found {names(outside)}")
+    if not values:
+        raise SpecError(f"{option}: expected values from 0 to 1, found none")
     return tuple(sorted(set(values)))
 
 

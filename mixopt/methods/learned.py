@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixopt.errors import PoolError, ScoreError, SpecError, names
+from mixopt.errors import MixError, PoolError, ScoreError, SpecError, names
 from mixopt.groups import Groups, make_groups
 from mixopt.methods import Choice
 from mixopt.mix import Mix, rows_on
@@ -140,13 +140,17 @@ def learn(objective: Objective, columns: Mapping[str, Mix], groups: Groups, trai
             samples = order[begin : begin + training.batch]
             # [n_finest, n_columns of the pool]: the learned rows, spread over what each column is made of.
             rows = torch.einsum("gj,gjc->gc", _rows(parameters, training)[row_of], stacked)
-            mix = _mix(finest, columns, rows)
-            found = objective.gradient(mix, samples, float(scale.detach()))
+            advice = f"use a smaller lr (now {training.lr:g})"
+            try:
+                found = objective.gradient(_mix(finest, columns, rows), samples, float(scale.detach()))
+            except (ScoreError, MixError) as error:
+                if first is None:
+                    raise  # the soup that it starts from
+                raise ScoreError(f"learning diverged in epoch {epoch}: {error}; {advice}") from error
             first = found.loss if first is None else first
             if found.loss > DIVERGED * max(first, 1.0):
                 raise ScoreError(
-                    f"learning diverged in epoch {epoch}: the loss grew from {first:.3g} to {found.loss:.3g}; use a "
-                    f"smaller lr (now {training.lr:g})"
+                    f"learning diverged in epoch {epoch}: the loss grew from {first:.3g} to {found.loss:.3g}; {advice}"
                 )
             optimizer.zero_grad()
             rows.backward(torch.from_numpy(found.coefficients))  # type: ignore[no-untyped-call]
@@ -157,7 +161,11 @@ def learn(objective: Objective, columns: Mapping[str, Mix], groups: Groups, trai
     with torch.no_grad():
         rows = torch.einsum("gj,gjc->gc", _rows(parameters, training)[row_of], stacked)
     notes = {**asdict(training), "optimizer": "AdamW", "rows": len(groups), "scale": float(scale.detach())}
-    return Choice(_mix(finest, columns, rows), curves={"loss": curve}, notes=notes)
+    try:
+        mix = _mix(finest, columns, rows)
+    except MixError as error:
+        raise ScoreError(f"learning diverged in its last step: {error}; {advice}") from error
+    return Choice(mix, curves={"loss": curve}, notes=notes)
 
 
 def _rows(parameters: Tensor, training: Training) -> Tensor:

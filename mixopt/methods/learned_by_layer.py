@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mixopt.groups import make_groups
-from mixopt.methods import Choice
+from mixopt.methods import Choice, layer_groups
 from mixopt.methods.learned import Form, Training, learn
 from mixopt.mix import Mix
 from mixopt.objective import Objective
@@ -52,4 +51,4 @@ def choose(
     """
     rate = lr if lr is not None else 0.2 if form == "affine" else 0.05
     training = Training(form, epochs, rate, weight_decay, batch, step)
-    return learn(objective, columns, make_groups(groups, objective.pool.sizes), training, seed)
+    return learn(objective, columns, layer_groups(objective, groups), training, seed)

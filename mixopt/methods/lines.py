@@ -61,7 +61,7 @@ def choose(
             "lines: expected mixed tensors in numbered blocks, such as blocks.0.weight, found only "
             f"{names(pool.sizes)}; use wise_ft, which treats all layers alike"
         )
-    name, base, column = ends(objective, columns, "lines")
+    name, base, column = ends(objective, columns)
     step = {alpha: 1 - alpha if beta is None else beta for alpha in weights}
     along = {alpha: _mix(base, column, groups, towers, alpha, step[alpha]) for alpha in weights}
     choice = sweep_choice(objective, along, "alpha", {"column": name})

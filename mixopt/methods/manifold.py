@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mixopt.builder import tensor_rows
 from mixopt.cobyla import Vector, minimize_in_box
 from mixopt.errors import SpecError, listing
-from mixopt.groups import Groups, make_groups
-from mixopt.methods import Choice
+from mixopt.groups import Groups
+from mixopt.methods import Choice, layer_groups
 from mixopt.methods.individual import ranking
 from mixopt.metrics import Metric
 from mixopt.mix import Coefficients, Mix, rows_on
@@ -68,7 +68,7 @@ def choose(
         SpecError: An option is out of range, or there is no such group scheme.
     """
     _check(prefix, budget, tolerance, spread, passes, models)
-    parts = _parts(objective.pool, columns, _components(objective.pool, prefix, groups))
+    parts = _parts(objective.pool, columns, _components(objective, prefix, groups))
     rules = _Rules(tolerance, spread, passes, budget * len(parts.live))
     ranked = ranking(objective, columns)[:models]
     rows = {name: rows_on(columns[name], parts.groups) for name, _ in ranked}
@@ -253,15 +253,12 @@ def _reaches(metric: Metric, value: float, factor: float, reference: float) -> b
     return value >= factor * reference if metric.direction == "maximize" else factor * value <= reference
 
 
-def _components(pool: Pool, prefix: int, scheme: str | None) -> dict[str, list[str]]:
+def _components(objective: Objective, prefix: int, scheme: str | None) -> dict[str, list[str]]:
     """Component to tensors: by prefix of all the pool's tensors, by scheme of those that are mixed."""
     if scheme is not None:
-        try:
-            return make_groups(scheme, pool.sizes).as_dict()
-        except SpecError as error:
-            raise SpecError(f"manifold: {str(error).removeprefix('--')}") from error
+        return layer_groups(objective, scheme).as_dict()
     found: dict[str, list[str]] = {}
-    for name in [*pool.sizes, *pool.fixed]:
+    for name in [*objective.pool.sizes, *objective.pool.fixed]:
         found.setdefault(".".join(name.split(".")[:prefix]), []).append(name)
     return found
 

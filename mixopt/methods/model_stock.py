@@ -65,7 +65,7 @@ def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Ch
             f"found {len(columns)} ({names(columns) or 'none'})"
         )
     pool = objective.pool
-    pull = tensor_rows(base_mix(objective, columns, "model_stock"), pool)
+    pull = tensor_rows(base_mix(objective, columns), pool)
     rows = np.stack([tensor_rows(mix, pool) for mix in columns.values()])  # [k, n_mixed, n_columns]
     # The base's own delta is zero, so that its coefficients drop out of every product.
     used = np.flatnonzero(np.any(rows != 0, axis=(0, 1)) & (pull[0] == 0))

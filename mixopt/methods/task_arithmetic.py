@@ -41,7 +41,7 @@ def choose(
     """
     count = len(columns)
     grid = tuple(value for tenth in range(1, 21) if (value := tenth / (10 * count)) <= 1)
-    mixes = [base_mix(objective, columns, "task_arithmetic"), *columns.values()]
+    mixes = [base_mix(objective, columns), *columns.values()]
     along = {
         value: combine(mixes, [_rest(value, count), *[value] * count]) for value in swept("lambdas", lambdas or grid)
     }

@@ -43,7 +43,7 @@ def choose(
         told = f"found alpha={alpha:g} and alphas={'/'.join(f'{value:g}' for value in alphas)}"
         raise SpecError(f"wise_ft: expected alpha or alphas, {told}; give only one of them")
     weights = swept("alphas", alphas) if alpha is None else swept("alpha", (alpha,))
-    name, base, column = ends(objective, columns, "wise_ft")
+    name, base, column = ends(objective, columns)
     along = {weight: combine([base, column], [1 - weight, weight]) for weight in weights}
     if alpha is not None:
         return Choice(along[alpha], notes={"alpha": alpha, "column": name})
@@ -51,7 +51,7 @@ def choose(
     return replace(choice, sweep={point["x"]: along[point["x"]] for point in choice.curves["alpha"]})
 
 
-def ends(objective: Objective, columns: Mapping[str, Mix], wanted_by: str) -> tuple[str, Mix, Mix]:
+def ends(objective: Objective, columns: Mapping[str, Mix]) -> tuple[str, Mix, Mix]:
     """The name of the best column, the base alone, and that column; both mixes over the same layer groups.
 
     Evaluations: one per column where there are several.
@@ -59,6 +59,6 @@ def ends(objective: Objective, columns: Mapping[str, Mix], wanted_by: str) -> tu
     Raises:
         PoolError: The pool has no base.
     """
-    base_mix(objective, columns, wanted_by)  # a missing base is told before anything is scored
+    base_mix(objective, columns)  # a missing base is told before anything is scored
     name = best_column(objective, columns)
-    return name, base_mix(objective, {name: columns[name]}, wanted_by), columns[name]
+    return name, base_mix(objective, {name: columns[name]}), columns[name]

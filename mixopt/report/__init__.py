@@ -51,7 +51,7 @@ class Row:
         images: Images that went through a model for them.
         gradient_images: Those of them that a gradient was taken on.
         seconds: Seconds that all of it takes, from nothing.
-        ingredients: Columns with a coefficient other than 0.
+        ingredients: Checkpoints with a coefficient other than 0, the base apart.
         models: How many models one inference runs; 1 but for ensembles.
         peak_memory: Bytes at its highest, the pool included; None where it was not measured.
         notes: Facts about the choice.
@@ -125,6 +125,9 @@ def interval(metric: str, samples: Samples) -> tuple[float, float]:
     """95 % interval of a metric: Wilson's for accuracy, else the percentile bootstrap's over samples."""
     if metric == "accuracy":
         return wilson(samples.correct)
+    if len(samples.labels) < 2:  # nothing to resample
+        value = METRICS[metric].value(samples.labels, samples.predicted, samples.losses)
+        return value, value
     found = stats.bootstrap(
         (samples.labels, samples.predicted, samples.losses),
         METRICS[metric].value,
@@ -153,18 +156,21 @@ def mcnemar(first: Correct, second: Correct) -> float:
     return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
-def table(report: Mapping[str, Any], intervals: bool = False) -> tuple[list[str], list[list[str]]]:
+def table(
+    report: Mapping[str, Any], intervals: bool = False, details: bool = False
+) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table that a terminal or a README shows.
 
     Args:
         report: Of `make_report`.
         intervals: Show half the width of every score's 95 % interval beside it.
+        details: Show images and peak memory as well.
     """
     methods = report["methods"]
     tests = _tests(report)
-    measured = any(entry.get("peak_memory") for entry in methods)
+    measured = details and any(entry.get("peak_memory") for entry in methods)
     ensembles = any(entry.get("models", 1) > 1 for entry in methods)
-    header = ["method", "selection", *tests, "evaluations", "images", "seconds", "ingredients"]
+    header = ["method", "selection", *tests, "evaluations", *(["images"] if details else []), "seconds", "ingredients"]
     header += [*(["peak MB"] if measured else []), *(["inference"] if ensembles else [])]
     cells = []
     for entry in methods:
@@ -178,7 +184,7 @@ def table(report: Mapping[str, Any], intervals: bool = False) -> tuple[list[str]
                 entry["name"],
                 *(_score(scores[split], entry["interval"][split] if intervals else None) for split in scores),
                 str(entry["evaluations"]),
-                f"{entry['images']:,}",
+                *([f"{entry['images']:,}"] if details else []),
                 f"{entry['seconds']:.1f}",
                 str(entry["ingredients"]),
                 *([f"{peak / 1e6:,.0f}" if peak else "-"] if measured else []),
@@ -197,8 +203,22 @@ def widths(report: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def ties(report: Mapping[str, Any]) -> list[str]:
+    """The other rows that score exactly as the best does on the selection split, and are single models too."""
+    made = {entry["name"]: entry for entry in report["methods"] if entry["search"] is not None}
+    best = made[report["best"]]
+    return [
+        name
+        for name, entry in made.items()
+        if entry is not best and entry["models"] == 1 and entry["search"] == best["search"]
+    ]
+
+
 def comparisons(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the paired differences in accuracy against the references, with McNemar p-values."""
+    """Header and cells of the paired differences in accuracy against the references, with McNemar p-values.
+
+    The header alone names ``method`` where the report holds none of the references.
+    """
     made = [entry for entry in report["methods"] if entry["search"] is not None]
     accuracy = {entry["name"]: {split: each["accuracy"] for split, each in entry["metrics"].items()} for entry in made}
     references = [name for name in REFERENCES if name in accuracy]

@@ -235,6 +235,13 @@ def test_a_loss_that_diverges_says_so(pool: Pool) -> None:
         learned.choose(landscape, ingredients_of(pool), seed=0, form="affine", lr=1000.0)
 
 
+@pytest.mark.parametrize("lr", [1e15, 1e300])
+def test_rows_that_are_no_mix_any_more_say_so_too(lr: float, pool: Pool) -> None:
+    landscape: Any = Landscape(pool)
+    with pytest.raises(ScoreError, match=r"diverged in .*use a smaller lr"):
+        learned.choose(landscape, ingredients_of(pool), seed=0, form="affine", lr=lr)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -474,8 +474,8 @@ def test_the_second_phase_has_its_own_budget_and_is_dropped_where_it_is_worse(
         ({"spread": 1.5}, "spread: .* found 1.5"),
         ({"passes": 4}, "passes: expected 1, 2 or 3, found 4"),
         ({"models": 0}, "models: expected 1 or more columns, found 0"),
-        ({"groups": "blocks"}, "manifold: groups: unknown group scheme 'blocks'; did you mean 'block'"),
-        ({"groups": "99"}, "manifold: groups 99: expected a number from 1 to 7"),
+        ({"groups": "blocks"}, "groups: unknown group scheme 'blocks'; did you mean 'block'"),
+        ({"groups": "99"}, "groups 99: expected a number from 1 to 7"),
         ({"passes": 0, "budget": -1}, r"manifold, 2 problems:\n  - budget.*\n  - passes"),
     ],
 )

@@ -207,7 +207,7 @@ def test_the_seed_changes_nothing(make_pool: MakePool) -> None:
 
 def test_a_pool_without_base_and_one_column_are_refused(make_pool: MakePool) -> None:
     states, base = near_states(2)
-    with pytest.raises(PoolError, match="model_stock needs the base"):
+    with pytest.raises(PoolError, match="it needs the base"):
         choose(make_pool(states))
     pool = make_pool(states, base)
     with pytest.raises(PoolError, match=r"two ingredients or more.* found 1 \(model_1\)"):

@@ -116,5 +116,5 @@ def test_a_lambda_outside_0_to_1_is_refused(lambdas: tuple[float, ...], pool: Po
 def test_a_pool_without_a_base_is_refused(tmp_path: Path) -> None:
     pool = random_pool(tmp_path, base=False)
     landscape: Any = Landscape(pool)
-    with pytest.raises(PoolError, match="task_arithmetic needs the base"):
+    with pytest.raises(PoolError, match="it needs the base"):
         task_arithmetic.choose(landscape, ingredients_of(pool), seed=0)

@@ -18,6 +18,7 @@ from mixopt.report import (
     make_report,
     mcnemar,
     table,
+    ties,
     widths,
     wilson,
 )
@@ -104,11 +105,16 @@ def test_best_is_the_first_of_equals_in_the_metrics_direction() -> None:
     assert best_row(rows, "nll") == "one"
 
 
+def test_ties_are_single_models_as_good_as_the_best() -> None:
+    rows = [row("one", [True]), row("two", [False]), row("three", [True]), row("four", [True], models=2)]
+    assert ties(make_report(rows, "accuracy", {"best": "one"})) == ["three"]
+
+
 def test_table_shows_every_split_and_cost() -> None:
     report = make_report([row("individual", [True, False])], "accuracy", {})
     header, cells = table(report)
-    assert header == ["method", "selection", "test", "evaluations", "images", "seconds", "ingredients"]
-    assert cells == [["individual", "0.5000", "0.5000", "3", "1,200", "1.5", "1"]]
+    assert header == ["method", "selection", "test", "evaluations", "seconds", "ingredients"]
+    assert cells == [["individual", "0.5000", "0.5000", "3", "1.5", "1"]]
 
 
 def test_table_shows_intervals_memory_ensembles_and_failures() -> None:
@@ -117,7 +123,8 @@ def test_table_shows_intervals_memory_ensembles_and_failures() -> None:
         Failure("wise_ft", "no base"),
         row("ensemble", [True, True] * 20, models=4),
     ]
-    header, cells = table(make_report(rows, "accuracy", {}), intervals=True)
+    header, cells = table(make_report(rows, "accuracy", {}), intervals=True, details=True)
+    assert header[4:6] == ["images", "seconds"]
     assert header[-2:] == ["peak MB", "inference"]
     low, high = wilson(np.array([True, False] * 20))
     assert cells[0][1] == f"0.5000 ±{(high - low) / 2:.4f}"
