@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pool with two epochs for the base and eight ingredients of one epoch."""
     real = demo.draw_hyperparameters
     monkeypatch.setattr(demo, "BASE", dataclasses.replace(demo.BASE, epochs=2))
+    monkeypatch.setattr(demo, "LEARNED", 0.0)
     monkeypatch.setattr(demo, "INGREDIENTS", 8)
     monkeypatch.setattr(demo, "draw_hyperparameters", lambda rng: dataclasses.replace(real(rng), epochs=1))
 
@@ -49,6 +51,24 @@ def test_pool_is_complete_and_its_parts_are_disjoint(tmp_path: Path) -> None:
     base = checkpoints.read(pool / "base.safetensors").tensors
     tuned = checkpoints.read(pool / "model_00.safetensors").tensors
     assert all(name.startswith("visual.") for name in base if not base[name].equal(tuned[name]))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_base_that_does_not_learn_is_trained_from_other_seeds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real, seeds = demo.train_base, []
+
+    def train_base(part: demo.Part, recipe: demo.Hyperparameters, tick: Callable[[], None]) -> demo.State:
+        seeds.append(recipe.seed)
+        return real(part, recipe, tick)
+
+    monkeypatch.setattr(demo, "train_base", train_base)
+    monkeypatch.setattr(demo, "LEARNED", 1.0)
+    with pytest.raises(MixoptError, match="did not learn from 3 seeds; give another --seed"):
+        demo.make_pool(tmp_path / "pool")
+    assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2]
+    assert not (tmp_path / "pool").exists()
 
 
 @pytest.mark.usefixtures("quick")
