@@ -23,6 +23,7 @@ from mixopt.objective import SEARCH, Objective
 from mixopt.pool import Pool, open_pool
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
 from mixopt.split import Split
+from mixopt.stopwatch import Stopwatch
 
 PRECISION = "fp32"
 BATCHNORM = "average"
@@ -68,9 +69,12 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     _needs_data(spec, [*paths.values(), *([base[1]] if base else [])])
     device = resolve_device(spec.device)
     family = family_of(spec)
-    splits = open_splits(spec, family, listener)
-    pool = open_pool_of(family, listener, paths, base)
-    module = family.build()
+    stopwatch = Stopwatch()
+    with stopwatch("decode"):
+        splits = open_splits(spec, family, listener)
+    with stopwatch("open"):
+        pool = open_pool_of(family, listener, paths, base)
+        module = family.build()
     builder = FastBuilder(pool, module, device, saved_dtype(spec))
     evaluators = {name: Evaluator(split, family.preprocess, device, spec.batch_size) for name, split in splits.items()}
     fixed = frozenset(pool.fixed) | frozenset(alias for alias, name in pool.tied.items() if name in pool.fixed)
@@ -81,7 +85,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     def scorer(recompute: Recompute | None) -> Objective:
         cache = OutcomeCache(spec.cache, listener.say)
         identity = identity_of(family, device)
-        return Objective(pool, builder, predict, evaluators, cache, spec.metric, identity, recompute)
+        return Objective(pool, builder, predict, evaluators, cache, spec.metric, identity, recompute, stopwatch)
 
     objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[SEARCH], scorer, listener)
     return Assembly(objective, family, device, facts)

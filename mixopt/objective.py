@@ -26,6 +26,7 @@ from mixopt.evaluator import EVALUATION_VERSION, Evaluator, Outcomes, Predict
 from mixopt.metrics import METRICS, Metric
 from mixopt.mix import Mix
 from mixopt.pool import Pool
+from mixopt.stopwatch import Stopwatch
 
 SEARCH = "search"
 
@@ -119,6 +120,7 @@ class Objective:
         metric: The driving metric's name.
         identity: What else outcomes depend on (family, preprocessing, precision, ...), as plain JSON values.
         recompute: Sets the BatchNorm statistics of mixes of several checkpoints; None averages them.
+        stopwatch: Told where time goes.
     """
 
     def __init__(
@@ -131,12 +133,14 @@ class Objective:
         metric: str,
         identity: Mapping[str, Any],
         recompute: Recompute | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.pool = pool
         self.evaluators = dict(evaluators)
         self.metric: Metric = METRICS[metric]
         self.identity = dict(identity)
         self.tally = Tally()
+        self.stopwatch = stopwatch or Stopwatch()
         self._builder = builder
         self._predict = predict
         self._cache = cache
@@ -231,7 +235,8 @@ class Objective:
         stored = self._cache.get_gradient(key, mix.coefficients.shape)
         if stored is None:
             started = time.perf_counter()
-            found = self._differentiate(mix, samples, scale, evaluator)
+            with self.stopwatch("gradient"):
+                found = self._differentiate(mix, samples, scale, evaluator)
             seconds = time.perf_counter() - started
             self._cache.put_gradient(key, found, seconds)
             self.tally.computed += 1
@@ -307,12 +312,14 @@ class Objective:
 
     def _score(self, key: str, evaluator: Evaluator, compute: Callable[[], Outcomes], images: int) -> Score:
         """Outcomes by key, from the cache or computed and put there; tallied where the split selects."""
-        stored = self._cache.get(key, len(evaluator.split))
+        with self.stopwatch("cache"):
+            stored = self._cache.get(key, len(evaluator.split))
         if stored is None:
             started = time.perf_counter()
             outcomes = compute()
             seconds = time.perf_counter() - started
-            self._cache.put(key, outcomes, seconds)
+            with self.stopwatch("cache"):
+                self._cache.put(key, outcomes, seconds)
         else:
             outcomes, seconds = stored
         if evaluator is self.evaluators[SEARCH]:
@@ -331,9 +338,11 @@ class Objective:
         return len(evaluator.split) + extra
 
     def _fuse(self, mix: Mix) -> None:
-        self._builder.apply(mix)
+        with self.stopwatch("fuse"):
+            self._builder.apply(mix)
         if self._recompute is not None and self._recomputes(mix):
-            self._recompute(self._predict())
+            with self.stopwatch("batchnorm"):
+                self._recompute(self._predict())
 
     def _recomputes(self, mix: Mix) -> bool:
         """Whether this mix's BatchNorm statistics are set anew; a checkpoint alone keeps its own."""
@@ -344,7 +353,8 @@ class Objective:
 
     def _compute(self, mix: Mix, evaluator: Evaluator) -> Outcomes:
         self._fuse(mix)
-        return evaluator.run(self._predict(), on_batch=self._on_batch)
+        with self.stopwatch("forward"):
+            return evaluator.run(self._predict(), on_batch=self._on_batch)
 
     def _logit_sum(self, members: Sequence[Mix], keys: tuple[str, ...], evaluator: Evaluator) -> Tensor:
         """The sum of the members' logits, from the longest kept sum of the first of them."""
@@ -354,7 +364,8 @@ class Objective:
             self._sums[keys[:known]] = total  # the latest used stands last
         for size, mix in enumerate(members[known:], start=known + 1):
             self._fuse(mix)
-            logits = evaluator.logits(self._predict(), on_batch=self._on_batch)
+            with self.stopwatch("forward"):
+                logits = evaluator.logits(self._predict(), on_batch=self._on_batch)
             total = logits if total is None else total + logits
             self._sums[keys[:size]] = total
             for old in list(self._sums)[:-2]:

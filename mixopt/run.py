@@ -281,7 +281,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     searching.make_sampler(spec.sampler, spec.seed, spec.population)
     check_plan(spec, objective)
     study = searching.open_study(
-        searching.open_storage(folder.journal, spec.storage),
+        searching.open_storage(folder.journal, spec.storage, objective.stopwatch),
         folder.path.resolve().name,
         objective.metric.direction,
     )
@@ -415,6 +415,7 @@ def _made(rows: Sequence[Row | Failure]) -> list[Row]:
 
 def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str, Any]:
     """What every report says of its run."""
+    wall = time.monotonic() - started
     return {
         "splits": {
             name: {"samples": len(evaluator.split), "fingerprint": evaluator.split.fingerprint}
@@ -422,7 +423,8 @@ def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
         },
         "batchnorm": assembly.batchnorm,
         "seed": spec.seed,
-        "wall_seconds": round(time.monotonic() - started, 3),
+        "wall_seconds": round(wall, 3),
+        "time": assembly.objective.stopwatch.shares(wall),
         "version": __version__,
     }
 

@@ -35,6 +35,7 @@ from mixopt.metrics import Direction
 from mixopt.mix import Mix
 from mixopt.objective import SEARCH, Objective, Score
 from mixopt.spaces import Space, from_description
+from mixopt.stopwatch import Stopwatch
 
 ATTRIBUTE = "mixopt"
 FAILURES_ALLOWED = 2
@@ -42,13 +43,17 @@ BOX = FloatDistribution(-1.0, 1.0)
 
 
 class _WholeWrites(JournalFileBackend):
-    """A journal whose writes are not disturbed by Ctrl-C or SIGTERM.
+    """A journal whose writes are timed, and not disturbed by Ctrl-C or SIGTERM.
 
     Optuna's lock, interrupted while it is taken or released, fails with an error of its own instead.
     """
 
+    def __init__(self, path: str, stopwatch: Stopwatch) -> None:
+        super().__init__(path)
+        self._stopwatch = stopwatch
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        with _signals_wait():
+        with self._stopwatch("storage"), _signals_wait():
             super().append_logs(logs)
 
 
@@ -106,7 +111,7 @@ def population_of(name: str, dims: int, population: int | None) -> int:
     return 4 + math.floor(3 * math.log(dims)) if name == "cmaes" else 1
 
 
-def open_storage(journal: Path, url: str | None) -> optuna.storages.BaseStorage:
+def open_storage(journal: Path, url: str | None, stopwatch: Stopwatch | None = None) -> optuna.storages.BaseStorage:
     """The run's storage; the caller holds the run folder's lock.
 
     A process killed while writing leaves a torn last line, which would make every later read fail, and a lock
@@ -115,6 +120,7 @@ def open_storage(journal: Path, url: str | None) -> optuna.storages.BaseStorage:
     Args:
         journal: The journal file, used where no URL is given.
         url: An Optuna storage URL.
+        stopwatch: Told the time that writing the journal takes.
 
     Raises:
         RunError: The storage cannot be opened.
@@ -123,7 +129,7 @@ def open_storage(journal: Path, url: str | None) -> optuna.storages.BaseStorage:
         if url is not None:
             return optuna.storages.get_storage(url)
         _mend(journal)
-        return JournalStorage(_WholeWrites(str(journal)))
+        return JournalStorage(_WholeWrites(str(journal), stopwatch or Stopwatch()))
     except (OSError, ValueError, ImportError, KeyError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         where = f"--storage {url}" if url else str(journal)
         raise RunError(f"{where}: the study's storage cannot be opened ({error})") from error
@@ -248,7 +254,8 @@ def run_trials(
         if _late(deadline):
             return False
         for number in batch:
-            _ask(study, space, number, make_sampler(sampler, _seed_for(seed, number), population))
+            with objective.stopwatch("optimizer"):
+                _ask(study, space, number, make_sampler(sampler, _seed_for(seed, number), population))
         if not _tell_batch(study, objective, space, batch, deadline, announce):
             return False
 

@@ -46,6 +46,13 @@ def open_clip_outcomes(folder: Path, split: Path, classnames: list[str], templat
     return float((every.argmax(1) == labels).float().mean()), float(torch.nn.functional.cross_entropy(every, labels))
 
 
+def test_report_says_where_time_went(searched: SearchResult) -> None:
+    spent = searched.report["time"]
+    assert {"decode", "open", "fuse", "forward", "cache", "optimizer", "storage", "other"} <= set(spent)
+    assert sum(spent.values()) == pytest.approx(searched.report["wall_seconds"], abs=0.05)
+    assert spent["forward"] > spent["fuse"] > 0
+
+
 def test_open_clip_loads_the_run_folder_and_scores_the_same(searched: SearchResult, clip_pool_template: Path) -> None:
     pool = tomllib.loads((clip_pool_template / "pool.toml").read_text())
     row = searched.report["methods"][-1]
