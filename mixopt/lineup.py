@@ -258,13 +258,14 @@ def _progress_of(name: str, number: int, total: int, listener: Listener) -> Call
 
 
 def _run(objective: Objective, request: Request, found: Mapping[str, Entry], seed: int, device: torch.device) -> Entry:
-    started = time.perf_counter()
     try:
         with peak_memory(device) as peak:
+            started = time.perf_counter()
             columns, before = _columns(objective, request, found)
             choose = _function(request.method)
             own_seed = seed if request.seed is None else request.seed
             choice = choose(objective, columns, seed=own_seed, **request.options)
+            own = time.perf_counter() - started - objective.tally.spent
             highest = peak()
     except RunError:
         raise
@@ -274,7 +275,7 @@ def _run(objective: Objective, request: Request, found: Mapping[str, Entry], see
         told = ScoreError(f"out of memory ({error}); use a smaller --batch-size, or batch=N for what learns")
         return Entry(request, None, objective.tally, error=told)
     tally = objective.tally
-    tally.own[request.name] = max(0.0, time.perf_counter() - started - tally.spent)
+    tally.own[request.name] = max(0.0, own)
     fresh = tally.computed > 0 or not (tally.asked or tally.learned)
     return Entry(request, choice, before.merged(tally), highest if fresh else None)
 
