@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ torch.set_num_threads(1)
 # A busy machine is not a failing property.
 settings.register_profile("mixopt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mixopt")
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts, also where a shell started the tests in the background and so told them to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 CLASSES = ("red", "green", "blue", "grey")
 SIZE = 16

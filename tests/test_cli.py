@@ -686,6 +686,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return prepare
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_is_one_message(home: Path, interrupting: Callable[[int], None], number: signal.Signals) -> None:
     before = signal.getsignal(signal.SIGTERM)

@@ -161,6 +161,7 @@ def test_kill_9_and_sigterm_lose_nothing_finished(clip_pool_template: Path, tmp_
     assert model_hash(options["out"]) == model_hash(untouched)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_until_a_journal_write_is_whole(
     stop: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
