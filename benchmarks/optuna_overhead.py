@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args(arguments)
     print(
-        "| sampler | storage | trials | parameters | ms per trial | ask ms | storage ms | other ms | journal MB | share |"
+        "| sampler | storage | trials | parameters | ms/trial | ask ms | storage ms | other ms | journal MB | share |"
     )
     print("|---" * 10 + "|")
     rows = []
