@@ -37,7 +37,7 @@ from mixopt.groups import Groups, make_groups
 from mixopt.memory import peak_memory
 from mixopt.mix import constant
 from mixopt.pool import Pool, open_pool
-from mixopt.spaces import Simplex
+from mixopt.spaces.simplex import Simplex
 from mixopt.spec import StudySpec, load_spec
 
 NOT_RUN = "not run"

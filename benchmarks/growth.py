@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/growth.py [--trials 30] [--picture benchmarks/growth.svg]
 
 Every point opens a new random pool and runs a CMA-ES search on it (`search.run_trials`), nothing in the cache, two
-dimensions per layer group. Times are means per trial, after the start. Memory is the peak of the process beyond what it
+dimensions per layer group. Times are means per trial, after the start; ``other`` holds the outcome cache and
+whatever has no name. Memory is the peak of the process beyond what it
 held before opening, once while opening and once while searching. The slope is that of a line through the logarithms: 1
 is linear. What grows with more than 1.1 is named. Prints tables and one JSON line, and draws the picture.
 """
@@ -28,7 +29,7 @@ from mixopt import search
 from mixopt.groups import make_groups
 from mixopt.memory import peak_memory
 from mixopt.mix import constant
-from mixopt.spaces import Simplex
+from mixopt.spaces.simplex import Simplex
 
 STEPS = (1, 2, 5, 10)
 STEEP = 1.1
@@ -117,7 +118,7 @@ def draw(found: dict[str, list[Point]], trials: int) -> str:
     """The picture of all axes."""
     rows = []
     for names, unit in ((TIMES, "ms per trial"), (MEMORY, "peak memory, MB")):
-        row = []
+        row: list[chart.Panel] = []
         for axis, points in found.items():
             lines = {LABELS.get(name, name): [each[name] for each in points] for name in names}
             title = f"against {axis}" if names is TIMES else ""
@@ -131,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--axes", default=",".join(AXES))
     parser.add_argument("--tiny", action="store_true", help="sizes that prove only that the program runs")
     options = parser.parse_args(arguments)
     base, steps = (TINY, STEPS[:2]) if options.tiny else (SMALL, STEPS)
@@ -138,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measure(TINY, 2, 2)  # what libraries set up at their first use counts for no point
     found: dict[str, list[Point]] = {}
     slopes: dict[str, dict[str, float]] = {}
-    for axis in AXES:
+    for axis in options.axes.split(","):
         found[axis] = [measure(*point(axis, step, base, groups), options.trials) for step in steps]
         slopes[axis] = report(axis, found[axis])
     steep = [

@@ -4,9 +4,8 @@
         [--samplers cmaes,tpe] [--storages journal,memory] [--trial-seconds 3.5] [--limit 120] [--profile]
 
 Runs `search.run_trials` with the journal storage of a run folder, and with one in memory, which writes nothing and
-shows what is left without files. The objective only measures how far the coefficients are from a
-point. The share is that of a whole trial whose evaluation takes ``--trial-seconds``; the target
-is under 5 %. A run that is longer than ``--limit`` seconds is stopped and its row says so. With ``--profile``, the
+shows what is left without files. The objective only measures how far the coefficients are from a point. The share is
+that of a whole trial whose evaluation takes ``--trial-seconds``; the target is under 5 %. A run that is longer than ``--limit`` seconds is stopped and its row says so. With ``--profile``, the
 functions that took most of the time follow each row. Prints a table and one JSON line.
 """
 
@@ -33,7 +32,7 @@ from mixopt.groups import Groups
 from mixopt.metrics import METRICS
 from mixopt.mix import Mix, constant
 from mixopt.objective import SEARCH, Objective, Score
-from mixopt.spaces import Simplex
+from mixopt.spaces.simplex import Simplex
 from mixopt.stopwatch import Stopwatch
 
 TARGET = 0.05

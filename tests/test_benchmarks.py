@@ -1,0 +1,90 @@
+"""Every benchmark runs, on sizes that prove nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SMALL = [
+    "--ingredients",
+    "2",
+    "--images",
+    "20",
+    "--image-size",
+    "16",
+    "--width",
+    "32",
+    "--layers",
+    "1",
+    "--head-width",
+    "16",
+]
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a benchmark by name, and gives the JSON line it ends with."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def call(name: str, *arguments: str) -> dict[str, Any]:
+        assert not importlib.import_module(name).main(arguments)
+        line: dict[str, Any] = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        assert line["benchmark"] == name
+        return line
+
+    return call
+
+
+def test_trial(run: Run) -> None:
+    found = run("trial", *SMALL, "--repeats", "1")
+    assert found["differ"] <= 1
+    assert set(found["parts"]) == {"fuse", "forward", "cache", "other"}
+    assert found["times_faster"] == pytest.approx(found["seconds"]["naive"] / found["seconds"]["mixopt"])
+    assert sum(found["parts"].values()) == pytest.approx(found["seconds"]["mixopt"])
+
+
+def test_growth(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "growth.svg"
+    found = run("growth", "--tiny", "--axes", "ingredients", "--trials", "1", "--picture", str(picture))
+    assert [point["ingredients"] for point in found["points"]["ingredients"]] == [3, 6]
+    ElementTree.parse(picture)
+
+
+def test_slope(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    growth: Any = importlib.import_module("growth")
+    assert growth.slope([1, 2, 5, 10], [3, 12, 75, 300]) == pytest.approx(2)
+
+
+def test_optuna_overhead(run: Run) -> None:
+    found = run("optuna_overhead", "--trials", "3", "--parameters", "8", "--trial-seconds", "2")
+    assert [(row["sampler"], row["storage"], row["done"]) for row in found["rows"]] == [
+        ("cmaes", "journal", 3),
+        ("cmaes", "memory", 3),
+        ("tpe", "journal", 3),
+        ("tpe", "memory", 3),
+    ]
+    assert all(
+        row["share"] == pytest.approx(row["ms_per_trial"] / (row["ms_per_trial"] + 2000)) for row in found["rows"]
+    )
+
+
+def test_gpu_on_a_cpu(run: Run) -> None:
+    rows = run("gpu", "--device", "cpu", "--tiny")["rows"]
+    assert {"opening", "fuse", "evaluate", "naive", "search"} <= set(rows)
+    assert not [row for row in rows.values() if row.get("failed")]
+
+
+def test_gpu_without_one_runs_no_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run("gpu")["rows"] == {}
