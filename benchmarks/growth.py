@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/growth.py [--trials 30] [--picture benchmarks/growth.svg]
 
 Every point opens a new random pool and runs a CMA-ES search on it (`search.run_trials`), nothing in the cache, two
-dimensions per layer group. Times are means per trial, after the start; ``other`` holds the outcome cache and
-whatever has no name. Memory is the peak of the process beyond what it
-held before opening, once while opening and once while searching. The slope is that of a line through the logarithms: 1
-is linear. What grows with more than 1.1 is named. Prints tables and one JSON line, and draws the picture.
+dimensions per layer group. Times are means per trial, after the start; ``other`` holds the outcome cache and whatever
+has no name. Memory is the peak of the process beyond what it held before opening, once while opening and once while
+searching. The slope is that of a line through the logarithms: 1 is linear. What grows with more than 1.1 is named.
+Prints tables and one JSON line, and draws the picture.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
 
 Runs `search.run_trials` with the journal storage of a run folder, and with one in memory, which writes nothing and
 shows what is left without files. The objective only measures how far the coefficients are from a point. The share is
-that of a whole trial whose evaluation takes ``--trial-seconds``; the target is under 5 %. A run that is longer than ``--limit`` seconds is stopped and its row says so. With ``--profile``, the
-functions that took most of the time follow each row. Prints a table and one JSON line.
+that of a whole trial whose evaluation takes ``--trial-seconds``; the target is under 5 %. A run that is longer than
+``--limit`` seconds is stopped and its row says so. With ``--profile``, the functions that took most of the time follow
+each row. Prints a table and one JSON line.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ TEMPLATES = ("a photo of a {}.",)
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 DELTA = 0.02
+FLOOR = 0.01  # biases begin at 0, and differ all the same
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def make_pool(folder: Path, sizes: Sizes, seed: int = 0) -> Path:
     _save(base, folder / "base.safetensors", saved)
     for number in range(sizes.ingredients):
         state = {
-            name: tensor + DELTA * tensor.abs().mean() * torch.randn_like(tensor)
+            name: tensor + DELTA * max(float(tensor.abs().mean()), FLOOR) * torch.randn_like(tensor)
             if name.startswith("visual.")
             else tensor
             for name, tensor in base.items()

@@ -14,18 +14,8 @@ import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = [
-    "--ingredients",
-    "2",
-    "--images",
-    "20",
-    "--image-size",
-    "16",
-    "--width",
-    "32",
-    "--layers",
-    "1",
-    "--head-width",
-    "16",
+    *("--ingredients", "2", "--images", "20", "--image-size", "16"),
+    *("--width", "32", "--layers", "1", "--head-width", "16"),
 ]
 
 Run = Callable[..., dict[str, Any]]
