@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333")  # Okabe and Ito's
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#333333",
+    "#999999",
+)  # Okabe and Ito's, and a grey
 PANEL = (230, 190)
 MARGIN = (62, 30, 14, 42)  # left, top, right, bottom
 LEGEND = 34
