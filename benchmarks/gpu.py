@@ -78,7 +78,7 @@ class Bench:
         self.opening = 0.0
 
     def open(self, cache: str = "cache", **more: Any) -> Assembly:
-        """The objective, opened once; its splits are decoded beforehand."""
+        """The objective, opened once; decoding its splits counts as opening where the cache is new."""
         if self.opened is None:
             started = time.perf_counter()
             _, self.opened = open_trial(
