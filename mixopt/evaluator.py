@@ -204,10 +204,11 @@ class Evaluator:
 
     def _settle_on(self, size: int) -> None:
         """Go on with a batch size, and say so where it is a smaller one than before."""
-        if size < self._fitting[0] and self._say:
+        before = min(self._fitting[0], len(self.split))
+        if size < before and self._say:
             self._say(
-                f"{self.split.name}: {min(self._fitting[0], len(self.split))} images at a time do not fit in memory on {self.device}; going "
-                f"on with {size} at a time (--batch-size {size} starts with that)",
+                f"{self.split.name}: {before} images at a time do not fit in memory on {self.device}; going on with "
+                f"{size} at a time (--batch-size {size} starts with that)",
                 True,
             )
         self._fitting[0] = size

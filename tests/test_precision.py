@@ -153,7 +153,7 @@ def test_a_search_keeps_what_was_measured(
     assert choosing == ["measured"]
     assert resumed.report["precision"] == {"mode": "bf16"}
     assert resumed.report["trials"]["complete"] == 3
-    with pytest.raises(RunError, match="precision was bf16, now fp32"):
+    with pytest.raises(RunError, match='precision was "bf16", now "fp32"'):
         run.search(clip_pool_template, trials=3, precision="fp32", **options)
 
 
