@@ -115,7 +115,7 @@ class StudySpec(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     device: str = "auto"
     batch_size: Annotated[int, Field(ge=1)] | None = None
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     dtype: str = "ingredients"
     cache: Path = Field(default_factory=lambda: default_cache())
     out: Path | None = None
