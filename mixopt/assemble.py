@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 
 from mixopt import checkpoints, families
@@ -15,17 +18,19 @@ from mixopt.builder import FastBuilder
 from mixopt.cache import OutcomeCache
 from mixopt.data import open_split
 from mixopt.errors import CheckpointError, DataError, ScoreError, SpecError, names
-from mixopt.evaluator import Evaluator, Predict
+from mixopt.evaluator import FP32, Evaluator, Predict
+from mixopt.files import write_json
 from mixopt.groups import depth_order, make_groups
 from mixopt.listener import Listener
 from mixopt.mix import Mix, constant
 from mixopt.objective import SEARCH, Objective
 from mixopt.pool import Pool, open_pool
+from mixopt.precision import device_name, low_precisions, measure, read_measured
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
 from mixopt.split import Split
 from mixopt.stopwatch import Stopwatch
 
-PRECISION = "fp32"
+AUTO = "auto"
 BATCHNORM = "average"
 RECOMPUTE = "recompute"
 
@@ -42,16 +47,22 @@ class Assembly:
             and ``layers``, how many differ between the checkpoints. Where they are recomputed, also ``images``,
             ``batch`` and ``key``, which names what they depend on. Where both were tried, ``scores`` by mode (None
             where one cannot be had) of the ``soup``, the uniform one of these columns.
+        precision: Of the forward passes, as plain JSON values: ``mode`` (``fp32``, ``bf16`` or ``fp16``), and where it
+            was chosen by measurement, what was measured, see `mixopt.precision.Measured`.
     """
 
     objective: Objective
     family: families.Family
     device: torch.device
     batchnorm: dict[str, Any]
+    precision: dict[str, Any]
 
 
 def open_objective(spec: StudySpec, listener: Listener | None = None) -> Objective:
     """Open a pool and its splits, ready to score mixes.
+
+    On a CPU this lowers torch's number of threads for the whole process, where it is higher than the cores that the
+    process may use; see `limit_threads`.
 
     Args:
         spec: From `mixopt.load_spec`.
@@ -68,6 +79,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     paths, base = ingredient_files(spec)
     _needs_data(spec, [*paths.values(), *([base[1]] if base else [])])
     device = resolve_device(spec.device)
+    limit_threads(device)
     family = family_of(spec)
     stopwatch = Stopwatch()
     with stopwatch("decode"):
@@ -76,29 +88,36 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         pool = open_pool_of(family, listener, paths, base)
         module = family.build()
     builder = FastBuilder(pool, module, device, saved_dtype(spec))
-    evaluators = {name: Evaluator(split, family.preprocess, device, spec.batch_size) for name, split in splits.items()}
     fixed = frozenset(pool.fixed) | frozenset(alias for alias, name in pool.tied.items() if name in pool.fixed)
 
     def predict() -> Predict:
         return family.predict(module, fixed)
 
+    evaluators = {
+        name: Evaluator(split, family.preprocess, device, spec.batch_size, say=listener.say)
+        for name, split in splits.items()
+    }
+    with stopwatch("precision"):
+        precision = _settle_precision(spec, family, builder, evaluators[SEARCH], predict, listener)
+    evaluators = {name: evaluator.at(precision["mode"]) for name, evaluator in evaluators.items()}
+
     def scorer(recompute: Recompute | None) -> Objective:
         cache = OutcomeCache(spec.cache, listener.say)
-        identity = identity_of(family, device)
+        identity = identity_of(family, device, precision["mode"])
         return Objective(pool, builder, predict, evaluators, cache, spec.metric, identity, recompute, stopwatch)
 
     objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[SEARCH], scorer, listener)
-    return Assembly(objective, family, device, facts)
+    return Assembly(objective, family, device, facts, precision)
 
 
-def identity_of(family: families.Family, device: torch.device) -> dict[str, object]:
+def identity_of(family: families.Family, device: torch.device, precision: str) -> dict[str, object]:
     """What outcomes depend on beside weights and images; part of every cache key."""
     return {
         "family": family.identity(),
         "preprocess": family.preprocess.key,
         # Of mixes whose statistics are recomputed, the objective's key says so beside this.
         "batchnorm": BATCHNORM,
-        "precision": PRECISION,
+        "precision": precision,
         "device": device.type,
     }
 
@@ -190,9 +209,53 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def limit_threads(device: torch.device) -> None:
+    """On a CPU, lower torch's threads to the cores that this process may use: its affinity and its container's quota.
+
+    Threads beyond those wait for each other. The number is never raised, so that ``OMP_NUM_THREADS``,
+    ``torch.set_num_threads`` and joblib's share of the cores per worker hold. It is one number per process, and stays.
+    """
+    if device.type == "cpu" and torch.get_num_threads() > joblib.cpu_count():
+        torch.set_num_threads(joblib.cpu_count())
+
+
 def saved_dtype(spec: StudySpec) -> torch.dtype | None:
     """The dtype that ``--dtype`` asks for; None for that of the ingredients."""
     return None if spec.dtype == "ingredients" else checkpoints.dtype_of(spec.dtype)
+
+
+def _settle_precision(
+    spec: StudySpec,
+    family: families.Family,
+    builder: FastBuilder,
+    evaluator: Evaluator,
+    predict: Callable[[], Predict],
+    listener: Listener,
+) -> dict[str, Any]:
+    """The precision of the forward passes, measured on the uniform soup where none is given: `Assembly.precision`."""
+    if spec.precision != AUTO:
+        if spec.precision != FP32:
+            listener.say(f"forward passes in {spec.precision} (precision: {spec.precision})", False)
+        return {"mode": spec.precision}
+    candidates = low_precisions(evaluator.device)
+    if not candidates:
+        listener.say(f"precision: auto, fp32 (on this {evaluator.device.type.upper()} nothing lower is fast)", False)
+        return {"mode": FP32}
+    # Measured once for a model on a machine: another measurement might decide otherwise, and share no cached score.
+    facts = [family.identity(), evaluator.batch_size, device_name(evaluator.device), torch.get_num_threads()]
+    kept = (
+        spec.cache
+        / "precision"
+        / f"{hashlib.sha256(json.dumps([*facts, torch.__version__]).encode()).hexdigest()}.json"
+    )
+    found = read_measured(kept)
+    if found is None:
+        builder.apply(_uniform(builder.pool))
+        found = measure(predict(), evaluator, candidates, listener.progress)
+        if found.images:
+            write_json(kept, found.as_dict())
+    listener.say(f"precision: auto, {found.precision}, by the uniform soup on {SEARCH}: {found}", False)
+    return found.as_dict()
 
 
 def _settle_batchnorm(

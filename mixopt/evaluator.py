@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixopt.errors import DataError
+from mixopt.errors import DataError, MixoptError, unknown
 from mixopt.split import Preprocess, Split
 
 Predict = Callable[[Tensor], Tensor]
@@ -21,6 +23,10 @@ EVALUATION_VERSION = 2
 
 # Measured for small and base-size vision transformers; on a CPU, larger batches fall out of its caches.
 BATCH_SIZES = {"cpu": 100, "cuda": 500}
+
+FP32 = "fp32"
+# What matrix products and convolutions are computed in; everything else stays float32.
+PRECISIONS = {FP32: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,19 +55,49 @@ class Evaluator:
         split: The samples.
         preprocess: Mean and standard deviation per channel.
         device: Where the model runs.
-        batch_size: Images per forward pass; by default what suits the device.
+        batch_size: Images per forward pass; by default what suits the device. Where so many do not fit in memory, it
+            is halved until they do.
+        precision: Of the forward passes, a name of `PRECISIONS`; below fp32 they run under ``torch.autocast``.
+        say: Told ``(text, is_warning)`` when the batch size is halved.
+
+    Attributes:
+        batch_size: Images per forward pass as asked for; fewer are used where they do not fit.
+
+    Raises:
+        MixoptError: An unknown precision.
     """
 
     def __init__(
-        self, split: Split, preprocess: Preprocess, device: torch.device, batch_size: int | None = None
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        device: torch.device,
+        batch_size: int | None = None,
+        *,
+        precision: str = FP32,
+        say: Callable[[str, bool], None] | None = None,
     ) -> None:
         self.split = split
         self.device = device
         self.batch_size = batch_size or BATCH_SIZES.get(device.type, BATCH_SIZES["cuda"])
+        self.precision = _known(precision)
+        self._say = say
+        # One cell for this evaluator and its twins of another precision.
+        self._fitting = [self.batch_size]
         self._mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._std = torch.tensor(preprocess.std, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._labels = torch.from_numpy(split.labels).to(device)
         self._resident = None if device.type == "cpu" else torch.from_numpy(np.array(split.images)).to(device)
+
+    def at(self, precision: str) -> Evaluator:
+        """The same evaluator, its resident images included, with forward passes in another precision.
+
+        Raises:
+            MixoptError: An unknown precision.
+        """
+        twin = copy(self)
+        twin.precision = _known(precision)
+        return twin
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Model-ready images ``[b, 3, h, w]`` float32 and labels ``[b]``, in order."""
@@ -96,6 +132,7 @@ class Evaluator:
 
         Raises:
             DataError: A label lies beyond the model's classes.
+            MixoptError: Not even one image fits in memory.
         """
         predicted: list[Tensor] = []
         losses: list[Tensor] = []
@@ -110,6 +147,7 @@ class Evaluator:
 
         Raises:
             DataError: A label lies beyond the model's classes.
+            MixoptError: Not even one image fits in memory.
         """
         with torch.inference_mode():
             return torch.cat([logits.cpu() for logits, _ in self._forward(predict, 0, None, on_batch)])
@@ -123,13 +161,63 @@ class Evaluator:
         self, predict: Predict, start: int, stop: int | None, on_batch: Callable[[int], None] | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits ``[b, n_classes]`` float32 and labels ``[b]``, batch by batch."""
-        for number, (images, labels) in enumerate(self.batches(start, stop)):
-            logits = predict(images).float()
-            if number == 0:
+        first, end = start, len(self.split) if stop is None else stop
+        while first < end:
+            logits, labels = self._fit(predict, first, end)
+            if first == start:
                 self.check_classes(logits)
             yield logits, labels
+            first += len(labels)
             if on_batch:
                 on_batch(len(labels))
+
+    def _fit(self, predict: Predict, first: int, end: int) -> tuple[Tensor, Tensor]:
+        """Logits and labels of the next batch, as many images as fit in memory at a time.
+
+        Raises:
+            MixoptError: Not even one image does.
+        """
+        size, error = self._fitting[0], None
+        while size:
+            try:
+                batch = self._pass(predict, slice(first, min(first + size, end)))
+            except (RuntimeError, MemoryError) as raised:
+                if not out_of_memory(raised):
+                    raise
+                error = str(raised)  # the error itself would keep alive what did not fit
+            else:
+                self._settle_on(size)
+                return batch
+            size = min(size, end - first) // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        raise MixoptError(
+            f"{self.split.source}: out of memory on {self.device} with one image at a time ({error}); free memory, or "
+            "use another --device"
+        )
+
+    def _pass(self, predict: Predict, samples: slice) -> tuple[Tensor, Tensor]:
+        images, labels = self.take(samples)
+        with self._autocast():
+            logits = predict(images)
+        return logits.float(), labels
+
+    def _settle_on(self, size: int) -> None:
+        """Go on with a batch size, and say so where it is a smaller one than before."""
+        before = min(self._fitting[0], len(self.split))
+        if size < before and self._say:
+            self._say(
+                f"{self.split.name}: {before} images at a time do not fit in memory on {self.device}; going on with "
+                f"{size} at a time (--batch-size {size} starts with that)",
+                True,
+            )
+        self._fitting[0] = size
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        """What forward passes run in; nothing at all in fp32."""
+        if self.precision == FP32:
+            return nullcontext()
+        return torch.autocast(self.device.type, PRECISIONS[self.precision])
 
     def check_classes(self, logits: Tensor) -> None:
         """Compare the labels with a model's logits ``[b, n_classes]``.
@@ -143,6 +231,19 @@ class Evaluator:
                 f"{self.split.source}: labels go up to {highest}, but the model gives logits of shape "
                 f"[batch, {', '.join(map(str, logits.shape[1:]))}]; the split's classes must be the model's"
             )
+
+
+def _known(precision: str) -> str:
+    if precision not in PRECISIONS:
+        raise MixoptError(unknown("precision", precision, PRECISIONS))
+    return precision
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _outcomes(predicted: Tensor, losses: Tensor) -> Outcomes:

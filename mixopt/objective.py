@@ -422,6 +422,8 @@ class Objective:
         bad = int(np.sum(~np.isfinite(outcomes.losses)))
         found = f"{bad} of {len(outcomes)} losses on {evaluator.split.name} are not finite"
         used = f"mix of {names(mix.support())}"
+        if tensor is None and evaluator.precision == "fp16":
+            return ScoreError(f"{used}: {found}; the forward pass overflows in fp16; use --precision fp32 or bf16")
         if tensor is None:
             return ScoreError(f"{used}: {found}; the fused weights are finite, the forward pass overflows. {_ADVICE}")
         group = mix.groups.names[mix.groups.index()[tensor]]

@@ -12,11 +12,21 @@ import numpy as np
 
 from mixopt import checkpoints, families, saving
 from mixopt import search as searching
-from mixopt.assemble import Assembly, assemble, family_of, ingredient_files, open_pool_of, open_splits, resolve_device
+from mixopt.assemble import (
+    AUTO,
+    Assembly,
+    assemble,
+    family_of,
+    ingredient_files,
+    limit_threads,
+    open_pool_of,
+    open_splits,
+    resolve_device,
+)
 from mixopt.crowning import base_entry, crown, make_row, score_rows
 from mixopt.ensembles import ENSEMBLES
 from mixopt.errors import MixoptError, RunError, SpecError, listing, names
-from mixopt.evaluator import Evaluator
+from mixopt.evaluator import FP32, Evaluator
 from mixopt.files import ENVIRONMENT, write_json
 from mixopt.inspection import describe_pool
 from mixopt.lineup import Request, default_rows, requests_of, run_requests, soups_of_soups
@@ -139,7 +149,7 @@ def _in_folder(
     with folder.locked():
         try:
             folder.check_free_for(command)
-            return work(spec, folder, _logged(listener or Listener(), folder))
+            return work(folder.settled(spec), folder, _logged(listener or Listener(), folder))
         except OSError as error:
             if error.errno not in ENVIRONMENT:
                 raise
@@ -192,7 +202,7 @@ def evaluate(
         verify: Compare its weights with the recipe's output hash first.
         listener: Told about notices.
         **options: Fields of `mixopt.StudySpec`: ``data`` (``search`` and ``test``) at least; ``models`` for a
-            folder whose pool.toml describes the model.
+            folder whose pool.toml describes the model. ``precision`` is fp32 unless it says otherwise.
 
     Returns:
         ``{"model": ..., "metric": ..., "splits": {name: {"samples": n, "metrics": {...}}}, "verified": ...}``; the
@@ -226,7 +236,12 @@ def evaluate(
     if not splits:
         raise SpecError("--data: give the split to score on (--data FILE), or --test NAME=FILE")
     device = resolve_device(spec.device)
-    evaluators = {name: Evaluator(split, family.preprocess, device, spec.batch_size) for name, split in splits.items()}
+    limit_threads(device)
+    precision = FP32 if spec.precision == AUTO else spec.precision
+    evaluators = {
+        name: Evaluator(split, family.preprocess, device, spec.batch_size, precision=precision, say=heard.say)
+        for name, split in splits.items()
+    }
     scored = saving.score_checkpoint(opened, family, evaluators, device)
     return {
         "model": str(path),
@@ -289,7 +304,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     searching.check_facts(study, facts, folder.path)
     if not searching.has_begun(study) and folder.recipe.exists():
         raise RunError(f"{folder.path}: holds the result of another study; choose a new folder with --out")
-    folder.write_spec(spec)
+    folder.write_spec(spec.model_copy(update={"precision": assembly.precision["mode"]}))
     announce_search(spec, objective.pool, announce(spec, assembly, listener), listener)
     baselines = run_baselines(spec, assembly, listener)
     space = searching.settle_space(study, facts, lambda: make_space(spec, objective, baselines))
@@ -345,6 +360,7 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
     objective = assembly.objective
     facts = _compared(spec, assembly)
     _check_same_comparison(folder, facts)
+    folder.write_spec(spec.model_copy(update={"precision": assembly.precision["mode"]}))
     announce(spec, assembly, listener)
     entries = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=listener)
     rows = score_rows(objective, base_entry(objective) | entries, listener)
@@ -354,7 +370,6 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
         raise RunError(
             listing("no method could choose a mix", [f"{name}: {reason}" for name, reason in failed.items()])
         )
-    folder.write_spec(spec)
     best = best_row([row for row in _made(rows) if row.name in mixes], spec.metric)
     crowned = crown(spec, assembly, folder, best, mixes[best], listener)
     more = {
@@ -422,6 +437,7 @@ def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
             for name, evaluator in assembly.objective.evaluators.items()
         },
         "batchnorm": assembly.batchnorm,
+        "precision": assembly.precision,
         "seed": spec.seed,
         "wall_seconds": round(wall, 3),
         "time": assembly.objective.stopwatch.shares(wall),

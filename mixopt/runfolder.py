@@ -105,6 +105,17 @@ class RunFolder:
             del values["storage"]  # it holds a password
         write_text(self.spec, tomli_w.dumps(values))
 
+    def settled(self, spec: StudySpec) -> StudySpec:
+        """The options, with a precision that was measured for this run before in place of ``auto``."""
+        if spec.precision != "auto" or not self.spec.is_file():
+            return spec
+        try:
+            kept = tomllib.loads(self.spec.read_text())
+            # Runs from before there was a choice were in fp32.
+            return StudySpec.model_validate({**spec.model_dump(), "precision": kept.get("precision", "fp32")})
+        except (OSError, ValueError):
+            return spec
+
     def models(self) -> Path | None:
         """The pool that the run used, or None where the folder does not say."""
         try:

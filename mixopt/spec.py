@@ -79,6 +79,8 @@ class StudySpec(BaseModel):
         seed: Of the samplers.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         batch_size: Images per forward pass; chosen by device without.
+        precision: Of forward passes: ``fp32``, ``bf16``, ``fp16``, or ``auto``, the fastest that was measured to agree
+            with fp32.
         dtype: Of the saved model: that of the ingredients, or one by name.
         cache: Decoded splits and outcomes.
         out: The run folder.
@@ -113,6 +115,7 @@ class StudySpec(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     device: str = "auto"
     batch_size: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     dtype: str = "ingredients"
     cache: Path = Field(default_factory=lambda: default_cache())
     out: Path | None = None

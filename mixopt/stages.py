@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mixopt import saving
-from mixopt.assemble import BATCHNORM, PRECISION, Assembly
+from mixopt.assemble import BATCHNORM, Assembly
 from mixopt.errors import PoolError, ScoreError, SpecError, names
 from mixopt.groups import Groups, block_names, make_groups
 from mixopt.lineup import (
@@ -304,7 +304,7 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         # A journal lies in its run folder; a database may be shared, and one study belongs to one folder.
         "run folder": None if spec.storage is None else str(spec.folder.resolve()),
         "batchnorm": assembly.batchnorm.get("key", BATCHNORM),
-        "precision": PRECISION,
+        "precision": assembly.precision["mode"],
         "device": assembly.device.type,
     }
 

@@ -22,7 +22,7 @@ LAYERS = (
     {"checkpoints", "groups"},
     {"mix", "pool"},
     {"builder", "evaluator", "inspection"},
-    {"batchnorm", "cache"},
+    {"batchnorm", "cache", "precision"},
     {"objective"},
     {"spec", "spaces", "spaces.simplex", "report", "runfolder"},
     {"methods", "search", "assemble", "saving"},

@@ -285,7 +285,7 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
         "--model ViT-B-32 --base b.pt --ingredients a*.pt --ingredients b*.pt --classnames red --classnames green "
         "--templates {} --data v.npz --test t=t.npz --test u=u.npz --limit 7 --metric nll --greedy-rule strict "
         "--from greedy,uniform --from wise_ft --batchnorm recompute "
-        "--seed 3 --device cpu --batch-size 5 --dtype fp16 --cache c --out o"
+        "--seed 3 --device cpu --batch-size 5 --precision bf16 --dtype fp16 --cache c --out o"
     )
     assert invoke("compare", *text.split()).exit_code == 0
     assert calls == [
@@ -295,8 +295,8 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
             "classnames": ["red", "green"], "templates": ["{}"],
             "data": {"search": Path("v.npz"), "test": {"t": Path("t.npz"), "u": Path("u.npz")}}, "limit": 7,
             "metric": "nll", "sources": ["greedy,uniform", "wise_ft"], "greedy_rule": "strict",
-            "batchnorm": "recompute", "seed": 3, "device": "cpu", "batch_size": 5, "dtype": "fp16",
-            "cache": Path("c"), "out": Path("o"),
+            "batchnorm": "recompute", "seed": 3, "device": "cpu", "batch_size": 5, "precision": "bf16",
+            "dtype": "fp16", "cache": Path("c"), "out": Path("o"),
         }
     ]  # fmt: skip
     given = {flag for flag in text.split() if flag.startswith("--")}
@@ -321,8 +321,14 @@ def test_new_options_reach_the_search(monkeypatch: pytest.MonkeyPatch, tmp_path:
         return SimpleNamespace(folder=tmp_path, report=report_of(["search"]))
 
     monkeypatch.setattr(run, "search", search)
-    assert invoke("search", "--models", "x", "--from", "greedy,uniform", "--batchnorm", "average").exit_code == 0
+    assert (
+        invoke(
+            "search", "--models", "x", "--from", "greedy,uniform", "--batchnorm", "average", "--precision", "fp16"
+        ).exit_code
+        == 0
+    )
     assert (calls[0]["sources"], calls[0]["batchnorm"]) == (["greedy,uniform"], "average")
+    assert calls[0]["precision"] == "fp16"
 
 
 @pytest.mark.parametrize("command", ["search", "compare"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixopt import DataError, Preprocess, Split
+from mixopt import DataError, MixoptError, Preprocess, Split
 from mixopt.evaluator import Evaluator
 
 CPU = torch.device("cpu")
@@ -74,3 +74,92 @@ def test_the_model_sees_ready_images_only() -> None:
     assert seen[0].shape == (53, 3, 4, 4)
     assert seen[0].is_contiguous()
     assert torch.is_inference(seen[0])
+
+
+class Limited:
+    """A model that runs out of memory above a number of images, the way that a device says it."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        self.most, self.error = most, error
+        self.model = make_model()
+        self.sizes: list[int] = []
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.most:
+            raise self.error
+        logits: Tensor = self.model(images)
+        return logits
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_batches_that_do_not_fit_are_halved_once_and_told_once(error: Exception) -> None:
+    said: list[tuple[str, bool]] = []
+    evaluator = Evaluator(make_split(), PREPROCESS, CPU, 40, say=lambda *notice: said.append(notice))
+    limited = Limited(12, error)
+    counts: list[int] = []
+    outcomes = evaluator.run(limited, on_batch=counts.append)
+    assert limited.sizes == [40, 20, 10, 10, 10, 10, 10, 3]
+    assert counts == [10, 10, 10, 10, 10, 3]
+    assert said == [
+        (
+            "search: 40 images at a time do not fit in memory on cpu; going on with 10 at a time (--batch-size 10 "
+            "starts with that)",
+            True,
+        )
+    ]
+    limited.sizes.clear()
+    evaluator.at("fp32").run(limited)
+    assert limited.sizes == [10, 10, 10, 10, 10, 3], "what did not fit is not tried again"
+    assert len(said) == 1
+    assert evaluator.batch_size == 40
+    whole = Evaluator(make_split(), PREPROCESS, CPU, 53).run(make_model())
+    assert np.array_equal(outcomes.predicted, whole.predicted)
+    assert outcomes.losses == pytest.approx(whole.losses, abs=1e-6)
+
+
+def test_not_even_one_image_fits() -> None:
+    limited = Limited(0, torch.OutOfMemoryError("no room"))
+    with pytest.raises(MixoptError, match=r"memory: out of memory on cpu with one image at a time \(no room\); free"):
+        Evaluator(make_split(), PREPROCESS, CPU, 4).run(limited)
+    assert limited.sizes == [4, 2, 1]
+
+
+def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory() -> None:
+    limited = Limited(0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        Evaluator(make_split(), PREPROCESS, CPU, 4).run(limited)
+    assert limited.sizes == [4]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_low_precision_is_of_the_forward_pass_alone(precision: str, dtype: torch.dtype) -> None:
+    model, seen = make_model(), []
+
+    def predict(images: Tensor) -> Tensor:
+        seen.append((images.dtype, model(images).dtype))
+        return torch.as_tensor(model(images))
+
+    exact = Evaluator(make_split(), PREPROCESS, CPU).run(model)
+    evaluator = Evaluator(make_split(), PREPROCESS, CPU, precision=precision)
+    outcomes = evaluator.run(predict)
+    assert seen == [(torch.float32, dtype)]
+    assert outcomes.losses == pytest.approx(exact.losses, abs=0.1)
+    assert not np.array_equal(outcomes.losses, exact.losses)
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        logits = model(next(evaluator.batches())[0]).float()
+    assert torch.equal(evaluator.logits(model), logits)
+    assert np.array_equal(evaluator.outcomes_of(logits).losses, outcomes.losses), "losses from float32 logits"
+    assert np.array_equal(evaluator.at("fp32").run(model).losses, exact.losses)
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(MixoptError, match="precision"):
+        Evaluator(make_split(), PREPROCESS, CPU, precision="int8")

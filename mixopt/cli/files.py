@@ -54,6 +54,9 @@ def evaluate(
     metric: shared.Metric = None,
     device: shared.Device = None,
     batch_size: shared.BatchSize = None,
+    precision: Annotated[
+        str | None, option(shared.RUN, "Of forward passes: fp32, bf16 or fp16. (default: fp32)")
+    ] = None,
     cache: shared.Cache = None,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
@@ -62,7 +65,7 @@ def evaluate(
     options = {
         "data": splits_of(data, test), "models": models, "family": family, "model": model, "classnames": classnames,
         "templates": templates, "limit": limit, "metric": metric, "device": device, "batch_size": batch_size,
-        "cache": cache,
+        "precision": precision, "cache": cache,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:

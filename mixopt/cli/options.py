@@ -69,6 +69,14 @@ Study = Annotated[Path | None, option(RUN, "A study.toml with these options as k
 Seed = Annotated[int | None, option(RUN, "Of everything random. (default: 0)")]
 Device = Annotated[str | None, option(RUN, "auto, cpu, cuda, cuda:1. (default: auto)")]
 BatchSize = Annotated[int | None, option(RUN, "Images per forward pass; chosen by device.")]
+Precision = Annotated[
+    str | None,
+    option(
+        RUN,
+        "Of forward passes: fp32, bf16, fp16, or auto (the fastest that was measured to agree with fp32). (default: "
+        "auto)",
+    ),
+]
 Dtype = Annotated[
     str | None,
     option(RUN, "Of the saved model: ingredients (as theirs), fp32, fp16 or bf16. (default: ingredients)"),

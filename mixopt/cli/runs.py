@@ -59,6 +59,7 @@ def search(
     seed: shared.Seed = None,
     device: shared.Device = None,
     batch_size: shared.BatchSize = None,
+    precision: shared.Precision = None,
     dtype: shared.Dtype = None,
     cache: shared.Cache = None,
     out: shared.Out = None,
@@ -73,8 +74,8 @@ def search(
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "sampler": sampler,
         "population": population, "groups": groups, "space": space, "radius": radius, "start": start,
-        "timeout": timeout, "seed": seed, "device": device, "batch_size": batch_size, "dtype": dtype,
-        "cache": cache, "out": out, "storage": storage,
+        "timeout": timeout, "seed": seed, "device": device, "batch_size": batch_size,
+        "precision": precision, "dtype": dtype, "cache": cache, "out": out, "storage": storage,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
@@ -114,6 +115,7 @@ def compare(
     seed: shared.Seed = None,
     device: shared.Device = None,
     batch_size: shared.BatchSize = None,
+    precision: shared.Precision = None,
     dtype: shared.Dtype = None,
     cache: shared.Cache = None,
     out: shared.Out = None,
@@ -131,7 +133,7 @@ def compare(
         "methods": methods, "family": family, "model": model, "base": base, "ingredients": patterns,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "seed": seed,
-        "device": device, "batch_size": batch_size, "dtype": dtype, "cache": cache, "out": out,
+        "device": device, "batch_size": batch_size, "precision": precision, "dtype": dtype, "cache": cache, "out": out,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
@@ -165,7 +167,16 @@ def demo(
         with screen.listening() as listener:
             pool = making.ensure_pool(out / "pool", seed=seed, progress=listener.progress)
             with making.one_thread():
-                result = run.search(pool, out=out / "run", trials=trials, seed=seed, cache=cache, listener=listener)
+                # Not by measurement: the tour shows the same table everywhere.
+                result = run.search(
+                    pool,
+                    out=out / "run",
+                    trials=trials,
+                    seed=seed,
+                    precision="fp32",
+                    cache=cache,
+                    listener=listener,
+                )
         show_run(screen, result.report, result.folder)
         if not as_json:
             screen.out(f"Next: mixopt compare --models {pool} for every published recipe, mixopt inspect {pool}, or")

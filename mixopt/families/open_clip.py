@@ -84,8 +84,10 @@ class OpenClip:
         scale = model.logit_scale.exp()
 
         def logits(images: Tensor) -> Tensor:
-            features = model.encode_image(images, normalize=True)
-            return torch.as_tensor(scale * (features @ head))
+            features = model.encode_image(images, normalize=False)
+            # Cosines that are close decide the class: in bf16, rounding here changes more of them than the tower's.
+            with torch.autocast(images.device.type, enabled=False):
+                return torch.as_tensor(scale * (functional.normalize(features.float(), dim=-1) @ head))
 
         return logits
 

@@ -211,7 +211,7 @@ def test_pool_with_a_tuned_text_tower_builds_a_head_per_mix(clip_pool: Path, tmp
     state = load_file(clip_pool / "model_0.safetensors")
     state["ln_final.bias"].add_(0.5)
     save_file(state, clip_pool / "model_0.safetensors")
-    spec = load_spec({"models": clip_pool, "cache": tmp_path / "cache", "device": "cpu"})
+    spec = load_spec({"models": clip_pool, "cache": tmp_path / "cache", "device": "cpu", "precision": "fp32"})
     objective = assemble(spec, Listener()).objective
     groups = one_group(objective.pool.sizes)
     assert "ln_final.bias" in objective.pool.sizes
