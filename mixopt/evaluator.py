@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixopt.errors import DataError, MixoptError, unknown
+from mixopt.feed import Feed
 from mixopt.split import Preprocess, Split
 
 Predict = Callable[[Tensor], Tensor]
@@ -48,8 +49,8 @@ class Outcomes:
 class Evaluator:
     """Runs a split through a model, in batches, in the split's fixed order.
 
-    Images stay uint8 (on the device, where that is not the CPU) and are normalised batch by batch; nothing is read
-    from disk per trial beyond the memory-mapped decoded copy.
+    Images stay uint8 and are normalised batch by batch on the device; nothing is read from disk per trial beyond the
+    memory-mapped decoded copy, and that only where the split is not resident on the device (see `Feed`).
 
     Args:
         split: The samples.
@@ -62,6 +63,7 @@ class Evaluator:
 
     Attributes:
         batch_size: Images per forward pass as asked for; fewer are used where they do not fit.
+        feed: Brings the images.
 
     Raises:
         MixoptError: An unknown precision.
@@ -87,7 +89,7 @@ class Evaluator:
         self._mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._std = torch.tensor(preprocess.std, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._labels = torch.from_numpy(split.labels).to(device)
-        self._resident = None if device.type == "cpu" else torch.from_numpy(np.array(split.images)).to(device)
+        self.feed = Feed(split.images, device)
 
     def at(self, precision: str) -> Evaluator:
         """The same evaluator, its resident images included, with forward passes in another precision.
@@ -107,11 +109,7 @@ class Evaluator:
 
     def take(self, samples: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Model-ready images ``[b, 3, h, w]`` float32 and labels ``[b]`` of some samples of the fixed order."""
-        if self._resident is None:
-            raw = torch.from_numpy(np.array(self.split.images[samples]))
-        else:
-            raw = self._resident[samples]
-        images = raw.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
+        images = self.feed.take(samples).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
         return images.sub_(self._mean).div_(self._std), self._labels[samples]
 
     def run(
@@ -181,6 +179,8 @@ class Evaluator:
         while size:
             try:
                 batch = self._pass(predict, slice(first, min(first + size, end)))
+                if first + size < end:  # on a GPU, beside the pass that is under way
+                    self.feed.ahead(slice(first + size, min(first + 2 * size, end)))
             except (RuntimeError, MemoryError) as raised:
                 if not out_of_memory(raised):
                     raise
