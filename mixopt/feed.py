@@ -34,9 +34,10 @@ class Feed:
             streamed = on_gpu and images.nbytes > SHARE * torch.cuda.mem_get_info(device)[0]
         self.streamed = streamed
         self._resident = torch.from_numpy(np.array(images)).to(device) if on_gpu and not streamed else None
-        self._side = torch.cuda.Stream(device) if on_gpu and streamed else None
+        self._side = torch.cuda.Stream(device) if on_gpu and streamed else None  # type: ignore[no-untyped-call]
         self._buffers: list[Tensor] = []
-        self._copied = [torch.cuda.Event() for _ in range(2)] if on_gpu and streamed else []
+        # After the copy from each buffer; nothing before the first.
+        self._copied: list[torch.cuda.Event | None] = [None, None]
         self._turn = 0
         self._next: tuple[slice, Tensor] | None = None
 
@@ -46,10 +47,8 @@ class Feed:
             return self._resident[samples]
         if not self.streamed or not isinstance(samples, slice):
             return torch.from_numpy(np.array(self._images[samples])).to(self._device)
-        if self._next is None or self._next[0] != samples:
-            self.ahead(samples)
-        images = self._next[1] if self._next is not None else torch.empty(0)
-        self._next = None
+        announced, self._next = self._next, None
+        images = announced[1] if announced is not None and announced[0] == samples else self._bring(samples)
         if self._side is not None:
             here = torch.cuda.current_stream(self._device)
             here.wait_stream(self._side)
@@ -58,8 +57,10 @@ class Feed:
 
     def ahead(self, samples: slice) -> None:
         """Begin to bring the samples that `take` will be asked for next; nothing where they need not travel."""
-        if not self.streamed:
-            return
+        if self.streamed:
+            self._next = (samples, self._bring(samples))
+
+    def _bring(self, samples: slice) -> Tensor:
         source = self._images[samples]
         self._turn = 1 - self._turn
         host = self._buffer(len(source))
@@ -68,8 +69,8 @@ class Feed:
             images = torch.empty(host.shape, dtype=torch.uint8, device=self._device)
             images.copy_(host, non_blocking=True)
         if self._side is not None:
-            self._copied[self._turn].record(self._side)
-        self._next = (samples, images)
+            self._copied[self._turn] = self._side.record_event()
+        return images
 
     def _buffer(self, count: int) -> Tensor:
         """The buffer whose turn it is, free to be written."""
@@ -78,8 +79,8 @@ class Feed:
             if self._side is not None:
                 self._side.synchronize()
             self._buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=self._side is not None) for _ in range(2)]
-        if self._copied:
-            self._copied[self._turn].synchronize()
+        if (copied := self._copied[self._turn]) is not None:
+            copied.synchronize()
         return self._buffers[self._turn][:count]
 
     def _beside(self) -> AbstractContextManager[object]:
