@@ -287,7 +287,7 @@ def _stem(name: str) -> str:
 
 
 def _chunks(flat: Tensor) -> Sequence[Tensor]:
-    return torch.split(flat, _CHUNK)  # type: ignore[no-untyped-call]
+    return torch.split(flat, _CHUNK)
 
 
 def _started_hash(tensor: Tensor) -> hashlib._Hash:

@@ -200,7 +200,7 @@ class _Reading:
                     continue
                 facts[name] = _facts_of(opened)
                 if not opened.mapped:
-                    yield _Job("checking checkpoints", self._scan(facts[name], opened.tensors))
+                    yield _Job("checking checkpoints", self._scan(facts[name], opened.tensors), alone=True)
                 del opened
 
         self._run(jobs())
@@ -229,7 +229,7 @@ class _Reading:
             for row, (name, fact) in enumerate(facts.items()):
                 opened = self._reader(self.files[name]).tensors
                 places = {place.name: stack[row, place.start : place.stop] for place in mixed}
-                yield _Job("stacking checkpoints", self._scan(fact, opened, places))
+                yield _Job("stacking checkpoints", self._scan(fact, opened, places), alone=not fact.mapped)
                 if row == 0:
                     fixed.update({key: tensor.clone() for key, tensor in opened.items() if key not in places})
                 del opened
@@ -250,11 +250,14 @@ class _Reading:
         ]
 
     def _run(self, jobs: Iterator[_Job]) -> None:
-        """Wait for each file's work once the next file's has started."""
+        """Wait for each file's work once the next file's has started, or at once where the work is to be alone."""
         running: _Job | None = None
         for job in jobs:
             self._finish(running)
             running = job
+            if job.alone:
+                self._finish(job)
+                running = None
         self._finish(running)
 
     def _finish(self, job: _Job | None) -> None:
@@ -274,10 +277,13 @@ class _Job:
     Attributes:
         what: The words that its end is told with.
         futures: Done when it is.
+        alone: Whether it must end before the next file is opened: the tensors of a file that was read whole take
+            memory of their own.
     """
 
     what: str
     futures: Sequence[Future[None]] = ()
+    alone: bool = False
 
 
 def _scan_one(scans: dict[str, checkpoints.Scan], name: str, tensor: Tensor, into: Tensor | None) -> None:
