@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import struct
 import warnings
@@ -30,6 +31,10 @@ SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
 PREFIXES = ("module.", "_orig_mod.")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
+
+# Elements handled at a time by a scan: they stay in a core's cache, and torch starts threads of its own from 2**15 on.
+_CHUNK = 2**15 - 2**6
+_SAMPLE = 512
 
 # Names of the safetensors format, https://github.com/huggingface/safetensors#format
 _FORMAT_NAMES = {
@@ -59,6 +64,7 @@ class Checkpoint:
         tied: Alias to the name in ``tensors`` that it shares its memory with.
         metadata: Text stored beside the tensors.
         ignored: Entries of the state dict that are not tensors.
+        mapped: Whether the tensors lie in the file and are read when used, so that opening it cost next to nothing.
     """
 
     path: Path
@@ -66,6 +72,22 @@ class Checkpoint:
     tied: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    mapped: bool = False
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a tensor's bytes found.
+
+    Attributes:
+        hash: SHA-256 of its dtype, shape and bytes, as hex.
+        holds_nan: Whether a value is NaN.
+        holds_infinity: Whether a value is infinite and none is NaN.
+    """
+
+    hash: str
+    holds_nan: bool
+    holds_infinity: bool
 
 
 def find(directory: Path, patterns: Sequence[str] = ()) -> list[Path]:
@@ -127,7 +149,7 @@ def read(path: Path) -> Checkpoint:
         tensors, metadata = _read_safetensors(path)
         tied = {alias: name for alias, name in metadata.items() if name in tensors and alias not in tensors}
         metadata = {key: text for key, text in metadata.items() if key not in tied}
-        return _without_prefixes(Checkpoint(path, tensors, tied, metadata))
+        return _without_prefixes(Checkpoint(path, tensors, tied, metadata, mapped=True))
     if path.suffix in PICKLE_SUFFIXES:
         return _without_prefixes(_read_pickle(path))
     raise CheckpointError(f"{path}: expected a checkpoint ({', '.join(SUFFIXES)} or *{INDEX_SUFFIX})")
@@ -185,9 +207,51 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, tied: Mapping[str, str],
 
 def tensor_hash(tensor: Tensor) -> str:
     """SHA-256 of a tensor's dtype, shape and bytes, as hex."""
-    digest = hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode())
+    digest = _started_hash(tensor)
     digest.update(_bytes_of(tensor))
     return digest.hexdigest()
+
+
+def scan(tensor: Tensor, into: Tensor | None = None) -> Scan:
+    """Hash a tensor, look for NaN and infinities, and copy it, while its bytes pass through the cache once.
+
+    Releases Python's lock for nearly all of its time and starts no threads, so several run side by side.
+
+    Args:
+        tensor: On the CPU.
+        into: One-dimensional float32 of as many elements, filled with the tensor's values; None copies nothing.
+    """
+    digest = _started_hash(tensor)
+    flat = tensor.detach().contiguous().reshape(-1)
+    quick = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    summed = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    suspect = tensor.is_floating_point() and not quick
+    parts = _chunks(flat)
+    for part, place in zip(parts, [None] * len(parts) if into is None else _chunks(into), strict=True):
+        digest.update(_bytes_of(part))
+        if place is not None:
+            place.copy_(part)
+        if quick and not suspect:
+            # A sum is finite only where every term is; one that overflows is settled below.
+            values = part if place is None or summed == torch.float64 else place
+            suspect = not math.isfinite(values.sum(dtype=summed).item())
+    suspect = suspect and not bool(torch.isfinite(flat).all())
+    broken = suspect and bool(torch.isnan(flat).any())
+    return Scan(digest.hexdigest(), broken, suspect and not broken)
+
+
+def copy(tensor: Tensor, into: Tensor) -> None:
+    """Copy a tensor's values into one dimension, without threads of torch's own."""
+    flat = tensor.detach().reshape(-1)
+    for part, place in zip(_chunks(flat), _chunks(into), strict=True):
+        place.copy_(part)
+
+
+def sample(tensor: Tensor) -> bytes:
+    """A few bytes from a tensor's middle: where they differ, the tensors do."""
+    flat = tensor.detach().reshape(-1)
+    middle = flat.numel() // 2
+    return bytes(_bytes_of(flat[middle : middle + _SAMPLE]))
 
 
 def content_hash(hashes: Mapping[str, str]) -> str:
@@ -222,6 +286,14 @@ def _stem(name: str) -> str:
     return name.removesuffix(INDEX_SUFFIX) if name.endswith(INDEX_SUFFIX) else name.rpartition(".")[0]
 
 
+def _chunks(flat: Tensor) -> Sequence[Tensor]:
+    return torch.split(flat, _CHUNK)
+
+
+def _started_hash(tensor: Tensor) -> hashlib._Hash:
+    return hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode())
+
+
 def _bytes_of(tensor: Tensor) -> memoryview:
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     return memoryview(flat.numpy())  # type: ignore[arg-type]  # an array is a buffer; numpy's stubs say so from 3.12 on
@@ -248,7 +320,7 @@ def _read_sharded(index: Path) -> Checkpoint:
     promised = set(json.loads(index.read_text())["weight_map"])
     if absent := sorted(promised - set(tensors)):
         raise CheckpointError(f"{index}: its parts lack {len(absent)} of the tensors it lists, such as {absent[0]}")
-    return Checkpoint(index, tensors, {}, metadata)
+    return Checkpoint(index, tensors, {}, metadata, mapped=True)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -263,7 +335,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> Checkpoint:
-    loaded = _load_pickle(path)
+    loaded, mapped = _load_pickle(path)
     state, ignored = _unwrap(path, loaded)
     names_by_memory: dict[tuple[Any, ...], str] = {}
     tensors: dict[str, Tensor] = {}
@@ -281,19 +353,21 @@ def _read_pickle(path: Path) -> Checkpoint:
             tied[name] = first
         else:
             tensors[name] = tensor.detach()
-    return Checkpoint(path, tensors, tied, {}, ignored)
+    return Checkpoint(path, tensors, tied, {}, ignored, mapped)
 
 
-def _load_pickle(path: Path) -> Any:
+def _load_pickle(path: Path) -> tuple[Any, bool]:
+    """What a pickle holds, and whether its tensors are mapped rather than read."""
     try:
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch explains protocols of pickles; the error below says what matters
             try:
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True), True
             except RuntimeError as error:
                 if "mmap" not in str(error):
                     raise
-                return torch.load(path, map_location="cpu", weights_only=True)  # the format before zip files
+                # The format before zip files cannot be mapped.
+                return torch.load(path, map_location="cpu", weights_only=True), False
     except Exception as error:  # damaged bytes can make the reader fail in any way
         if not isinstance(error, pickle.UnpicklingError) or "Unsupported operand" in str(error):
             raise CheckpointError(

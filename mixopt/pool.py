@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import joblib
 import torch
 from torch import Tensor
 
@@ -89,15 +91,34 @@ class Pool:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the first pass keeps of a checkpoint; a few bytes a tensor."""
+    """What is kept of a checkpoint while its file is closed; a few bytes a tensor.
+
+    Attributes:
+        shapes: Tensor name to shape.
+        dtypes: Tensor name to dtype.
+        samples: Tensor name to a few of its bytes.
+        tied: Alias to name.
+        ignored: Entries that are not tensors.
+        mapped: Whether opening it left its tensors unread.
+        scans: Tensor name to what reading all of it found; filled as the reading goes on.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, torch.dtype]
-    hashes: dict[str, str]
-    not_a_number: tuple[str, ...]
-    infinite: tuple[str, ...]
+    samples: dict[str, bytes]
     tied: dict[str, str]
     ignored: tuple[str, ...]
+    mapped: bool
+    scans: dict[str, checkpoints.Scan] = field(default_factory=dict)
+
+    def hash_of(self, tensor: str) -> str | None:
+        """A tensor's SHA-256, once it has been read."""
+        return self.scans[tensor].hash if tensor in self.scans else None
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Tensor name to SHA-256, once all have been read."""
+        return {name: self.scans[name].hash for name in self.shapes}
 
 
 def open_pool(
@@ -108,16 +129,19 @@ def open_pool(
     reader: Reader = checkpoints.read,
     progress: Progress | None = None,
 ) -> Pool:
-    """Check every checkpoint, then stack what differs.
+    """Check every checkpoint, and stack what differs.
 
-    Each file is read twice and one at a time: once to check and hash it, once to fill its row. So the peak memory
-    is the stack and one checkpoint (files that can be mapped into memory cost nothing of their own).
+    A few bytes of each tensor tell most of those that differ; the others are hashed first, and so the stack's layout
+    is known. Then every tensor is hashed, checked and copied in one pass over its bytes, one tensor for each core at a
+    time. Files that cannot be mapped into memory (pickles older than torch 1.6) are read whole, and a second time for
+    the copy. At most two files are held at once, so the peak memory is the stack and two checkpoints.
 
     Args:
         ingredients: Column name to file, in the order of the columns.
         base: Name and file of the pretrained checkpoint.
         order: Puts tensor names in depth order.
-        reader: Opens a checkpoint; a family's own where its files need more than reading.
+        reader: Opens a checkpoint; a family's own where its files need more than reading. Called for one file at a
+            time, several times for each.
         progress: Told ``(what, done, total)`` after each file.
 
     Raises:
@@ -126,46 +150,162 @@ def open_pool(
     files = dict(ingredients)
     if base is not None:
         files[base[0]] = base[1]
-    facts, problems = _inspect(files, reader, progress)
-    problems += _misfits(facts)
-    problems += _duplicates(facts)
-    problems += _not_finite(facts)
+    with ThreadPoolExecutor(max_workers=joblib.cpu_count()) as workers:
+        reading = _Reading(files, reader, workers, progress)
+        facts, problems = reading.look()
+        problems += _misfits(facts)
+        if problems or len(files) < 2:
+            reading.check(facts, lambda tensor: True)
+            _refuse(files, facts, problems)
+        reading.check(facts, lambda tensor: len({fact.samples[tensor] for fact in facts.values()}) == 1)
+        return _stack(reading, facts, None if base is None else base[0], order)
+
+
+def _refuse(files: Mapping[str, Path], facts: Mapping[str, _Facts], problems: Sequence[str] = ()) -> None:
+    """Raise where anything is wrong.
+
+    Raises:
+        PoolError: All that is wrong: the problems known, and those that reading the tensors told.
+    """
+    problems = [*problems, *_duplicates(facts), *_not_finite(facts)]
     if len(files) < 2:
         only = names(files) or "none"
         problems.append(f"mixing needs at least two checkpoints, found {len(files)} ({only})")
     if problems:
         raise PoolError(listing("the checkpoints cannot be mixed", problems))
-    return _stack(files, None if base is None else base[0], facts, order, reader, progress)
 
 
-def _inspect(
-    files: Mapping[str, Path], reader: Reader, progress: Progress | None
-) -> tuple[dict[str, _Facts], list[str]]:
-    facts: dict[str, _Facts] = {}
-    problems = []
-    for number, (name, path) in enumerate(files.items(), start=1):
-        try:
-            facts[name] = _facts_of(reader(path))
-        except CheckpointError as error:
-            problems.append(str(error))
-        if progress:
-            progress("checking checkpoints", number, len(files))
-    return facts, problems
+class _Reading:
+    """The passes over a pool's files: opened one by one, in order, with the tensors of two worked on at once."""
+
+    def __init__(self, files: Mapping[str, Path], reader: Reader, workers: Executor, progress: Progress | None) -> None:
+        self.files = files
+        self._reader = reader
+        self._workers = workers
+        self._progress = progress
+        self._told: Counter[str] = Counter()
+
+    def look(self) -> tuple[dict[str, _Facts], list[str]]:
+        """What opening the files tells, and what is wrong with them; all there is where a file is read whole anyway."""
+        facts: dict[str, _Facts] = {}
+        problems: list[str] = []
+
+        def jobs() -> Iterator[_Job]:
+            for name, path in self.files.items():
+                try:
+                    opened = self._reader(path)
+                except CheckpointError as error:
+                    problems.append(str(error))
+                    yield _Job("checking checkpoints")
+                    continue
+                facts[name] = _facts_of(opened)
+                if not opened.mapped:
+                    yield _Job("checking checkpoints", self._scan(facts[name], opened.tensors), alone=True)
+                del opened
+
+        self._run(jobs())
+        return facts, problems
+
+    def check(self, facts: Mapping[str, _Facts], wanted: Callable[[str], bool]) -> None:
+        """Scan the tensors that are wanted, in the files that were not read whole when they were looked at."""
+
+        def jobs() -> Iterator[_Job]:
+            for name, fact in facts.items():
+                if not fact.mapped:
+                    continue
+                chosen = [tensor for tensor in fact.shapes if wanted(tensor)]
+                opened = self._reader(self.files[name]).tensors if chosen else {}
+                yield _Job("checking checkpoints", self._scan(fact, {tensor: opened[tensor] for tensor in chosen}))
+                del opened
+
+        self._run(jobs())
+
+    def stack(self, facts: Mapping[str, _Facts], mixed: Sequence[MixedTensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The stack, and the first checkpoint's other tensors; scans what was not scanned before."""
+        stack = _empty(len(facts), mixed[-1].stop if mixed else 0)
+        fixed: dict[str, Tensor] = {}
+
+        def jobs() -> Iterator[_Job]:
+            for row, (name, fact) in enumerate(facts.items()):
+                opened = self._reader(self.files[name]).tensors
+                places = {place.name: stack[row, place.start : place.stop] for place in mixed}
+                yield _Job("stacking checkpoints", self._scan(fact, opened, places), alone=not fact.mapped)
+                if row == 0:
+                    fixed.update({key: tensor.clone() for key, tensor in opened.items() if key not in places})
+                del opened
+
+        self._run(jobs())
+        return stack, fixed
+
+    def _scan(
+        self, fact: _Facts, tensors: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None
+    ) -> list[Future[None]]:
+        """Start work on the tensors, large ones first, so that no core is left with one at the end."""
+        into = places or {}
+        by_size = sorted(tensors.items(), key=lambda item: -item[1].nbytes)
+        return [
+            self._workers.submit(_scan_one, fact.scans, name, tensor, into.get(name))
+            for name, tensor in by_size
+            if name in into or name not in fact.scans
+        ]
+
+    def _run(self, jobs: Iterator[_Job]) -> None:
+        """Wait for each file's work once the next file's has started, or at once where the work is to be alone."""
+        running: _Job | None = None
+        for job in jobs:
+            self._finish(running)
+            running = job
+            if job.alone:
+                self._finish(job)
+                running = None
+        self._finish(running)
+
+    def _finish(self, job: _Job | None) -> None:
+        if job is None:
+            return
+        for future in job.futures:
+            future.result()
+        self._told[job.what] += 1
+        if self._progress:
+            self._progress(job.what, self._told[job.what], len(self.files))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Work on one file.
+
+    Attributes:
+        what: The words that its end is told with.
+        futures: Done when it is.
+        alone: Whether it must end before the next file is opened: the tensors of a file that was read whole take
+            memory of their own.
+    """
+
+    what: str
+    futures: Sequence[Future[None]] = ()
+    alone: bool = False
+
+
+def _scan_one(scans: dict[str, checkpoints.Scan], name: str, tensor: Tensor, into: Tensor | None) -> None:
+    if name not in scans:
+        scans[name] = checkpoints.scan(tensor, into)
+    elif into is not None:
+        checkpoints.copy(tensor, into)
+
+
+def _empty(rows: int, columns: int) -> Tensor:
+    return torch.empty(rows, columns, dtype=torch.float32)
 
 
 def _facts_of(checkpoint: checkpoints.Checkpoint) -> _Facts:
     tensors = checkpoint.tensors
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    suspect = [name for name, tensor in floating.items() if not bool(torch.isfinite(tensor).all())]
-    broken = tuple(name for name in suspect if bool(torch.isnan(floating[name]).any()))
     return _Facts(
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         dtypes={name: tensor.dtype for name, tensor in tensors.items()},
-        hashes=checkpoints.hash_tensors(tensors),
-        not_a_number=broken,
-        infinite=tuple(name for name in suspect if name not in broken),
+        samples={name: checkpoints.sample(tensor) for name, tensor in tensors.items()},
         tied=checkpoint.tied,
         ignored=checkpoint.ignored,
+        mapped=checkpoint.mapped,
     )
 
 
@@ -211,54 +351,40 @@ def _not_finite(facts: Mapping[str, _Facts]) -> list[str]:
     """NaN anywhere; an infinity is legal only where all agree on it (an attention mask)."""
     problems = []
     for name, fact in facts.items():
-        problems += [f"{name}: tensor {tensor} holds NaN" for tensor in fact.not_a_number]
-        for tensor in fact.infinite:
-            if not _identical(facts, tensor):
+        problems += [f"{name}: tensor {tensor} holds NaN" for tensor in fact.shapes if fact.scans[tensor].holds_nan]
+        for tensor in fact.shapes:
+            if fact.scans[tensor].holds_infinity and not _identical(facts, tensor):
                 problems.append(f"{name}: tensor {tensor} holds an infinite value")
     return problems
 
 
 def _identical(facts: Mapping[str, _Facts], tensor: str) -> bool:
-    return len({fact.hashes.get(tensor) for fact in facts.values()}) == 1
+    hashes = {fact.hash_of(tensor) for fact in facts.values()}
+    return len(hashes) == 1 and None not in hashes
 
 
 def _stack(
-    files: Mapping[str, Path],
-    base: str | None,
-    facts: Mapping[str, _Facts],
-    order: Callable[[Iterable[str]], Sequence[str]],
-    reader: Reader,
-    progress: Progress | None,
+    reading: _Reading, facts: Mapping[str, _Facts], base: str | None, order: Callable[[Iterable[str]], Sequence[str]]
 ) -> Pool:
-    first = next(iter(facts.values()))
+    first_name, first = next(iter(facts.items()))
     differing = [tensor for tensor in first.shapes if not _identical(facts, tensor)]
     floating = [tensor for tensor in differing if first.dtypes[tensor].is_floating_point]
-    mixed = _layout([name for name in order(first.shapes) if name in set(floating)], base, facts)
-    n_params = mixed[-1].stop if mixed else 0
-    stack = torch.empty(len(files), n_params, dtype=torch.float32)
-    fixed: dict[str, Tensor] = {}
-    for row, path in enumerate(files.values()):
-        tensors = reader(path).tensors
-        for place in mixed:
-            stack[row, place.start : place.stop].copy_(tensors[place.name].reshape(-1))
-        if row == 0:
-            moving = {place.name for place in mixed}
-            fixed = {key: tensor.clone() for key, tensor in tensors.items() if key not in moving}
-        del tensors  # before the next file is read, so that one at a time is held
-        if progress:
-            progress("stacking checkpoints", row + 1, len(files))
+    moving = set(floating)
+    mixed = _layout([name for name in order(first.shapes) if name in moving], base, facts)
+    stack, fixed = reading.stack(facts, mixed)
+    _refuse(reading.files, facts)
     if not mixed:
         raise PoolError("the checkpoints differ in no floating-point tensor; there is nothing to mix")
     return Pool(
-        columns=tuple(files),
+        columns=tuple(reading.files),
         base=base,
-        paths=dict(files),
+        paths=dict(reading.files),
         mixed=mixed,
         stack=stack,
         fixed=fixed,
         tied=dict(first.tied),
         hashes={name: fact.hashes for name, fact in facts.items()},
-        buffers_from=next(iter(files)) if len(floating) < len(differing) else None,
+        buffers_from=first_name if len(floating) < len(differing) else None,
         notices=tuple(_notices(facts, base, differing, floating)),
     )
 

@@ -377,6 +377,47 @@ def test_any_pool_is_what_its_files_hold(
         assert torch.equal(part(pool, name), torch.stack([state[name] for state in states]))
 
 
+# ---------------------------------------------------------------------------------------------------- one reading
+
+
+def test_every_tensor_of_a_mapped_file_is_scanned_once(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned: list[tuple[int, ...]] = []
+    scan = checkpoints.scan
+
+    def counting(tensor: Tensor, into: Tensor | None = None) -> checkpoints.Scan:
+        scanned.append(tuple(tensor.shape))
+        return scan(tensor, into)
+
+    monkeypatch.setattr(checkpoints, "scan", counting)
+    states = random_states(3)
+    make_pool(states)
+    assert sorted(scanned) == sorted(tuple(tensor.shape) for state in states for tensor in state.values())
+
+
+def test_a_difference_that_the_sample_misses_is_found(make_pool: MakePool) -> None:
+    states = random_states(3)
+    for state in states:
+        state["wide"] = torch.zeros(100_000)
+    states[2]["wide"][7] = 1.0
+    pool = make_pool(states)
+    assert torch.equal(part(pool, "wide"), torch.stack([state["wide"] for state in states]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("worst", [1.0, torch.nan, torch.inf, "largest"])
+def test_a_scan_tells_what_separate_passes_would(dtype: torch.dtype, worst: float | str) -> None:
+    tensor = torch.randn(70, 1000).to(dtype)
+    tensor[-1, -9:] = torch.finfo(dtype).max if isinstance(worst, str) else worst
+    tensor = tensor.t()
+    into = torch.empty(tensor.numel())
+    found = checkpoints.scan(tensor, into)
+    assert found.hash == checkpoints.tensor_hash(tensor)
+    assert found.holds_nan == (worst is torch.nan)
+    assert found.holds_infinity == (worst is torch.inf)
+    assert torch.equal(into.nan_to_num(), tensor.float().reshape(-1).nan_to_num())
+    assert checkpoints.scan(tensor) == found
+
+
 # -------------------------------------------------------------------------------------------------------- memory
 
 PEAK = """
@@ -390,7 +431,7 @@ def status(field):
             return int(line.split()[1]) * 1024
 
 def opened(folder):
-    files = sorted(Path(folder).glob("model_*.pt"))
+    files = sorted(Path(folder).glob("model_*"))
     return open_pool({path.stem: path for path in files[1:]}, (files[0].stem, files[0]))
 
 opened(sys.argv[1])
@@ -403,16 +444,20 @@ print(status("VmHWM") - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc, which Linux alone has")
-def test_opening_takes_no_more_memory_than_the_stack_and_two_checkpoints(tmp_path: Path) -> None:
-    """Files of the format before zip are read into memory whole, so that nothing hides in mapped pages."""
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_opening_takes_no_more_memory_than_the_stack_and_two_checkpoints(tmp_path: Path, suffix: str) -> None:
+    """Files of the format before zip are read into memory whole; of the other, mapped pages count while mapped."""
     generator = torch.Generator().manual_seed(0)
     sizes = {"small": 1000, "large": 3_000_000}
     for folder, size in sizes.items():
         (tmp_path / folder).mkdir()
         for number in range(12):
             state = {f"blocks.{block}.weight": torch.randn(size // 6, generator=generator) for block in range(6)}
-            path = tmp_path / folder / f"model_{number}.pt"
-            torch.save(state, path, _use_new_zipfile_serialization=False)
+            path = tmp_path / folder / f"model_{number}{suffix}"
+            if suffix == ".pt":
+                torch.save(state, path, _use_new_zipfile_serialization=False)
+            else:
+                save_file(state, path)
     command = [sys.executable, "-c", PEAK, str(tmp_path / "small"), str(tmp_path / "large")]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     one = sizes["large"] * 4
