@@ -16,9 +16,10 @@ import hashlib
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import joblib
@@ -145,9 +146,9 @@ WAYS: dict[str, Callable[[list[Path]], object]] = {
 }
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ingredients", type=int, default=16)
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--frozen", type=float, default=0.25, help="share of the tensors that are the same in all")
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument(
         "--cold", action="store_true", help="drop the files from the page cache before each measurement"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         paths = write_pool(
             Path(folder),
@@ -209,7 +210,8 @@ def main() -> None:
             }
         )
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

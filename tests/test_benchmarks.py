@@ -43,6 +43,14 @@ def test_trial(run: Run) -> None:
     assert sum(found["parts"].values()) == pytest.approx(found["seconds"]["mixopt"])
 
 
+def test_opening(run: Run) -> None:
+    found = run("opening", "--ingredients", "2", "--megabytes", "1", "--repeats", "1")
+    assert found["files"] == 3
+    by_way = {row["way"]: row["of_plain_read"] for row in found["rows"]}
+    assert by_way.pop("plain sequential read") == 1
+    assert all(share > 0 for share in by_way.values())
+
+
 def test_growth(run: Run, tmp_path: Path) -> None:
     picture = tmp_path / "growth.svg"
     found = run("growth", "--tiny", "--axes", "ingredients", "--trials", "1", "--picture", str(picture))
