@@ -254,7 +254,7 @@ def test_another_seed_gives_other_trials(
 def test_a_users_own_sampler_runs_and_resumes(clip_pool_template: Path, tmp_path: Path) -> None:
     options = small(clip_pool_template, tmp_path, "optuna.samplers:QMCSampler", trials=6)
     with pytest.MonkeyPatch.context() as patch:
-        kill_after(patch, 30, torn=False)
+        kill_after(patch, 9, torn=False)
         with pytest.raises(Killed):
             run.search(**options)
     finished = [facts for facts in facts_of(tmp_path / "run") if facts[1] == TrialState.COMPLETE]
