@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class _WholeWrites(JournalFileBackend):
             if self._pending is not None:
                 self._flush()
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         if self._pending is None or log_number_from < self._written:
             yield from super().read_logs(log_number_from)
         if self._pending is not None:
@@ -326,7 +326,8 @@ def run_trials(
     Trial 0 is the start. After it, whole generations are asked, scored, and told in number order. Before every ask
     the sampler is fresh and seeded from (seed, trial number), and a batch's extent follows from the trials before
     it and the number wanted; so the same call, killed at any point, goes on exactly as if it had not been. Running
-    trials that a killed process left are finished under their own numbers.
+    trials that a killed process left are finished under their own numbers. A run folder's journal is written once per
+    generation asked and once per trial told: a kill loses at most what is asked again, or scored again from the cache.
 
     Args:
         study: New or partly run.
