@@ -15,17 +15,17 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -40,6 +40,20 @@ from mixopt.stopwatch import Stopwatch
 ATTRIBUTE = "mixopt"
 FAILURES_ALLOWED = 2
 BOX = FloatDistribution(-1.0, 1.0)
+SPACE_LEARNERS = ("cmaes", "tpe", "gp")
+
+
+class _Lock(JournalFileSymlinkLock):
+    """Optuna's lock of a journal; with ``held``, it is kept over several writes, which take it at no cost."""
+
+    held = False
+
+    def acquire(self) -> bool:
+        return self.held or super().acquire()
+
+    def release(self) -> None:
+        if not self.held:
+            super().release()
 
 
 class _WholeWrites(JournalFileBackend):
@@ -49,12 +63,109 @@ class _WholeWrites(JournalFileBackend):
     """
 
     def __init__(self, path: str, stopwatch: Stopwatch) -> None:
-        super().__init__(path)
+        self._mutex = _Lock(path)
+        super().__init__(path, self._mutex)
         self._stopwatch = stopwatch
+        self._written = 0  # logs in the file, as far as known
+        self._pending: list[dict[str, Any]] | None = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what the block logs as one: Optuna by itself writes and syncs the file for every parameter.
+
+        Until then the file stays as it was and only this process sees the logs; nobody else may write, so that the
+        numbers of trials stay theirs. A block left by an exception, Ctrl-C included, is written as far as it came; a
+        killed process loses it.
+        """
+        try:
+            with _signals_wait():
+                self._mutex.acquire()
+                self._mutex.held, self._pending = True, []
+            self._read_on()
+            yield
+        finally:
+            if self._pending is not None:
+                self._flush()
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        if self._pending is None or log_number_from < self._written:
+            yield from super().read_logs(log_number_from)
+        if self._pending is not None:
+            yield from self._pending[max(0, log_number_from - self._written) :]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._pending is not None:
+            self._pending += json.loads(json.dumps(logs))  # as the file will give them back
+            return
         with self._stopwatch("storage"), _signals_wait():
             super().append_logs(logs)
+
+    def _read_on(self) -> None:
+        """Count the file's new logs; Optuna, which has not seen where a log begins, would read the file again."""
+        self._written += sum(1 for _ in super().read_logs(self._written))
+
+    def _flush(self) -> None:
+        with self._stopwatch("storage"), _signals_wait():
+            pending, self._pending = self._pending, None
+            try:
+                if pending:
+                    super().append_logs(pending)
+                    self._read_on()
+            finally:
+                self._mutex.held = False
+                self._mutex.release()
+
+
+class _Journal(JournalStorage):
+    """Optuna's journal storage of a run folder, which can write many changes as one."""
+
+    def __init__(self, journal: Path, stopwatch: Stopwatch) -> None:
+        self._file = _WholeWrites(str(journal), stopwatch)
+        self.together = self._file.together
+        super().__init__(self._file)
+
+
+class _KnownSpace(BaseSampler):
+    """A sampler that is told the space, which it would otherwise work out from all trials before every ask."""
+
+    def __init__(self, sampler: BaseSampler, labels: Iterable[str]) -> None:
+        self._sampler = sampler
+        self._space: dict[str, BaseDistribution] = dict.fromkeys(sorted(labels), BOX)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+class _CmaEs(CmaEsSampler):
+    """Optuna's CMA-ES, told a generation once.
+
+    Optuna tells the last generation to the optimizer and stores it (1 MB in 200 dimensions) in every trial until one
+    of them is complete; with whole generations asked, in all of them. Here a generation's first trial stores it and
+    the others find it there. Where that trial fails, the one that replaces it stores it again, so that a complete
+    trial of every generation has it and plain Optuna can go on.
+    """
+
+    def __init__(self, seed: int, population: int | None, before: Sequence[FrozenTrial]) -> None:
+        super().__init__(seed=seed, popsize=population, warn_independent_sampling=False)
+        self._live = [trial for trial in before if trial.state in (TrialState.RUNNING, TrialState.COMPLETE)]
+
+    # The one place that knows Optuna from inside; a test compares with Optuna's own, and counts the optimizers stored.
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        found = super()._restore_optimizer(self._live)
+        if found and not any(trial.system_attrs.get("cma:generation") for trial in reversed(completed_trials)):
+            # Optuna, which finds none in complete trials, would now draw a seed for a new one.
+            self._cma_rng.rng.randint(1, 2**31 - 2)
+        return found
 
 
 def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], float]:
@@ -81,20 +192,21 @@ def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], fl
     return call
 
 
-def make_sampler(name: str, seed: int, population: int | None) -> BaseSampler:
+def make_sampler(name: str, seed: int, population: int | None, before: Sequence[FrozenTrial] = ()) -> BaseSampler:
     """A fresh sampler of Optuna.
 
     Args:
         name: ``cmaes``, ``tpe``, ``gp``, ``random``, or ``package.module:Class``.
         seed: Of its random state.
         population: Of CMA-ES; its own default without.
+        before: The study's trials so far, where CMA-ES finds its state.
 
     Raises:
         SpecError: A class that cannot be imported or is not a sampler.
     """
     if name == "cmaes":
         # The box is centred on the start, so CMA-ES begins there, with a sixth of the range as its step.
-        return CmaEsSampler(seed=seed, popsize=population, warn_independent_sampling=False)
+        return _CmaEs(seed, population, before)
     if name == "tpe":
         return TPESampler(seed=seed)
     if name == "gp":
@@ -129,7 +241,7 @@ def open_storage(journal: Path, url: str | None, stopwatch: Stopwatch | None = N
         if url is not None:
             return optuna.storages.get_storage(url)
         _mend(journal)
-        return JournalStorage(_WholeWrites(str(journal), stopwatch or Stopwatch()))
+        return _Journal(journal, stopwatch or Stopwatch())
     except (OSError, ValueError, ImportError, KeyError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         where = f"--storage {url}" if url else str(journal)
         raise RunError(f"{where}: the study's storage cannot be opened ({error})") from error
@@ -214,7 +326,8 @@ def run_trials(
     Trial 0 is the start. After it, whole generations are asked, scored, and told in number order. Before every ask
     the sampler is fresh and seeded from (seed, trial number), and a batch's extent follows from the trials before
     it and the number wanted; so the same call, killed at any point, goes on exactly as if it had not been. Running
-    trials that a killed process left are finished under their own numbers.
+    trials that a killed process left are finished under their own numbers. A run folder's journal is written once per
+    generation asked and once per trial told: a kill loses at most what is asked again, or scored again from the cache.
 
     Args:
         study: New or partly run.
@@ -239,6 +352,10 @@ def run_trials(
     def announce(number: int, score: Score | None) -> None:
         _announce(study, heard, number, trials, score)
 
+    def fresh_sampler(before: Sequence[FrozenTrial]) -> BaseSampler:
+        fresh = make_sampler(sampler, _seed_for(seed, len(before)), population, before)
+        return _KnownSpace(fresh, space.labels) if sampler in SPACE_LEARNERS else fresh
+
     if not study.get_trials(deepcopy=False):
         _add_start(study, objective, space, announce)
     first = 1
@@ -253,9 +370,9 @@ def run_trials(
             continue
         if _late(deadline):
             return False
-        for number in batch:
-            with objective.stopwatch("optimizer"):
-                _ask(study, space, number, make_sampler(sampler, _seed_for(seed, number), population))
+        with objective.stopwatch("optimizer"), _together(study):
+            for number in batch:
+                _ask(study, space, number, fresh_sampler)
         if not _tell_batch(study, objective, space, batch, deadline, announce):
             return False
 
@@ -327,24 +444,31 @@ def _announce(study: optuna.Study, listener: Listener, number: int, total: int, 
     )
 
 
-def _ask(study: optuna.Study, space: Space, number: int, sampler: BaseSampler) -> None:
+def _ask(
+    study: optuna.Study, space: Space, number: int, fresh_sampler: Callable[[Sequence[FrozenTrial]], BaseSampler]
+) -> None:
     """Make sure that trial ``number`` exists and has all its parameters."""
     known = study.get_trials(deepcopy=False)
-    if number < len(known):
-        frozen = known[number]
-        if frozen.state != TrialState.RUNNING or len(frozen.params) == space.dims:
-            return
-    study.sampler = sampler
-    trial = study.ask() if number >= len(known) else Trial(study, known[number]._trial_id)
+    asked = known[number] if number < len(known) else None
+    if asked and (asked.state != TrialState.RUNNING or len(asked.params) == space.dims):
+        return
+    study.sampler = fresh_sampler(known[:number])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        frozen = study.get_trials(deepcopy=False)[number]
-        for label in frozen.params:
+        trial = Trial(study, asked._trial_id) if asked else study.ask()
+        if asked:
             # Killed half-way through its parameters: what was drawn one by one is drawn again, so that the
             # sampler's random state is where it was.
-            if label not in trial.relative_params:
-                sampler.sample_independent(study, frozen, label, BOX)
+            for label in asked.params:
+                if label not in trial.relative_params:
+                    study.sampler.sample_independent(study, asked, label, BOX)
         _suggest(trial, space)
+
+
+def _together(study: optuna.Study) -> AbstractContextManager[None]:
+    """What the block writes to the study is one write, where the study is kept in a run folder's journal."""
+    storage = study._storage  # a study does not name its storage otherwise; a test counts the writes
+    return storage.together() if isinstance(storage, _Journal) else nullcontext()
 
 
 def _tell_batch(
@@ -364,21 +488,25 @@ def _tell_batch(
             return False
         trial = Trial(study, frozen._trial_id)
         mix = space.to_mix(np.array([frozen.params[label] for label in space.labels]))
-        trial.set_user_attr("coefficients", mix.coefficients.tolist())
         score: Score | None = None
         started = time.perf_counter()
         try:
             score = objective.score(mix)
+            facts = _facts_of(score)
         except ScoreError as error:
-            trial.set_user_attr("images", len(objective.evaluators[SEARCH].split))
-            trial.set_user_attr("seconds", time.perf_counter() - started)
-            trial.set_user_attr("error", str(error))
-            trial.set_user_attr("group", error.group)
-            study.tell(number, state=TrialState.FAIL)
-        else:
-            for key, value in _facts_of(score).items():
+            facts = {
+                "images": len(objective.evaluators[SEARCH].split),
+                "seconds": time.perf_counter() - started,
+                "error": str(error),
+                "group": error.group,
+            }
+        with _together(study):
+            for key, value in {"coefficients": mix.coefficients.tolist(), **facts}.items():
                 trial.set_user_attr(key, value)
-            study.tell(number, score.value)
+            if score is None:
+                study.tell(number, state=TrialState.FAIL)
+            else:
+                study.tell(number, score.value)
         announce(number, score)
         if score is None:
             _stop_after_failures(study, number)
