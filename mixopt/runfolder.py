@@ -139,9 +139,11 @@ class RunFolder:
             )
 
     def _remove_if_unused(self) -> None:
-        """Leave no folder behind where bad input ended the run before it wrote anything."""
-        if [entry.name for entry in self.path.iterdir()] == [LOCK]:
-            (self.path / LOCK).unlink()
+        """Leave no folder behind where bad input ended the run before it wrote anything but its log."""
+        entries = list(self.path.iterdir())
+        if {entry.name for entry in entries} <= {LOCK, self.log.name}:
+            for entry in entries:
+                entry.unlink()
             self.path.rmdir()
 
     def _holder(self) -> str:
