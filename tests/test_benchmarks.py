@@ -56,6 +56,17 @@ def test_slope(monkeypatch: pytest.MonkeyPatch) -> None:
     assert growth.slope([1, 2, 5, 10], [3, 12, 75, 300]) == pytest.approx(2)
 
 
+def test_prefix(run: Run, clip_pool: Path) -> None:
+    found = run("prefix", "--models", str(clip_pool), "--methods", "uniform,coordinates", "--limit", "30")
+    uniform, coordinates = found["rows"]
+    assert (uniform["mixes"], uniform["stages"]) == (1, 0)
+    # Four groups, four shares each, and the start.
+    assert coordinates["mixes"] == 17
+    assert coordinates["stages"] > 0.3
+    assert uniform["identical"]
+    assert coordinates["identical"]
+
+
 def test_optuna_overhead(run: Run) -> None:
     found = run("optuna_overhead", "--trials", "3", "--parameters", "8", "--trial-seconds", "2")
     assert [(row["sampler"], row["storage"], row["done"]) for row in found["rows"]] == [
