@@ -5,9 +5,9 @@
 Each row runs twice, each time from an empty cache. ``coordinates`` stands for methods that settle one layer group after
 another, from the last to the first: from the uniform soup of the first two ingredients, four shares of the first for
 each block in turn, the best of which stays. ``stages``: the share of the passes, in stages times images, that was not
-computed anew. ``forward``: the process's own seconds in forward passes,
-which other work on the machine touches less than the clock's. ``identical``: whether every prediction and loss was the same to
-the last bit. Prints a table and one JSON line.
+computed anew. ``forward``: the process's own seconds in forward passes, which other work on the machine touches less
+than the clock's. ``identical``: whether every prediction and loss was the same to the last bit. Prints a table and one
+JSON line.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append(row)
         print(
             f"| `{name}` | {row['mixes']} | {reusing.reused:.1%} | {before:.2f} | {after:.2f} "
-            f"| {1 - after / before:.1%} | {'yes' if row['identical'] else 'no'} |",
+            f"| {1 - after / before if before else 0:.1%} | {'yes' if row['identical'] else 'no'} |",
             flush=True,
         )
     print(json.dumps({"benchmark": "prefix", "threads": torch.get_num_threads(), "rows": rows}))
