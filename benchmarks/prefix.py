@@ -2,12 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/prefix.py --models DIR [--methods manifold,coordinates] [--limit 200]
 
-Each row runs twice, each time from an empty cache. ``coordinates`` stands for methods that settle one layer group after
-another, from the last to the first: from the uniform soup of the first two ingredients, four shares of the first for
-each block in turn, the best of which stays. ``stages``: the share of the passes, in stages times images, that was not
-computed anew. ``forward``: the process's own seconds in forward passes, which other work on the machine touches less
-than the clock's. ``identical``: whether every prediction and loss was the same to the last bit. Prints a table and one
-JSON line.
+Every mix passes both ways, in turns, so that what else the machine does meets both alike. ``coordinates`` stands for
+methods that settle one layer group after another, the last first: from the uniform soup of the first two ingredients,
+four shares of the first for each block in turn, the best of which stays. ``stages``: the share of the passes, in stages
+times images, that was not computed anew. ``forward``: seconds of forward passes. ``identical``: whether every
+prediction and loss was the same to the last bit. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ import torch
 
 from mixopt import load_spec
 from mixopt.assemble import assemble
-from mixopt.evaluator import Outcomes
+from mixopt.evaluator import Outcomes, Predict
 from mixopt.groups import make_groups
 from mixopt.lineup import requests_of, run_requests
 from mixopt.listener import Listener
 from mixopt.mix import Mix
 from mixopt.objective import SEARCH, Objective
+from mixopt.prefix import Resumed
 
 ROWS = "coordinates,manifold,manifold:groups=block:models=3:tolerance=0.9,manifold:prefix=2:models=3:tolerance=0.9"
 SHARES = (0.2, 0.35, 0.65, 0.8)
@@ -51,44 +51,47 @@ def coordinates(objective: Objective) -> None:
                 rows, best = tried, value
 
 
-def measure(models: str, row: str, limit: int, reuses: bool) -> tuple[Objective, list[Outcomes], float]:
-    """The objective after one row, the outcomes of all that it computed, and the seconds of their forward passes."""
-    found: list[Outcomes] = []
-    seconds = 0.0
+def measure(models: str, row: str, limit: int) -> dict[str, Any]:
+    """One row of the table."""
+    seconds = {"without": 0.0, "with": 0.0}
+    identical: list[bool] = []
     with tempfile.TemporaryDirectory() as cache:
         options = {"models": models, "limit": limit, "cache": Path(cache), "device": "cpu", "precision": "fp32"}
         objective = assemble(load_spec(options), Listener()).objective
-        if not reuses:
-            objective.prefix = None
         evaluator: Any = objective.evaluators[SEARCH]
         run = evaluator.run
 
-        def recording(*arguments: Any, **more: Any) -> Outcomes:
-            nonlocal seconds
-            started = time.process_time()
-            found.append(run(*arguments, **more))
-            seconds += time.process_time() - started
-            return found[-1]
+        def both(predict: Predict | Resumed, **more: Any) -> Outcomes:
+            found: dict[str, Outcomes] = {}
+            order = list(seconds) if len(identical) % 2 else list(reversed(seconds))
+            for name in order:
+                started = time.perf_counter()
+                found[name] = run(predict if name == "with" else objective._predict(), **more)
+                seconds[name] += time.perf_counter() - started
+            identical.append(same(*found.values()))
+            return found["with"]
 
-        evaluator.run = recording
+        evaluator.run = both
         if row == "coordinates":
             coordinates(objective)
         else:
             requests = requests_of([row], objective.pool.columns)
-            for entry in run_requests(
-                objective, requests, seed=0, device=torch.device("cpu"), listener=Listener()
-            ).values():
+            entries = run_requests(objective, requests, seed=0, device=torch.device("cpu"), listener=Listener())
+            for entry in entries.values():
                 if entry.error is not None:
                     raise entry.error
-    return objective, found, seconds
+    return {
+        "name": row,
+        "mixes": len(identical),
+        "stages": objective.reused,
+        "forward": seconds,
+        "identical": all(identical),
+    }
 
 
-def same(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> bool:
-    """Whether all outcomes are equal to the last bit."""
-    return len(first) == len(second) and all(
-        np.array_equal(one.predicted, other.predicted) and np.array_equal(one.losses, other.losses)
-        for one, other in zip(first, second, strict=True)
-    )
+def same(first: Outcomes, second: Outcomes) -> bool:
+    """Whether outcomes are equal to the last bit."""
+    return np.array_equal(first.predicted, second.predicted) and np.array_equal(first.losses, second.losses)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -102,19 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| row | mixes computed | stages | forward s, without | with | spared | identical |")
     print("|---|---|---|---|---|---|---|")
     for name in given.methods.split(","):
-        _, expected, before = measure(given.models, name, given.limit, reuses=False)
-        reusing, outcomes, after = measure(given.models, name, given.limit, reuses=True)
-        row = {
-            "name": name,
-            "mixes": len(outcomes),
-            "stages": reusing.reused,
-            "forward": {"without": before, "with": after},
-            "identical": same(expected, outcomes),
-        }
+        row = measure(given.models, name, given.limit)
+        before, after = row["forward"].values()
         rows.append(row)
         print(
-            f"| `{name}` | {row['mixes']} | {reusing.reused:.1%} | {before:.2f} | {after:.2f} "
-            f"| {1 - after / before if before else 0:.1%} | {'yes' if row['identical'] else 'no'} |",
+            f"| `{name}` | {row['mixes']} | {row['stages']:.1%} | {before:.2f} | {after:.2f} "
+            f"| {1 - after / before:.1%} | {'yes' if row['identical'] else 'no'} |",
             flush=True,
         )
     print(json.dumps({"benchmark": "prefix", "threads": torch.get_num_threads(), "rows": rows}))

@@ -57,13 +57,13 @@ def test_slope(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_prefix(run: Run, clip_pool: Path) -> None:
-    found = run("prefix", "--models", str(clip_pool), "--methods", "uniform,coordinates", "--limit", "30")
-    uniform, coordinates = found["rows"]
-    assert (uniform["mixes"], uniform["stages"]) == (1, 0)
+    found = run("prefix", "--models", str(clip_pool), "--methods", "individual,coordinates", "--limit", "30")
+    individual, coordinates = found["rows"]
+    assert (individual["mixes"], individual["stages"]) == (4, 0)
     # Four groups, four shares each, and the start.
     assert coordinates["mixes"] == 17
     assert coordinates["stages"] > 0.3
-    assert uniform["identical"]
+    assert individual["identical"]
     assert coordinates["identical"]
 
 
