@@ -60,9 +60,9 @@ def test_prefix(run: Run, clip_pool: Path) -> None:
     found = run("prefix", "--models", str(clip_pool), "--methods", "individual,coordinates", "--limit", "30")
     individual, coordinates = found["rows"]
     assert (individual["mixes"], individual["stages"]) == (4, 0)
-    # Four groups, four shares each, and the start.
+    # Four groups, four shares each, and the start; a group's first share passes whole, the others from the group on.
     assert coordinates["mixes"] == 17
-    assert coordinates["stages"] > 0.3
+    assert coordinates["stages"] == round(3 * (3 + 2 + 1) / (17 * 4), 4)
     assert individual["identical"]
     assert coordinates["identical"]
 
