@@ -145,16 +145,16 @@ def test_stages_are_predict_to_the_bit(family: Family) -> None:
     height, width = family.preprocess.size or (16, 16)
     images = torch.rand(3, 3, height, width)
     for dtype in (None, torch.bfloat16, torch.float16):
+        steps, predict = family.predict_stages(module, frozenset()), family.predict(module, frozenset())
+        assert len(steps) == len(stages)
         with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype is not None):
-            steps = family.predict_stages(module, frozenset())
-            assert len(steps) == len(stages)
             hidden = images
             for step in steps:
                 given = hidden.clone()
                 after = step(hidden)
                 assert torch.equal(hidden, given), "a stage leaves its input as it is"
                 hidden = after
-            assert torch.equal(hidden, family.predict(module, frozenset())(images))
+            assert torch.equal(hidden, predict(images))
 
 
 def test_a_stage_depends_on_its_tensors_alone(family: Family) -> None:
