@@ -26,6 +26,7 @@ from mixopt.mix import Mix, constant
 from mixopt.objective import SEARCH, Objective
 from mixopt.pool import Pool, open_pool
 from mixopt.precision import device_name, low_precisions, measure, read_measured
+from mixopt.prefix import Prefix, budget_on
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
 from mixopt.split import Split
 from mixopt.stopwatch import Stopwatch
@@ -97,6 +98,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         name: Evaluator(split, family.preprocess, device, spec.batch_size, say=listener.say)
         for name, split in splits.items()
     }
+    prefix = _prefix_of(family, builder, fixed, device)
     with stopwatch("precision"):
         precision = _settle_precision(spec, family, builder, evaluators[SEARCH], predict, listener)
     evaluators = {name: evaluator.at(precision["mode"]) for name, evaluator in evaluators.items()}
@@ -104,7 +106,9 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     def scorer(recompute: Recompute | None) -> Objective:
         cache = OutcomeCache(spec.cache, listener.say)
         identity = identity_of(family, device, precision["mode"])
-        return Objective(pool, builder, predict, evaluators, cache, spec.metric, identity, recompute, stopwatch)
+        # Recomputed statistics depend on the whole mix: with those, no stage's outcome can be used again.
+        kept = prefix if recompute is None else None
+        return Objective(pool, builder, predict, evaluators, cache, spec.metric, identity, recompute, stopwatch, kept)
 
     objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[SEARCH], scorer, listener)
     return Assembly(objective, family, device, facts, precision)
@@ -222,6 +226,20 @@ def limit_threads(device: torch.device) -> None:
 def saved_dtype(spec: StudySpec) -> torch.dtype | None:
     """The dtype that ``--dtype`` asks for; None for that of the ingredients."""
     return None if spec.dtype == "ingredients" else checkpoints.dtype_of(spec.dtype)
+
+
+def _prefix_of(
+    family: families.Family, builder: FastBuilder, fixed: frozenset[str], device: torch.device
+) -> Prefix | None:
+    """Reuse of first stages, for a model that has any; the builder then fuses stage by stage."""
+    if not isinstance(family, families.Staged):
+        return None
+    stages, predict_stages = family.stages(builder.module), family.predict_stages
+    if stages is None:
+        return None
+    prefix = Prefix(builder.pool, stages, lambda: predict_stages(builder.module, fixed), budget_on(device))
+    builder.cuts = prefix.cuts
+    return prefix
 
 
 def _settle_precision(

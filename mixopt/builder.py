@@ -32,6 +32,10 @@ class FastBuilder:
         device: Where stack, buffer and module live.
         dtype: The dtype that will be saved, or None for that of the ingredients.
 
+    Attributes:
+        cuts: Numbers of mixed tensors that no product spans with the one before, so that what stands before them is
+            fused to the same bits whatever rows come after (a product's last bits depend on its length).
+
     Raises:
         PoolError: The module's names or shapes are not the pool's.
     """
@@ -40,6 +44,7 @@ class FastBuilder:
         self.pool = pool
         self.module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self.dtype = dtype
+        self.cuts: frozenset[int] = frozenset()
         self._stack = pool.stack.to(device)
         self._flat = torch.empty(pool.stack.shape[1], dtype=torch.float32, device=device)
         self._bind()
@@ -118,7 +123,7 @@ class FastBuilder:
     def _runs(self, rows: NDArray[np.float64]) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
         """Stretches of the buffer with one row: ``(start, stop, row [n_columns])``."""
         changes = np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=1)) + 1
-        edges = [0, *changes.tolist(), len(rows)]
+        edges = [0, *sorted(self.cuts.union(changes.tolist())), len(rows)]
         for first, last in pairwise(edges):
             yield self.pool.mixed[first].start, self.pool.mixed[last - 1].stop, rows[first]
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from mixopt.errors import DataError, MixoptError, unknown
 from mixopt.feed import Feed
+from mixopt.prefix import Resumed
 from mixopt.split import Preprocess, Split
 
 Predict = Callable[[Tensor], Tensor]
 
 # Raise it whenever the same weights and images could give other outcomes than before.
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 
 # Measured for small and base-size vision transformers; on a CPU, larger batches fall out of its caches.
 BATCH_SIZES = {"cpu": 100, "cuda": 500}
@@ -114,7 +115,7 @@ class Evaluator:
 
     def run(
         self,
-        predict: Predict,
+        predict: Predict | Resumed,
         start: int = 0,
         stop: int | None = None,
         *,
@@ -123,7 +124,7 @@ class Evaluator:
         """Score samples ``start`` to ``stop`` of the fixed order.
 
         Args:
-            predict: Images ``[b, 3, h, w]`` to logits ``[b, n_classes]``.
+            predict: Images ``[b, 3, h, w]`` to logits ``[b, n_classes]``, or a pass that starts from what is kept.
             start: First sample.
             stop: One past the last; the end of the split by default.
             on_batch: Told how many images each batch held.
@@ -140,7 +141,7 @@ class Evaluator:
                 losses.append(F.cross_entropy(logits, labels, reduction="none"))
             return _outcomes(torch.cat(predicted), torch.cat(losses))
 
-    def logits(self, predict: Predict, *, on_batch: Callable[[int], None] | None = None) -> Tensor:
+    def logits(self, predict: Predict | Resumed, *, on_batch: Callable[[int], None] | None = None) -> Tensor:
         """The logits of every sample of the fixed order, ``[n, n_classes]`` float32 on the CPU.
 
         Raises:
@@ -156,7 +157,7 @@ class Evaluator:
         return _outcomes(logits.argmax(dim=1), F.cross_entropy(logits, labels, reduction="none"))
 
     def _forward(
-        self, predict: Predict, start: int, stop: int | None, on_batch: Callable[[int], None] | None
+        self, predict: Predict | Resumed, start: int, stop: int | None, on_batch: Callable[[int], None] | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits ``[b, n_classes]`` float32 and labels ``[b]``, batch by batch."""
         first, end = start, len(self.split) if stop is None else stop
@@ -169,7 +170,7 @@ class Evaluator:
             if on_batch:
                 on_batch(len(labels))
 
-    def _fit(self, predict: Predict, first: int, end: int) -> tuple[Tensor, Tensor]:
+    def _fit(self, predict: Predict | Resumed, first: int, end: int) -> tuple[Tensor, Tensor]:
         """Logits and labels of the next batch, as many images as fit in memory at a time.
 
         Raises:
@@ -188,7 +189,9 @@ class Evaluator:
             else:
                 self._settle_on(size)
                 return batch
-            size = min(size, end - first) // 2
+            # Before anything else, what is kept from earlier passes makes room.
+            if not (isinstance(predict, Resumed) and predict.drop()):
+                size = min(size, end - first) // 2
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         raise MixoptError(
@@ -196,11 +199,13 @@ class Evaluator:
             "use another --device"
         )
 
-    def _pass(self, predict: Predict, samples: slice) -> tuple[Tensor, Tensor]:
-        images, labels = self.take(samples)
+    def _pass(self, predict: Predict | Resumed, samples: slice) -> tuple[Tensor, Tensor]:
+        def images() -> Tensor:
+            return self.take(samples)[0]
+
         with self._autocast():
-            logits = predict(images)
-        return logits.float(), labels
+            logits = predict(samples, images) if isinstance(predict, Resumed) else predict(images())
+        return logits.float(), self._labels[samples]
 
     def _settle_on(self, size: int) -> None:
         """Go on with a batch size, and say so where it is a smaller one than before."""

@@ -26,6 +26,7 @@ from mixopt.evaluator import EVALUATION_VERSION, Evaluator, Outcomes, Predict
 from mixopt.metrics import METRICS, Metric
 from mixopt.mix import Mix
 from mixopt.pool import Pool
+from mixopt.prefix import Prefix, Resumed
 from mixopt.stopwatch import Stopwatch
 
 SEARCH = "search"
@@ -121,6 +122,7 @@ class Objective:
         identity: What else outcomes depend on (family, preprocessing, precision, ...), as plain JSON values.
         recompute: Sets the BatchNorm statistics of mixes of several checkpoints; None averages them.
         stopwatch: Told where time goes.
+        prefix: Reuses what the first stages gave for an earlier mix; None runs every mix from its images.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Objective:
         identity: Mapping[str, Any],
         recompute: Recompute | None = None,
         stopwatch: Stopwatch | None = None,
+        prefix: Prefix | None = None,
     ) -> None:
         self.pool = pool
         self.evaluators = dict(evaluators)
@@ -141,6 +144,7 @@ class Objective:
         self.identity = dict(identity)
         self.tally = Tally()
         self.stopwatch = stopwatch or Stopwatch()
+        self.prefix = prefix
         self._builder = builder
         self._predict = predict
         self._cache = cache
@@ -260,6 +264,11 @@ class Objective:
         return self._recompute.statistics()
 
     @property
+    def reused(self) -> float:
+        """The share of the forward passes, in stages times images, that earlier ones spared."""
+        return round(self.prefix.skipped / self.prefix.total, 4) if self.prefix and self.prefix.total else 0.0
+
+    @property
     def samples(self) -> int:
         """The number of samples that select."""
         return len(self.evaluators[SEARCH].split)
@@ -354,7 +363,12 @@ class Objective:
     def _compute(self, mix: Mix, evaluator: Evaluator) -> Outcomes:
         self._fuse(mix)
         with self.stopwatch("forward"):
-            return evaluator.run(self._predict(), on_batch=self._on_batch)
+            return evaluator.run(self._forward(mix, evaluator), on_batch=self._on_batch)
+
+    def _forward(self, mix: Mix, evaluator: Evaluator) -> Predict | Resumed:
+        """The forward pass of the mix that is fused now."""
+        plan = self.prefix.plan(mix, evaluator.split) if self.prefix else None
+        return plan or self._predict()
 
     def _logit_sum(self, members: Sequence[Mix], keys: tuple[str, ...], evaluator: Evaluator) -> Tensor:
         """The sum of the members' logits, from the longest kept sum of the first of them."""
@@ -365,7 +379,7 @@ class Objective:
         for size, mix in enumerate(members[known:], start=known + 1):
             self._fuse(mix)
             with self.stopwatch("forward"):
-                logits = evaluator.logits(self._predict(), on_batch=self._on_batch)
+                logits = evaluator.logits(self._forward(mix, evaluator), on_batch=self._on_batch)
             total = logits if total is None else total + logits
             self._sums[keys[:size]] = total
             for old in list(self._sums)[:-2]:

@@ -441,6 +441,7 @@ def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
         "seed": spec.seed,
         "wall_seconds": round(wall, 3),
         "time": assembly.objective.stopwatch.shares(wall),
+        "reused": assembly.objective.reused,
         "version": __version__,
     }
 

@@ -21,7 +21,7 @@ LAYERS = (
     {"feed", "files", "listener", "metrics", "split", "cobyla", "memory", "stopwatch"},
     {"checkpoints", "groups"},
     {"mix", "pool"},
-    {"builder", "evaluator", "inspection"},
+    {"builder", "evaluator", "inspection", "prefix"},
     {"batchnorm", "cache", "precision"},
     {"objective"},
     {"spec", "spaces", "spaces.simplex", "report", "runfolder"},

@@ -64,6 +64,17 @@ def test_slope(monkeypatch: pytest.MonkeyPatch) -> None:
     assert growth.slope([1, 2, 5, 10], [3, 12, 75, 300]) == pytest.approx(2)
 
 
+def test_prefix(run: Run, clip_pool: Path) -> None:
+    found = run("prefix", "--models", str(clip_pool), "--methods", "individual,coordinates", "--limit", "30")
+    individual, coordinates = found["rows"]
+    assert (individual["mixes"], individual["stages"]) == (4, 0)
+    # Four groups, four shares each, and the start; a group's first share passes whole, the others from the group on.
+    assert coordinates["mixes"] == 17
+    assert coordinates["stages"] == round(3 * (3 + 2 + 1) / (17 * 4), 4)
+    assert individual["identical"]
+    assert coordinates["identical"]
+
+
 def test_optuna_overhead(run: Run) -> None:
     found = run("optuna_overhead", "--trials", "3", "--parameters", "8", "--trial-seconds", "2")
     assert [(row["sampler"], row["storage"], row["done"]) for row in found["rows"]] == [

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixopt import memory
-from mixopt.memory import peak_memory
+from mixopt.memory import free_memory, peak_memory
 
 CPU = torch.device("cpu")
 MEGABYTES = 400
@@ -35,3 +35,16 @@ def test_a_system_that_does_not_tell_gives_none(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "absent" / "clear_refs")
     with peak_memory(CPU) as peak:
         assert peak() is None
+
+
+def test_free_memory_is_the_least_that_anything_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:   400 kB\n")
+    (tmp_path / "max").write_text("300000\n")
+    (tmp_path / "current").write_text("100000\n")
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_LIMITS", ((tmp_path / "max", tmp_path / "current"),))
+    assert free_memory(CPU) == 200_000
+    (tmp_path / "max").write_text("max\n")
+    assert free_memory(CPU) == 400 * 1024
+    (tmp_path / "meminfo").unlink()
+    assert free_memory(CPU) == 0

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -75,6 +75,25 @@ class Family(Protocol):
 
     def companions(self) -> dict[str, str]:
         """File name to text of what must lie beside a saved model for others to load it."""
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """What a family may offer besides, so that mixes which differ in late layers alone cost their late stages alone."""
+
+    def stages(self, module: nn.Module) -> Sequence[frozenset[str]] | None:
+        """The forward pass in stages: the names of the tensors that each depends on, beside what the one before gives.
+
+        None where the model has no stages.
+        """
+
+    def predict_stages(self, module: nn.Module, fixed: frozenset[str]) -> Sequence[Predict]:
+        """The stages' functions: `Family.predict` to the bit, one after another; each leaves its input as it is.
+
+        Args:
+            module: As for `Family.predict`, which this replaces where it is called.
+            fixed: As for `Family.predict`.
+        """
 
 
 def open_family(options: FamilyOptions) -> Family:

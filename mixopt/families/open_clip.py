@@ -11,7 +11,7 @@ import logging
 import re
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,6 +33,9 @@ from mixopt.split import Preprocess
 
 CONFIG_NAME = "open_clip_config.json"
 _TEXT_NAMES = re.compile(r"^(text\.|transformer\.|token_embedding\.|positional_embedding|ln_final\.|text_projection)")
+
+# What VisionTransformer._embeds runs.
+_STEM = tuple(f"visual.{part}" for part in ("conv1.", "class_embedding", "positional_embedding", "ln_pre."))
 
 
 class OpenClip:
@@ -80,13 +84,46 @@ class OpenClip:
     def predict(self, module: nn.Module, fixed: frozenset[str]) -> Predict:
         """Logits by the zero-shot head, which is kept while no text tensor changes."""
         model: Any = module
+        classify = self._classify(model, fixed)
+
+        def logits(images: Tensor) -> Tensor:
+            return classify(model.encode_image(images, normalize=False))
+
+        return logits
+
+    def stages(self, module: nn.Module) -> tuple[frozenset[str], ...] | None:
+        """Of open_clip's own vision transformer: the stem, each block, and the rest."""
+        model: Any = module
+        # Anything derived from these may run its parts another way.
+        if type(model) not in (open_clip.CLIP, open_clip.CustomTextCLIP):
+            return None
+        if type(model.visual) is not VisionTransformer or not model.visual.transformer.batch_first:
+            return None
+        blocks = [
+            f"visual.transformer.resblocks.{number}." for number in range(len(model.visual.transformer.resblocks))
+        ]
+        names = list(model.state_dict())
+        found = [frozenset(name for name in names if name.startswith(start)) for start in (_STEM, *blocks)]
+        return *found, frozenset(names).difference(*found)
+
+    def predict_stages(self, module: nn.Module, fixed: frozenset[str]) -> tuple[Predict, ...]:
+        """What ``VisionTransformer.forward`` runs, part by part."""
+        model: Any = module
+        visual, classify = model.visual, self._classify(model, fixed)
+
+        def head(hidden: Tensor) -> Tensor:
+            return classify(visual._pool(hidden)[0] @ visual.proj)
+
+        return visual._embeds, *visual.transformer.resblocks, head
+
+    def _classify(self, model: Any, fixed: frozenset[str]) -> Callable[[Tensor], Tensor]:
+        """From image features to logits."""
         head = self._zero_shot_head(model, fixed)
         scale = model.logit_scale.exp()
 
-        def logits(images: Tensor) -> Tensor:
-            features = model.encode_image(images, normalize=False)
+        def logits(features: Tensor) -> Tensor:
             # Cosines that are close decide the class: in bf16, rounding here changes more of them than the tower's.
-            with torch.autocast(images.device.type, enabled=False):
+            with torch.autocast(features.device.type, enabled=False):
                 return torch.as_tensor(scale * (functional.normalize(features.float(), dim=-1) @ head))
 
         return logits

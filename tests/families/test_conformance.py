@@ -16,7 +16,7 @@ from torch import nn
 
 from mixopt.checkpoints import Checkpoint
 from mixopt.errors import SpecError
-from mixopt.families import FAMILIES, Family, FamilyOptions, from_identity, open_family
+from mixopt.families import FAMILIES, Family, FamilyOptions, Staged, from_identity, open_family
 from mixopt.split import Preprocess
 from tests.conftest import CLASSES, CLIP_CONFIG
 
@@ -132,3 +132,56 @@ def test_companions_are_texts_by_file_name(family: Family) -> None:
 def test_unknown_family_suggests_the_nearest() -> None:
     with pytest.raises(SpecError, match=r"--family: unknown family 'openclip'; did you mean 'open_clip'\?"):
         open_family(FamilyOptions("openclip", None, None, None, Path()))
+
+
+def test_stages_are_predict_to_the_bit(family: Family) -> None:
+    if not isinstance(family, Staged):
+        pytest.skip("the family offers no stages")
+    module = family.build().eval()
+    stages = family.stages(module)
+    assert stages is not None, "the example has stages"
+    names = [name for tensors in stages for name in tensors]
+    assert sorted(names) == sorted(module.state_dict()), "every tensor is in one stage"
+    height, width = family.preprocess.size or (16, 16)
+    images = torch.rand(3, 3, height, width)
+    for dtype in (None, torch.bfloat16, torch.float16):
+        steps, predict = family.predict_stages(module, frozenset()), family.predict(module, frozenset())
+        assert len(steps) == len(stages)
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+            hidden = images
+            for step in steps:
+                given = hidden.clone()
+                after = step(hidden)
+                assert torch.equal(hidden, given), "a stage leaves its input as it is"
+                hidden = after
+            assert torch.equal(hidden, predict(images))
+
+
+def test_a_stage_depends_on_its_tensors_alone(family: Family) -> None:
+    if not isinstance(family, Staged):
+        pytest.skip("the family offers no stages")
+    module = family.build().eval()
+    height, width = family.preprocess.size or (16, 16)
+    images = torch.rand(3, 3, height, width)
+    state = module.state_dict()
+
+    def outcomes() -> list[torch.Tensor]:
+        found = [images]
+        with torch.inference_mode():
+            for step in family.predict_stages(module, frozenset()):
+                found.append(step(found[-1]))
+        return found[1:]
+
+    for number, tensors in enumerate(family.stages(module) or ()):
+        before = outcomes()
+        with torch.no_grad():
+            for name in tensors:
+                state[name].add_(torch.randn_like(state[name]), alpha=0.1)
+        after = outcomes()
+        equal = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+        assert equal[:number] == [True] * number
+        assert not equal[number], f"stage {number} depends on {names_of(tensors)}"
+
+
+def names_of(tensors: frozenset[str]) -> str:
+    return ", ".join(sorted(tensors)[:3])

@@ -341,3 +341,40 @@ def test_depth_puts_the_image_tower_first() -> None:
         "token_embedding", "transformer.resblocks.0", "ln_final",
     )]  # fmt: skip
     assert parts == sorted(parts)
+
+
+# Stages
+
+
+def test_a_tower_of_another_kind_has_no_stages() -> None:
+    config = fresh_config()
+    config["model_cfg"]["vision_cfg"] = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+    family = opened(config)
+    assert family.stages(family.build()) is None
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"pool_type": "avg"},
+        {"final_ln_after_pool": True},
+        {"no_ln_pre": True, "pos_embed_type": "sin_cos_2d"},
+        {"attentional_pool": True, "attn_pooler_heads": 1},
+        {"ls_init_value": 0.1, "qk_norm": True},
+    ],
+)
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_stages_are_predict_for_every_kind_of_transformer(vision: dict[str, Any], custom_text: bool) -> None:
+    config = fresh_config()
+    config["model_cfg"]["vision_cfg"] |= vision
+    config["model_cfg"]["custom_text"] = custom_text
+    family = opened(config)
+    module = family.build().eval()
+    stages = family.stages(module)
+    assert stages is not None
+    assert sum(map(len, stages)) == len(module.state_dict())
+    hidden = images = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        for step in family.predict_stages(module, frozenset()):
+            hidden = step(hidden)
+        assert torch.equal(hidden, family.predict(module, frozenset())(images))
