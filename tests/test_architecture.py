@@ -21,6 +21,7 @@ LAYERS = (
     {"files", "listener", "metrics", "split", "cobyla", "memory", "stopwatch"},
     {"checkpoints", "groups"},
     {"mix", "pool"},
+    {"stack"},
     {"builder", "evaluator", "inspection"},
     {"batchnorm", "cache", "precision"},
     {"objective"},
