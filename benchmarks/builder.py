@@ -1,6 +1,7 @@
 """Time to fuse a mix: mixopt's fast builder against the naive loop over state dicts, in one run.
 
     OMP_NUM_THREADS=1 python benchmarks/builder.py [--models DIR] [--ingredients 8,16,72] [--blocks 6] [--width 128]
+        [--stack fp32]
 
 The peer is the way of the published codes: every state dict in memory, a Python loop over names and ingredients that
 sums in float32, then ``load_state_dict``. With ``--models``, on a real pool, whose state dicts are as their files hold
@@ -32,6 +33,9 @@ from mixopt.builder import FastBuilder
 from mixopt.groups import Groups, make_groups
 from mixopt.mix import Mix
 from mixopt.pool import Pool, open_pool
+from mixopt.stack import open_stack
+
+CPU = torch.device("cpu")
 
 
 class Transformer(nn.Module):
@@ -101,12 +105,12 @@ def random_mix(groups: Groups, pool: Pool, seed: int = 0) -> Mix:
     return Mix(groups, pool.columns, rows)
 
 
-def measure(pool: Pool, states: list[dict[str, Tensor]], module: nn.Module, scheme: str) -> dict[str, float]:
+def measure(pool: Pool, states: list[dict[str, Tensor]], module: nn.Module, scheme: str, mode: str) -> dict[str, float]:
     """One row of the table."""
     groups = make_groups(scheme, pool.sizes)
     mix = random_mix(groups, pool)
     rows = mix.coefficients
-    fast = FastBuilder(pool, copy.deepcopy(module), torch.device("cpu"))
+    fast = FastBuilder(pool, copy.deepcopy(module), CPU, stack=open_stack(pool, CPU, mode))
     weights = torch.tensor(rows[0], dtype=torch.float32)
     fused = torch.empty(pool.stack.shape[1])
     peer, ours, floor = best_of(
@@ -125,10 +129,10 @@ def measure(pool: Pool, states: list[dict[str, Tensor]], module: nn.Module, sche
     }
 
 
-def measure_many(pool: Pool, module: nn.Module, scheme: str) -> list[dict[str, float]]:
+def measure_many(pool: Pool, module: nn.Module, scheme: str, mode: str) -> list[dict[str, float]]:
     """A row per number of mixes fused at once."""
     groups = make_groups(scheme, pool.sizes)
-    fast = FastBuilder(pool, module, torch.device("cpu"))
+    fast = FastBuilder(pool, module, CPU, stack=open_stack(pool, CPU, mode))
     found = []
     for count in (1, 2, 4, 8, 16):
         mixes = [random_mix(groups, pool, seed) for seed in range(count)]
@@ -162,6 +166,7 @@ def main() -> None:
     parser.add_argument("--ingredients", default="8,16,72")
     parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--stack", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
     results, many = [], []
     print(f"{'ingredients':>11} {'groups':>6} {'naive ms':>9} {'mixopt ms':>9} {'faster':>7} {'of one product':>14}")
@@ -171,7 +176,7 @@ def main() -> None:
             real_pool(arguments.models) if arguments.models else random_pool(count, arguments.blocks, arguments.width)
         )
         for scheme in ("whole", "4", "block", "tensor"):
-            row = measure(pool, states, module, scheme)
+            row = measure(pool, states, module, scheme, arguments.stack)
             results.append(row)
             print(
                 f"{row['ingredients']:>11} {row['groups']:>6} {row['naive_ms']:9.2f} {row['mixopt_ms']:9.2f} "
@@ -179,7 +184,7 @@ def main() -> None:
                 flush=True,
             )
         for scheme in ("whole", "tensor"):
-            many += measure_many(pool, module, scheme)
+            many += measure_many(pool, module, scheme, arguments.stack)
     print(f"\n{'ingredients':>11} {'groups':>6} {'mixes':>5} {'in turn ms a mix':>16} {'together':>8} {'faster':>7}")
     for row in many:
         print(

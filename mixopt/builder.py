@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,7 @@ class FastBuilder:
         """A loss of the module as it is fused now, and its gradient with respect to the coefficients: stack @ grad.
 
         The rounding to the saved dtype counts as the identity. Beyond the pool this takes one model's activations
-        and one model's gradient, however many columns there are. BatchNorm statistics have no gradient.
+        and twice its gradient, however many columns there are. BatchNorm statistics have no gradient.
 
         Args:
             loss: Runs the module and gives a scalar.
@@ -121,16 +121,14 @@ class FastBuilder:
         finally:
             for leaf in leaves.values():
                 leaf.requires_grad_(False)
-        of_tensor: dict[int, Tensor] = {}
+        flat = torch.zeros_like(self._flat)
         for name, grad in zip(leaves, grads, strict=False):
             if grad is not None:
-                number, flat = owner[name], grad.reshape(-1)
-                of_tensor[number] = of_tensor[number] + flat if number in of_tensor else flat
-        rows = torch.zeros(len(self.pool.mixed), len(self.pool.columns), dtype=torch.float64, device=self._flat.device)
-        for number, start, columns in self._pieces([place.stop for place in self.pool.mixed]):
-            if number in of_tensor:
-                offset = start - self.pool.mixed[number].start
-                rows[number] += torch.mv(columns, of_tensor[number][offset : offset + columns.shape[1]])
+                place = self.pool.mixed[owner[name]]
+                flat[place.start : place.stop] += grad.reshape(-1)
+        rows = torch.zeros(len(self.pool.mixed), len(self.pool.columns), dtype=torch.float64, device=flat.device)
+        for number, columns, slope in self._pieces([place.stop for place in self.pool.mixed], flat):
+            rows[number] += torch.mv(columns, slope)
         more_grads = [0.0 if each is None else float(each) for each in grads[len(leaves) :]]
         return float(value.detach()), rows.cpu().numpy(), more_grads
 
@@ -165,28 +163,33 @@ class FastBuilder:
         used = np.count_nonzero(rows, axis=2)
         alone = (used == 1) & (rows.max(axis=2) == 1)
         if not alone.all():
-            few = used.max(axis=1) <= max(1, rows.shape[2] // 4)
-            weights = torch.as_tensor(rows, dtype=torch.float32).to(out.device)
-            for run, start, columns in self._pieces(stops):
-                part = out[:, start : start + columns.shape[1]]
-                if len(out) > 1:
-                    torch.mm(weights[run], columns, out=part)
-                elif few[run]:
-                    _add_up(rows[run, 0], columns, part[0])
+            one = len(out) == 1
+            few = (one & (used.max(axis=1) <= max(1, rows.shape[2] // 4))).tolist()
+            weights = torch.as_tensor(rows[:, 0] if one else rows, dtype=torch.float32).to(out.device).unbind()
+            for run, columns, part in self._pieces(stops, out[0] if one else out):
+                if few[run]:
+                    _add_up(rows[run, 0], columns, part)
+                elif one:
+                    torch.mv(columns.t(), weights[run], out=part)
                 else:
-                    torch.mv(columns.t(), weights[run, 0], out=part[0])
+                    torch.mm(weights[run], columns, out=part)
         for run, mix in np.argwhere(alone).tolist():
             column = self._stack.column(int(rows[run, mix].argmax()), starts[run], stops[run])
             out[mix, starts[run] : stops[run]].copy_(column)
 
-    def _pieces(self, stops: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
-        """The stack, cut where stretches end and where its chunks do: ``(stretch, start, columns [n_columns, k])``."""
+    def _pieces(self, stops: Sequence[int], beside: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The stack ``[n_columns, k]``, and what lies beside it ``[..., k]``, with the number of the stretch it is of.
+
+        Cut where stretches end and where the stack's chunks do, many at once: a slice each would take longer than the
+        product of a small tensor.
+        """
         for start, chunk in self._stack.chunks():
             end = start + chunk.shape[1]
             cuts = [start, *stops[bisect_right(stops, start) : bisect_left(stops, end)], end]
-            pieces = chunk.split_with_sizes([after - before for before, after in pairwise(cuts)], dim=1)
-            for begin, columns in zip(cuts, pieces, strict=False):
-                yield bisect_right(stops, begin), begin, columns
+            sizes = [after - before for before, after in pairwise(cuts)]
+            columns = chunk.split_with_sizes(sizes, dim=1)
+            others = beside[..., start:end].split_with_sizes(sizes, dim=-1)
+            yield from zip(count(bisect_right(stops, start)), columns, others, strict=False)
 
     def _round(self) -> None:
         for start, stop, dtype in self._rounded:
