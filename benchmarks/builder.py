@@ -1,21 +1,25 @@
 """Time to fuse a mix: mixopt's fast builder against the naive loop over state dicts, in one run.
 
     OMP_NUM_THREADS=1 python benchmarks/builder.py [--models DIR] [--ingredients 8,16,72] [--blocks 6] [--width 128]
+        [--stack fp32]
 
 The peer is the way of the published codes: every state dict in memory, a Python loop over names and ingredients that
 sums in float32, then ``load_state_dict``. With ``--models``, on a real pool, whose state dicts are as their files hold
 them; without, on random float32 weights of a small vision transformer's shapes, all of which are mixed (no accuracy is
-claimed from those). Beside both stands a plain matrix-vector product over the same bytes, the floor. Prints a table and
-one JSON line.
+claimed from those). Beside both stands a plain matrix-vector product over the same bytes, the floor. The three
+are timed in turn, the fastest of each. A second table: several mixes in one pass over the stack, against one at a time.
+Prints both and one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +30,12 @@ from torch import Tensor, nn
 from mixopt import checkpoints, load_spec
 from mixopt.assemble import family_of, ingredient_files
 from mixopt.builder import FastBuilder
-from mixopt.groups import make_groups
+from mixopt.groups import Groups, make_groups
 from mixopt.mix import Mix
 from mixopt.pool import Pool, open_pool
+from mixopt.stack import open_stack
+
+CPU = torch.device("cpu")
 
 
 class Transformer(nn.Module):
@@ -55,15 +62,16 @@ def naive(states: list[dict[str, Tensor]], rows: np.ndarray, group_of: dict[str,
     module.load_state_dict(fused)
 
 
-def best_of(work: Callable[[], object], repeats: int = 7) -> float:
-    """The fastest of several runs, in seconds, after one to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
+def best_of(*works: Callable[[], object], repeats: int = 15) -> list[float]:
+    """The fastest of several runs of each, in seconds, in turn and after one to warm up."""
+    best = [math.inf] * len(works)
+    for repeat in range(repeats + 1):
+        for number, work in enumerate(works):
+            started = time.perf_counter()
+            work()
+            if repeat:
+                best[number] = min(best[number], time.perf_counter() - started)
+    return best
 
 
 def random_pool(ingredients: int, blocks: int, width: int) -> tuple[Pool, list[dict[str, Tensor]], nn.Module]:
@@ -91,16 +99,25 @@ def real_pool(models: str) -> tuple[Pool, list[dict[str, Tensor]], nn.Module]:
     return open_pool(paths, order=family.depth), states, family.build()
 
 
-def measure(pool: Pool, states: list[dict[str, Tensor]], module: nn.Module, scheme: str) -> dict[str, float]:
+def random_mix(groups: Groups, pool: Pool, seed: int = 0) -> Mix:
+    """A random row for every group."""
+    rows = np.random.default_rng(seed).dirichlet(np.ones(len(pool.columns)), size=len(groups))
+    return Mix(groups, pool.columns, rows)
+
+
+def measure(pool: Pool, states: list[dict[str, Tensor]], module: nn.Module, scheme: str, mode: str) -> dict[str, float]:
     """One row of the table."""
     groups = make_groups(scheme, pool.sizes)
-    rows = np.random.default_rng(0).dirichlet(np.ones(len(states)), size=len(groups))
-    mix = Mix(groups, pool.columns, rows)
-    peer = best_of(lambda: naive(states, rows, groups.index(), module))
-    fast = FastBuilder(pool, module, torch.device("cpu"))
-    weights = torch.from_numpy(rows[0]).float()
-    ours = best_of(lambda: fast.apply(mix))
-    floor = best_of(lambda: torch.mv(pool.stack.t(), weights))
+    mix = random_mix(groups, pool)
+    rows = mix.coefficients
+    fast = FastBuilder(pool, copy.deepcopy(module), CPU, stack=open_stack(pool, CPU, mode))
+    weights = torch.tensor(rows[0], dtype=torch.float32)
+    fused = torch.empty(pool.stack.shape[1])
+    peer, ours, floor = best_of(
+        lambda: naive(states, rows, groups.index(), module),
+        lambda: fast.apply(mix),
+        lambda: torch.mv(pool.stack.t(), weights, out=fused),
+    )
     return {
         "ingredients": len(states),
         "groups": len(groups),
@@ -112,6 +129,36 @@ def measure(pool: Pool, states: list[dict[str, Tensor]], module: nn.Module, sche
     }
 
 
+def measure_many(pool: Pool, module: nn.Module, scheme: str, mode: str) -> list[dict[str, float]]:
+    """A row per number of mixes fused at once."""
+    groups = make_groups(scheme, pool.sizes)
+    fast = FastBuilder(pool, module, CPU, stack=open_stack(pool, CPU, mode))
+    found = []
+    for count in (1, 2, 4, 8, 16):
+        mixes = [random_mix(groups, pool, seed) for seed in range(count)]
+
+        def together(mixes: Sequence[Mix] = mixes) -> None:
+            for fused in fast.fuse_many(mixes):
+                fast.load(fused)
+
+        def in_turn(mixes: Sequence[Mix] = mixes) -> None:
+            for mix in mixes:
+                fast.apply(mix)
+
+        many, single = best_of(together, in_turn, repeats=5)
+        found.append(
+            {
+                "ingredients": len(pool.columns),
+                "groups": len(groups),
+                "mixes": count,
+                "in_turn_ms": single / count * 1e3,
+                "together_ms": many / count * 1e3,
+                "times_faster": single / many,
+            }
+        )
+    return found
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -119,8 +166,9 @@ def main() -> None:
     parser.add_argument("--ingredients", default="8,16,72")
     parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--stack", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
-    results = []
+    results, many = [], []
     print(f"{'ingredients':>11} {'groups':>6} {'naive ms':>9} {'mixopt ms':>9} {'faster':>7} {'of one product':>14}")
     counts = [0] if arguments.models else [int(count) for count in arguments.ingredients.split(",")]
     for count in counts:
@@ -128,14 +176,22 @@ def main() -> None:
             real_pool(arguments.models) if arguments.models else random_pool(count, arguments.blocks, arguments.width)
         )
         for scheme in ("whole", "4", "block", "tensor"):
-            row = measure(pool, states, module, scheme)
+            row = measure(pool, states, module, scheme, arguments.stack)
             results.append(row)
             print(
                 f"{row['ingredients']:>11} {row['groups']:>6} {row['naive_ms']:9.2f} {row['mixopt_ms']:9.2f} "
                 f"{row['times_faster']:6.1f}x {row['of_one_product']:13.0%}",
                 flush=True,
             )
-    print(json.dumps({"benchmark": "builder", "threads": torch.get_num_threads(), "rows": results}))
+        for scheme in ("whole", "tensor"):
+            many += measure_many(pool, module, scheme, arguments.stack)
+    print(f"\n{'ingredients':>11} {'groups':>6} {'mixes':>5} {'in turn ms a mix':>16} {'together':>8} {'faster':>7}")
+    for row in many:
+        print(
+            f"{row['ingredients']:>11} {row['groups']:>6} {row['mixes']:>5} {row['in_turn_ms']:16.2f} "
+            f"{row['together_ms']:8.2f} {row['times_faster']:6.2f}x"
+        )
+    print(json.dumps({"benchmark": "builder", "threads": torch.get_num_threads(), "rows": results, "many": many}))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from mixopt.precision import device_name, low_precisions, measure, read_measured
 from mixopt.prefix import Prefix, budget_on
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
 from mixopt.split import Split
+from mixopt.stack import BF16, Stack, open_stack
 from mixopt.stopwatch import Stopwatch
 
 AUTO = "auto"
@@ -50,6 +51,8 @@ class Assembly:
             where one cannot be had) of the ``soup``, the uniform one of these columns.
         precision: Of the forward passes, as plain JSON values: ``mode`` (``fp32``, ``bf16`` or ``fp16``), and where it
             was chosen by measurement, what was measured, see `mixopt.precision.Measured`.
+        stack: How the checkpoints are kept, as plain JSON values: ``mode`` (``fp32`` or ``bf16``) and ``place``
+            (``device`` or ``host``).
     """
 
     objective: Objective
@@ -57,6 +60,12 @@ class Assembly:
     device: torch.device
     batchnorm: dict[str, Any]
     precision: dict[str, Any]
+    stack: dict[str, str]
+
+    @property
+    def settled(self) -> dict[str, str]:
+        """Options that may be left to mixopt, as it chose them: what a resumed run keeps."""
+        return {"precision": self.precision["mode"], "stack": self.stack["mode"]}
 
 
 def open_objective(spec: StudySpec, listener: Listener | None = None) -> Objective:
@@ -88,7 +97,8 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     with stopwatch("open"):
         pool = open_pool_of(family, listener, paths, base)
         module = family.build()
-    builder = FastBuilder(pool, module, device, saved_dtype(spec))
+    stack = _settle_stack(spec, pool, device, listener)
+    builder = FastBuilder(pool, module, device, saved_dtype(spec), stack)
     fixed = frozenset(pool.fixed) | frozenset(alias for alias, name in pool.tied.items() if name in pool.fixed)
 
     def predict() -> Predict:
@@ -105,16 +115,16 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
 
     def scorer(recompute: Recompute | None) -> Objective:
         cache = OutcomeCache(spec.cache, listener.say)
-        identity = identity_of(family, device, precision["mode"])
+        identity = identity_of(family, device, precision["mode"], stack.mode)
         # Recomputed statistics depend on the whole mix: with those, no stage's outcome can be used again.
         kept = prefix if recompute is None else None
         return Objective(pool, builder, predict, evaluators, cache, spec.metric, identity, recompute, stopwatch, kept)
 
     objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[SEARCH], scorer, listener)
-    return Assembly(objective, family, device, facts, precision)
+    return Assembly(objective, family, device, facts, precision, {"mode": stack.mode, "place": stack.place})
 
 
-def identity_of(family: families.Family, device: torch.device, precision: str) -> dict[str, object]:
+def identity_of(family: families.Family, device: torch.device, precision: str, stack: str) -> dict[str, object]:
     """What outcomes depend on beside weights and images; part of every cache key."""
     return {
         "family": family.identity(),
@@ -123,6 +133,8 @@ def identity_of(family: families.Family, device: torch.device, precision: str) -
         "batchnorm": BATCHNORM,
         "precision": precision,
         "device": device.type,
+        # Outcomes from before there was a choice are of fp32.
+        **({} if stack == FP32 else {"stack": stack}),
     }
 
 
@@ -240,6 +252,19 @@ def _prefix_of(
     prefix = Prefix(builder.pool, stages, lambda: predict_stages(builder.module, fixed), budget_on(device))
     builder.cuts = prefix.cuts
     return prefix
+
+
+def _settle_stack(spec: StudySpec, pool: Pool, device: torch.device, listener: Listener) -> Stack:
+    """Where the columns lie; said wherever that is not the pool's own float32 stack."""
+    stack = open_stack(pool, device, spec.stack)
+    kept = f"in {stack.mode} on the {stack.place}"
+    if stack.mode == BF16:
+        listener.say(f"stack: {spec.stack}, checkpoints {kept}: candidates are fused from bf16 differences", False)
+    elif stack.place == "host":
+        listener.say(f"stack: {spec.stack}, checkpoints {kept}, streamed to {device} for every candidate", True)
+    elif device.type != "cpu":
+        listener.say(f"stack: {spec.stack}, checkpoints {kept}", False)
+    return stack
 
 
 def _settle_precision(

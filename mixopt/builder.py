@@ -5,8 +5,9 @@ Both obey one contract: `Mix` in, fused weights out, coefficients applied as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,22 @@ from mixopt import checkpoints
 from mixopt.errors import PoolError, listing, names
 from mixopt.mix import Mix
 from mixopt.pool import Pool, Reader
+from mixopt.stack import Resident, Stack
 
 
 class FastBuilder:
     """Fuses into a module whose parameters are views of one resident buffer and never move.
 
     Neighbouring tensors with equal rows become one matrix-vector product over the pool's stack, accumulated in
-    float32 and rounded once to the dtype that will be saved. A one-hot row copies its ingredient bit for bit.
+    float32 and rounded once to the dtype that will be saved. A one-hot row copies its ingredient bit for bit, whatever
+    the stack.
 
     Args:
         pool: What to mix.
         module: The model; its parameters are replaced by views (same names and shapes as the pool's tensors).
-        device: Where stack, buffer and module live.
+        device: Where buffer and module live.
         dtype: The dtype that will be saved, or None for that of the ingredients.
+        stack: Where the pool's columns lie; without, in float32 on the device.
 
     Attributes:
         cuts: Numbers of mixed tensors that no product spans with the one before, so that what stands before them is
@@ -40,12 +44,19 @@ class FastBuilder:
         PoolError: The module's names or shapes are not the pool's.
     """
 
-    def __init__(self, pool: Pool, module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        module: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        stack: Stack | None = None,
+    ) -> None:
         self.pool = pool
         self.module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self.dtype = dtype
         self.cuts: frozenset[int] = frozenset()
-        self._stack = pool.stack.to(device)
+        self._stack = stack or Resident(pool, device)
         self._flat = torch.empty(pool.stack.shape[1], dtype=torch.float32, device=device)
         self._bind()
         self._rounded = _rounding(pool, dtype)
@@ -56,18 +67,42 @@ class FastBuilder:
         Raises:
             PoolError: The mix has other columns than the pool, or leaves a mixed tensor without a row.
         """
-        rows = tensor_rows(mix, self.pool)
-        for start, stop, row in self._runs(rows):
-            self._fuse(start, stop, row)
-        for start, stop, dtype in self._rounded:
-            part = self._flat[start:stop]
-            part.copy_(part.to(dtype))
+        self._fuse(tensor_rows(mix, self.pool)[:, None], self._flat[None])
+        self._round()
+
+    def fuse_many(self, mixes: Sequence[Mix]) -> Tensor:
+        """The fused weights of several mixes from one pass over the stack; `load` takes a row of them.
+
+        One matrix-matrix product per run of tensors whose rows are equal in every mix. What `apply` gives but for
+        float32 rounding: sums may be added up in another order.
+
+        Returns:
+            ``[n_mixes, n_params]`` float32 on the device, not yet rounded to the saved dtype.
+
+        Raises:
+            PoolError: As `apply`.
+        """
+        rows = np.stack([tensor_rows(mix, self.pool) for mix in mixes], axis=1)
+        out = torch.empty(len(mixes), len(self._flat), device=self._flat.device)
+        self._fuse(rows, out)
+        return out
+
+    def load(self, fused: Tensor) -> None:
+        """Write fused weights ``[n_params]`` into the module, rounded as `apply` rounds.
+
+        Raises:
+            PoolError: Of another shape.
+        """
+        if fused.shape != self._flat.shape:
+            raise PoolError(f"load: expected {list(self._flat.shape)} fused weights, found {list(fused.shape)}")
+        self._flat.copy_(fused)
+        self._round()
 
     def gradient(self, loss: Callable[[], Tensor], *more: Tensor) -> tuple[float, NDArray[np.float64], list[float]]:
         """A loss of the module as it is fused now, and its gradient with respect to the coefficients: stack @ grad.
 
         The rounding to the saved dtype counts as the identity. Beyond the pool this takes one model's activations
-        and one model's gradient, however many columns there are. BatchNorm statistics have no gradient.
+        and twice its gradient, however many columns there are. BatchNorm statistics have no gradient.
 
         Args:
             loss: Runs the module and gives a scalar.
@@ -91,12 +126,16 @@ class FastBuilder:
         finally:
             for leaf in leaves.values():
                 leaf.requires_grad_(False)
-        rows = np.zeros((len(self.pool.mixed), len(self.pool.columns)))
+        flat = torch.zeros_like(self._flat)
         for name, grad in zip(leaves, grads, strict=False):
             if grad is not None:
                 place = self.pool.mixed[owner[name]]
-                rows[owner[name]] += torch.mv(self._stack[:, place.start : place.stop], grad.reshape(-1)).cpu().numpy()
-        return float(value.detach()), rows, [0.0 if each is None else float(each) for each in grads[len(leaves) :]]
+                flat[place.start : place.stop] += grad.reshape(-1)
+        rows = torch.zeros(len(self.pool.mixed), len(self.pool.columns), dtype=torch.float64, device=flat.device)
+        for number, columns, slope in self._pieces([place.stop for place in self.pool.mixed], flat):
+            rows[number] += torch.mv(columns, slope)
+        more_grads = [0.0 if each is None else float(each) for each in grads[len(leaves) :]]
+        return float(value.detach()), rows.cpu().numpy(), more_grads
 
     def nonfinite_tensor(self) -> str | None:
         """The first mixed tensor whose fused weights hold NaN or an infinity, or None."""
@@ -120,24 +159,48 @@ class FastBuilder:
         for alias, name in self.pool.tied.items():
             state[alias].data = views[name]
 
-    def _runs(self, rows: NDArray[np.float64]) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
-        """Stretches of the buffer with one row: ``(start, stop, row [n_columns])``."""
-        changes = np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=1)) + 1
-        edges = [0, *sorted(self.cuts.union(changes.tolist())), len(rows)]
-        for first, last in pairwise(edges):
-            yield self.pool.mixed[first].start, self.pool.mixed[last - 1].stop, rows[first]
+    def _fuse(self, rows: NDArray[np.float64], out: Tensor) -> None:
+        """Rows ``[n_mixed, n_mixes, n_columns]`` to weights ``[n_mixes, n_params]``, run by run of equal rows."""
+        changes = np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=(1, 2))) + 1
+        first = sorted(self.cuts.union(changes.tolist()) | {0})
+        starts = [self.pool.mixed[number].start for number in first]
+        stops = [*starts[1:], self.pool.mixed[-1].stop]
+        rows = rows[first]
+        used = np.count_nonzero(rows, axis=2)
+        alone = (used == 1) & (rows.max(axis=2) == 1)
+        if not alone.all():
+            one = len(out) == 1
+            few = (one & (used.max(axis=1) <= max(1, rows.shape[2] // 4))).tolist()
+            weights = torch.as_tensor(rows[:, 0] if one else rows, dtype=torch.float32).to(out.device).unbind()
+            for run, columns, part in self._pieces(stops, out[0] if one else out):
+                if few[run]:
+                    _add_up(rows[run, 0], columns, part)
+                elif one:
+                    torch.mv(columns.t(), weights[run], out=part)
+                else:
+                    torch.mm(weights[run], columns, out=part)
+        for run, mix in np.argwhere(alone).tolist():
+            column = self._stack.column(int(rows[run, mix].argmax()), starts[run], stops[run])
+            out[mix, starts[run] : stops[run]].copy_(column)
 
-    def _fuse(self, start: int, stop: int, row: NDArray[np.float64]) -> None:
-        out = self._flat[start:stop]
-        used = np.flatnonzero(row)
-        # Few columns: one pass each. Many: one product that reads the whole stretch of the stack.
-        if len(used) <= max(1, len(row) // 4):
-            torch.mul(self._stack[used[0], start:stop], float(row[used[0]]), out=out)
-            for column in used[1:]:
-                out.add_(self._stack[column, start:stop], alpha=float(row[column]))
-            return
-        weights = torch.as_tensor(row, dtype=torch.float32).to(out.device)
-        torch.mv(self._stack[:, start:stop].t(), weights, out=out)
+    def _pieces(self, stops: Sequence[int], beside: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The stack ``[n_columns, k]``, and what lies beside it ``[..., k]``, with the number of the stretch it is of.
+
+        Cut where stretches end and where the stack's chunks do, many at once: a slice each would take longer than the
+        product of a small tensor.
+        """
+        for start, chunk in self._stack.chunks():
+            end = start + chunk.shape[1]
+            cuts = [start, *stops[bisect_right(stops, start) : bisect_left(stops, end)], end]
+            sizes = [after - before for before, after in pairwise(cuts)]
+            columns = chunk.split_with_sizes(sizes, dim=1)
+            others = beside[..., start:end].split_with_sizes(sizes, dim=-1)
+            yield from zip(count(bisect_right(stops, start)), columns, others, strict=False)
+
+    def _round(self) -> None:
+        for start, stop, dtype in self._rounded:
+            part = self._flat[start:stop]
+            part.copy_(part.to(dtype))
 
 
 def build_exact(
@@ -193,6 +256,14 @@ def build_exact(
 
     result = {name: tensor.to(saved(name)) if tensor.is_floating_point() else tensor for name, tensor in fused.items()}
     return result | {name: _cast(total, saved(name)) for name, total in sums.items()}, tied
+
+
+def _add_up(row: NDArray[np.float64], columns: Tensor, out: Tensor) -> None:
+    """Only the columns that a row uses, one after the other."""
+    first, *others = np.flatnonzero(row).tolist()
+    torch.mul(columns[first], float(row[first]), out=out)
+    for column in others:
+        out.add_(columns[column], alpha=float(row[column]))
 
 
 def tensor_rows(mix: Mix, pool: Pool) -> NDArray[np.float64]:

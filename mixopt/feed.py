@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mixopt.memory import free_memory
+
 # Of a GPU's free memory, what the images of one split may take for good.
 SHARE = 0.4
 
@@ -31,7 +33,7 @@ class Feed:
         self._device = device
         on_gpu = device.type == "cuda"
         if streamed is None:
-            streamed = on_gpu and images.nbytes > SHARE * torch.cuda.mem_get_info(device)[0]
+            streamed = on_gpu and images.nbytes > SHARE * free_memory(device)
         self.streamed = streamed
         self._resident = torch.from_numpy(np.array(images)).to(device) if on_gpu and not streamed else None
         self._side = torch.cuda.Stream(device) if on_gpu and streamed else None  # type: ignore[no-untyped-call]

@@ -304,7 +304,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     searching.check_facts(study, facts, folder.path)
     if not searching.has_begun(study) and folder.recipe.exists():
         raise RunError(f"{folder.path}: holds the result of another study; choose a new folder with --out")
-    folder.write_spec(spec.model_copy(update={"precision": assembly.precision["mode"]}))
+    folder.write_spec(spec.model_copy(update=assembly.settled))
     announce_search(spec, objective.pool, announce(spec, assembly, listener), listener)
     baselines = run_baselines(spec, assembly, listener)
     space = searching.settle_space(study, facts, lambda: make_space(spec, objective, baselines))
@@ -360,7 +360,7 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
     objective = assembly.objective
     facts = _compared(spec, assembly)
     _check_same_comparison(folder, facts)
-    folder.write_spec(spec.model_copy(update={"precision": assembly.precision["mode"]}))
+    folder.write_spec(spec.model_copy(update=assembly.settled))
     announce(spec, assembly, listener)
     entries = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=listener)
     rows = score_rows(objective, base_entry(objective) | entries, listener)
@@ -438,6 +438,7 @@ def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
         },
         "batchnorm": assembly.batchnorm,
         "precision": assembly.precision,
+        "stack": assembly.stack,
         "seed": spec.seed,
         "wall_seconds": round(wall, 3),
         "time": assembly.objective.stopwatch.shares(wall),

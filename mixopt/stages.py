@@ -304,7 +304,7 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         # A journal lies in its run folder; a database may be shared, and one study belongs to one folder.
         "run folder": None if spec.storage is None else str(spec.folder.resolve()),
         "batchnorm": assembly.batchnorm.get("key", BATCHNORM),
-        "precision": assembly.precision["mode"],
+        **assembly.settled,
         "device": assembly.device.type,
     }
 

@@ -21,6 +21,7 @@ LAYERS = (
     {"feed", "files", "listener", "metrics", "split", "cobyla", "memory", "stopwatch"},
     {"checkpoints", "groups"},
     {"mix", "pool"},
+    {"stack"},
     {"builder", "evaluator", "inspection", "prefix"},
     {"batchnorm", "cache", "precision"},
     {"objective"},

@@ -77,6 +77,14 @@ Precision = Annotated[
         "auto)",
     ),
 ]
+Stack = Annotated[
+    str | None,
+    option(
+        RUN,
+        "How checkpoints are kept while searching: fp32, bf16 (differences from a centre: half the memory), or auto "
+        "(fp32, unless bf16 alone fits). (default: auto)",
+    ),
+]
 Dtype = Annotated[
     str | None,
     option(RUN, "Of the saved model: ingredients (as theirs), fp32, fp16 or bf16. (default: ingredients)"),
