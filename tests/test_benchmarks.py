@@ -51,6 +51,11 @@ def test_opening(run: Run) -> None:
     assert all(share > 0 for share in by_way.values())
 
 
+def test_several(run: Run) -> None:
+    found = run("several", *SMALL, "--repeats", "1", "--candidates", "1,2", "--no-compile")
+    assert list(found["seconds"]) == ["one", "together 1", "together 2"]
+
+
 def test_growth(run: Run, tmp_path: Path) -> None:
     picture = tmp_path / "growth.svg"
     found = run("growth", "--tiny", "--axes", "ingredients", "--trials", "1", "--picture", str(picture))
