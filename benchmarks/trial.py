@@ -5,8 +5,9 @@
 ``naive`` is the way of the published codes: load every checkpoint from disk, sum the state dicts in a Python loop,
 ``load_state_dict``, then a ``DataLoader`` over the image files with open_clip's own transform, in fp32. It is spared
 the text tower, whose zero-shot head it keeps from trial to trial. ``mixopt`` is `Objective.score` of a new mix, nothing
-of it in the cache. ``forward`` is the model alone over batches that are ready in memory, the floor. All three in turn,
-medians; every file is in the system's page cache. Weights and images are random. Prints tables and one JSON line.
+of it in the cache, in ``--precision``. ``forward`` is the model alone in fp32 over batches that are ready in memory,
+the floor. All three in turn, medians; every file is in the system's page cache. Weights and images are random. Prints
+tables and one JSON line.
 """
 
 from __future__ import annotations
@@ -173,11 +174,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", help="of mixopt's forward passes")
     options = parser.parse_args(arguments)
     sizes = sizes_from(options)
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_pool(Path(temporary) / "pool", sizes)
-        _, assembly = open_trial(folder, Path(temporary) / "cache", options.device)
+        _, assembly = open_trial(folder, Path(temporary) / "cache", options.device, precision=options.precision)
         pool = assembly.objective.pool
         naive = Naive(folder, pool.paths, assembly.device, options.workers)
         times, parts, differ = measure(assembly, naive, options.repeats)
@@ -199,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "benchmark": "trial",
         "threads": torch.get_num_threads(),
         "device": str(assembly.device),
+        "precision": options.precision,
         "ingredients": sizes.ingredients,
         "parameters": pool.stack.shape[1],
         "images": sizes.images,
