@@ -20,11 +20,21 @@ Losses = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's value and which way is better, in Optuna's word for a direction."""
+    """A mean over samples, and which way is better, in Optuna's word for a direction.
+
+    Attributes:
+        name: Its name.
+        direction: Which way is better.
+        per_sample: What each sample adds, ``[n]`` float64; the metric is the mean.
+    """
 
     name: str
     direction: Direction
-    value: Callable[[Labels, Labels, Losses], float]
+    per_sample: Callable[[Labels, Labels, Losses], NDArray[np.float64]]
+
+    def value(self, labels: Labels, predicted: Labels, losses: Losses) -> float:
+        """The metric."""
+        return float(np.mean(self.per_sample(labels, predicted, losses)))
 
     def at_least(self, first: float, second: float) -> bool:
         """Whether ``first`` is as good as ``second`` or better."""
@@ -35,17 +45,19 @@ class Metric:
         return first > second if self.direction == "maximize" else first < second
 
 
-def _accuracy(labels: Labels, predicted: Labels, losses: Losses) -> float:
-    return float(np.mean(labels == predicted))
+def _accuracy(labels: Labels, predicted: Labels, losses: Losses) -> NDArray[np.float64]:
+    return np.asarray(labels == predicted, dtype=np.float64)
 
 
-def _nll(labels: Labels, predicted: Labels, losses: Losses) -> float:
-    return float(np.mean(losses))
+def _nll(labels: Labels, predicted: Labels, losses: Losses) -> NDArray[np.float64]:
+    return losses
 
 
-def _balanced_accuracy(labels: Labels, predicted: Labels, losses: Losses) -> float:
-    """Mean recall over the classes that occur."""
-    return float(np.mean([np.mean(predicted[labels == label] == label) for label in np.unique(labels)]))
+def _balanced_accuracy(labels: Labels, predicted: Labels, losses: Losses) -> NDArray[np.float64]:
+    """Mean recall over the classes that occur: a hit counts the more, the rarer its class."""
+    classes, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights = len(labels) / (len(classes) * counts)
+    return np.asarray(weights[places] * (labels == predicted), dtype=np.float64)
 
 
 METRICS: dict[str, Metric] = {

@@ -18,7 +18,7 @@ MODULES = {
 # Each layer may import from those below it and from its own; adapters are listed apart.
 LAYERS = (
     {"errors", "version"},
-    {"feed", "files", "listener", "metrics", "split", "cobyla", "memory", "stopwatch"},
+    {"feed", "files", "listener", "metrics", "race", "split", "cobyla", "memory", "stopwatch"},
     {"checkpoints", "groups"},
     {"mix", "pool"},
     {"stack"},
@@ -35,7 +35,20 @@ LAYERS = (
     {"cli", "__main__"},
 )
 ADAPTERS = {"families": {"assemble", "saving", "run", "demo"}, "data": {"assemble", "demo"}}
-NO_TORCH = {"errors", "files", "metrics", "split", "groups", "mix", "spaces", "report", "spec", "listener", "runfolder"}
+NO_TORCH = {
+    "errors",
+    "files",
+    "metrics",
+    "race",
+    "split",
+    "groups",
+    "mix",
+    "spaces",
+    "report",
+    "spec",
+    "listener",
+    "runfolder",
+}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mixopt.errors import MixoptError, unknown
 from mixopt.mix import Mix
 from mixopt.spaces.composed import Composed
+from mixopt.spaces.linear import Affine, Depth, Residual, Shared
 from mixopt.spaces.simplex import Simplex
 
 Point = NDArray[np.float64]
@@ -44,7 +45,14 @@ class Space(Protocol):
         """The space as plain JSON values; `from_description` makes it again."""
 
 
-SPACES: dict[str, type[Simplex] | type[Composed]] = {"simplex": Simplex, "composed": Composed}
+SPACES: dict[str, type[Simplex | Composed | Affine | Residual]] = {
+    "simplex": Simplex,
+    "composed": Composed,
+    "affine": Affine,
+    "shared": Shared,
+    "depth": Depth,
+    "residual": Residual,
+}
 
 
 def from_description(value: Mapping[str, Any]) -> Space:

@@ -13,10 +13,12 @@ from mixopt.groups import make_groups
 from mixopt.mix import Mix, constant, one_hot
 from mixopt.spaces import SPACES, Space, from_description
 from mixopt.spaces.composed import Composed
+from mixopt.spaces.linear import Affine, Depth, Residual, Shared
 from mixopt.spaces.simplex import Simplex
 from tests.conftest import random_mix
 
 SIZES = {"z.w": 2, "blocks.0.w": 3, "blocks.1.w": 4, "head.w": 5}
+WHOLE = make_groups("whole", SIZES)
 COLUMNS = ("model_0", "model_1", "model_10", "base")
 STARTS: dict[str, Callable[[], Mix]] = {
     "uniform": lambda: constant(make_groups("whole", SIZES), COLUMNS, [0.25] * 4),
@@ -35,6 +37,12 @@ def composed(start: Mix, active: Sequence[str]) -> Composed:
 MAKERS: dict[str, Callable[[Mix, Sequence[str]], Space]] = {
     "simplex": lambda start, active: Simplex(start, active, 0.3),
     "composed": composed,
+    "affine": lambda start, active: Affine(start, active, 0.3),
+    "shared": lambda start, active: Shared(start, active, 0.3),
+    "depth": lambda start, active: Depth(start, active, 0.3),
+    "residual": lambda start, active: Residual(
+        start, {f"mix {seed}": random_mix(WHOLE, COLUMNS, seed=seed) for seed in range(5, 5 + len(active) // 2)}, 0.5
+    ),
 }
 
 

@@ -1,0 +1,135 @@
+"""Spaces of moves along directions: exact both ways, affine, and what each kind moves together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mixopt import Mix, MixoptError, one_hot
+from mixopt.groups import Groups, make_groups
+from mixopt.mix import rows_on
+from mixopt.spaces.linear import Affine, Depth, Linear, Residual, Shared, contrasts, hats
+from tests.conftest import random_mix
+
+SIZES = {f"blocks.{number}.w": 2 for number in range(7)}
+COLUMNS = ("a", "b", "c", "d", "base")
+BLOCKS = make_groups("block", SIZES)
+START = random_mix(BLOCKS, COLUMNS, seed=0, affine=True)
+SPACES: tuple[Linear, ...] = (
+    Affine(START, ("a", "c", "d"), 0.3),
+    Shared(START, ("a", "c", "d"), 0.3),
+    Depth(START, ("a", "c", "d"), 0.3),
+    Residual(START, {"soup": random_mix(BLOCKS, COLUMNS, seed=1), "b": one_hot(BLOCKS, COLUMNS, "b")}, 0.5),
+)
+
+
+@pytest.fixture(params=SPACES, ids=lambda space: space.kind)
+def space(request: pytest.FixtureRequest) -> Linear:
+    found: Linear = request.param
+    return found
+
+
+def moved(space: Linear, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """How a random point's rows differ from the start's."""
+    point = np.random.default_rng(seed).uniform(-1, 1, space.dims)
+    return np.asarray(space.to_mix(point).coefficients - START.coefficients)
+
+
+def test_points_come_back_exactly(space: Linear) -> None:
+    for seed in range(30):
+        point = np.random.default_rng(seed).uniform(-1, 1, space.dims)
+        found = space.from_mix(space.to_mix(point))
+        assert found is not None
+        np.testing.assert_allclose(found, point, atol=1e-9)
+
+
+def test_dimensions(space: Linear) -> None:
+    assert space.dims == {"affine": 7 * 2, "shared": 2, "depth": 3 * 2, "residual": 3 * 2}[space.kind]
+
+
+def test_rows_sum_to_one_and_may_be_negative(space: Linear) -> None:
+    lowest = 0.0
+    for seed in range(20):
+        mix = space.to_mix(np.random.default_rng(seed).uniform(-1, 1, space.dims))
+        np.testing.assert_allclose(mix.coefficients.sum(axis=1), 1, atol=1e-12)
+        lowest = min(lowest, float(mix.coefficients.min()))
+    assert lowest < 0
+
+
+@pytest.mark.parametrize("kind", [Affine, Shared, Depth])
+def test_only_active_columns_move(kind: type[Affine]) -> None:
+    rows = moved(kind(START, ("a", "c", "d"), 0.3), 1)
+    assert np.all(rows[:, [1, 4]] == 0)
+    assert np.all(rows[:, [0, 2, 3]] != 0)
+
+
+def test_shared_moves_all_groups_alike_and_depth_smoothly() -> None:
+    np.testing.assert_allclose(np.ptp(moved(Shared(START, COLUMNS, 0.3), 2), axis=0), 0, atol=1e-12)
+    rows = moved(Depth(START, COLUMNS, 0.3), 2)
+    # Straight lines from the first group to the middle one, and from there to the last.
+    np.testing.assert_allclose(np.diff(rows[:4], n=2, axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(np.diff(rows[3:], n=2, axis=0), 0, atol=1e-12)
+    assert np.abs(np.diff(rows, n=2, axis=0)).max() > 0.01
+
+
+def test_residual_goes_a_part_of_the_way_to_each_mix() -> None:
+    space = SPACES[3]
+    assert isinstance(space, Residual)
+    to_b = np.array([0.0, 1.0] * 3)
+    expected = START.coefficients + 0.5 * (space.towards["b"].coefficients - START.coefficients)
+    np.testing.assert_allclose(space.to_mix(to_b).coefficients, expected, atol=1e-12)
+
+
+def test_residual_refines_its_groups_to_those_of_the_mixes() -> None:
+    start = random_mix(make_groups("whole", SIZES), COLUMNS, seed=3)
+    fine = random_mix(BLOCKS, COLUMNS, seed=4)
+    space = Residual(start, {"fine": fine}, 1.0)
+    found = space.to_mix(np.ones(space.dims))
+    np.testing.assert_allclose(rows_on(found, BLOCKS), fine.coefficients, atol=1e-12)
+
+
+def test_a_mix_off_the_directions_or_out_of_the_box_is_not_held() -> None:
+    space = Affine(START, ("a", "c"), 0.3)
+    rows = START.coefficients.copy()
+    rows[:, 1] += 0.01
+    rows[:, 4] -= 0.01
+    assert space.from_mix(Mix(BLOCKS, COLUMNS, rows)) is None
+    rows = START.coefficients.copy()
+    rows[:, 0] += 0.5
+    rows[:, 2] -= 0.5
+    assert space.from_mix(Mix(BLOCKS, COLUMNS, rows)) is None
+
+
+def test_one_layer_group_has_one_depth() -> None:
+    start = random_mix(Groups((("whole", tuple(SIZES)),)), COLUMNS)
+    assert Depth(start, COLUMNS, 0.3).dims == 4
+
+
+def test_what_cannot_be_a_space_is_told() -> None:
+    with pytest.raises(MixoptError, match="space affine: no column x"):
+        Affine(START, ("a", "x"), 0.3)
+    with pytest.raises(MixoptError, match="one column alone"):
+        Shared(START, ("a",), 0.3)
+    with pytest.raises(MixoptError, match="named twice"):
+        Depth(START, ("a", "a"), 0.3)
+    with pytest.raises(MixoptError, match="expected a radius above 0, got 0"):
+        Affine(START, ("a", "b"), 0)
+    with pytest.raises(MixoptError, match=r"space residual: its 3 directions .* are not independent"):
+        Residual(START, {"itself": START}, 0.5)
+    with pytest.raises(MixoptError, match="over other columns"):
+        Residual(START, {"x": random_mix(BLOCKS, ("x", "y"))}, 0.5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 17])
+def test_contrasts_are_orthonormal_and_sum_to_zero(count: int) -> None:
+    rows = contrasts(count)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(count - 1), atol=1e-12)
+    np.testing.assert_allclose(rows.sum(axis=1), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("count", "points"), [(1, 1), (2, 2), (8, 3), (80, 3)])
+def test_hats_interpolate(count: int, points: int) -> None:
+    weights = hats(count, points)
+    np.testing.assert_allclose(weights.sum(axis=0), 1, atol=1e-12)
+    np.testing.assert_allclose(weights[:, 0], np.eye(points)[0], atol=1e-12)
+    np.testing.assert_allclose(weights[:, -1], np.eye(points)[-1], atol=1e-12)
