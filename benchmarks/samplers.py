@@ -66,7 +66,7 @@ def measure(options: dict[str, Any], rest: Objective, steer: int) -> dict[str, A
             seed=spec.seed,
             population=spec.population,
         )
-        _, mix = search.best_mix(study, space)
+        (mix,) = search.best_mixes(study, space, 1).values()
     start = space.to_mix(np.zeros(space.dims))
     return {
         "dims": space.dims,

@@ -108,17 +108,21 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         name: Evaluator(split, family.preprocess, device, spec.batch_size, say=listener.say)
         for name, split in splits.items()
     }
+    evaluators[SEARCH].cut = steering_samples(len(splits[SEARCH]), spec.confirm)
     prefix = _prefix_of(family, builder, fixed, device)
     with stopwatch("precision"):
         precision = _settle_precision(spec, family, builder, evaluators[SEARCH], predict, listener)
     evaluators = {name: evaluator.at(precision["mode"]) for name, evaluator in evaluators.items()}
+    steering = evaluators[SEARCH].cut
 
     def scorer(recompute: Recompute | None) -> Objective:
         cache = OutcomeCache(spec.cache, listener.say)
         identity = identity_of(family, device, precision["mode"], stack.mode)
         # Recomputed statistics depend on the whole mix: with those, no stage's outcome can be used again.
         kept = prefix if recompute is None else None
-        return Objective(pool, builder, predict, evaluators, cache, spec.metric, identity, recompute, stopwatch, kept)
+        return Objective(
+            pool, builder, predict, evaluators, cache, spec.metric, identity, recompute, stopwatch, kept, steering
+        )
 
     objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[SEARCH], scorer, listener)
     return Assembly(objective, family, device, facts, precision, {"mode": stack.mode, "place": stack.place})
@@ -204,6 +208,11 @@ def open_splits(spec: StudySpec, family: families.Family, listener: Listener) ->
         if spec.limit is not None:
             splits[SEARCH] = splits[SEARCH].first(spec.limit)
     return splits
+
+
+def steering_samples(samples: int, confirm: float) -> int:
+    """How many of a selection split's samples steer, where a share of it confirms; at least one."""
+    return max(1, samples - round(samples * confirm))
 
 
 def resolve_device(name: str) -> torch.device:

@@ -54,12 +54,12 @@ class OutcomeCache:
         self.folder = folder
         self._notify = notify
 
-    def get(self, key: str, count: int) -> tuple[Outcomes, float] | None:
-        """The stored outcomes of ``count`` samples and the seconds they took, or None."""
+    def get(self, key: str, most: int) -> tuple[Outcomes, float] | None:
+        """The stored outcomes of a split's first samples, all of its ``most`` or fewer, and the seconds they took."""
 
         def read(entry: Mapping[str, Any]) -> tuple[Outcomes, float]:
             outcomes = Outcomes(np.asarray(entry["predicted"], np.int64), np.asarray(entry["losses"], np.float64))
-            if len(outcomes) != count or len(outcomes.losses) != count:
+            if not 0 < len(outcomes) <= most or len(outcomes.losses) != len(outcomes):
                 raise ValueError("an entry of another split")
             return outcomes, float(entry["seconds"])
 

@@ -55,12 +55,13 @@ def base_entry(objective: Objective) -> dict[str, Entry]:
 
 
 def score_rows(objective: Objective, entries: Mapping[str, Entry], listener: Listener) -> list[Row | Failure]:
-    """Every entry's row, scored on every split; one that failed, or whose scores are not finite, keeps its reason."""
+    """Every entry's row, scored on whole splits; one that failed, or whose scores are not finite, keeps its reason."""
     rows: list[Row | Failure] = []
+    whole = objective.whole()
     for done, (name, entry) in enumerate(entries.items()):
         listener.progress("scoring on every split", done, len(entries))
         try:
-            rows.append(_scored(name, entry, objective))
+            rows.append(_scored(name, entry, whole))
         except ScoreError as error:
             listener.say(f"{name} failed: {error}", True)
             rows.append(Failure(name, str(error)))
@@ -119,7 +120,7 @@ def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix
         mix: The mix.
         listener: Told about progress, and how the file compares.
     """
-    objective, family, pool = assembly.objective, assembly.family, assembly.objective.pool
+    objective, family, pool = assembly.objective.whole(), assembly.family, assembly.objective.pool
     score = objective.score(mix)
     splits = {split: evaluator.split for split, evaluator in objective.evaluators.items()}
     draft = Recipe(

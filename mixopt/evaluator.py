@@ -46,6 +46,21 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.predicted)
 
+    def first(self, count: int) -> Outcomes:
+        """Those of the first samples."""
+        return self if count >= len(self) else Outcomes(self.predicted[:count], self.losses[:count])
+
+    def rest(self, start: int) -> Outcomes:
+        """Those of the samples from ``start`` on."""
+        return Outcomes(self.predicted[start:], self.losses[start:])
+
+    def then(self, more: Outcomes) -> Outcomes:
+        """These, and those of the samples after them."""
+        return Outcomes(np.concatenate([self.predicted, more.predicted]), np.concatenate([self.losses, more.losses]))
+
+
+NO_OUTCOMES = Outcomes(np.zeros(0, dtype=np.int64), np.zeros(0))
+
 
 class Evaluator:
     """Runs a split through a model, in batches, in the split's fixed order.
@@ -65,6 +80,8 @@ class Evaluator:
     Attributes:
         batch_size: Images per forward pass as asked for; fewer are used where they do not fit.
         feed: Brings the images.
+        cut: No batch spans this sample and the one before, so that a pass up to here and one from here on give the same
+            bits as a pass over both.
 
     Raises:
         MixoptError: An unknown precision.
@@ -91,6 +108,7 @@ class Evaluator:
         self._std = torch.tensor(preprocess.std, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._labels = torch.from_numpy(split.labels).to(device)
         self.feed = Feed(split.images, device)
+        self.cut = len(split)
 
     def at(self, precision: str) -> Evaluator:
         """The same evaluator, its resident images included, with forward passes in another precision.
@@ -141,19 +159,21 @@ class Evaluator:
                 losses.append(F.cross_entropy(logits, labels, reduction="none"))
             return _outcomes(torch.cat(predicted), torch.cat(losses))
 
-    def logits(self, predict: Predict | Resumed, *, on_batch: Callable[[int], None] | None = None) -> Tensor:
-        """The logits of every sample of the fixed order, ``[n, n_classes]`` float32 on the CPU.
+    def logits(
+        self, predict: Predict | Resumed, stop: int | None = None, *, on_batch: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """The logits of the samples of the fixed order up to ``stop``, ``[n, n_classes]`` float32 on the CPU.
 
         Raises:
             DataError: A label lies beyond the model's classes.
             MixoptError: Not even one image fits in memory.
         """
         with torch.inference_mode():
-            return torch.cat([logits.cpu() for logits, _ in self._forward(predict, 0, None, on_batch)])
+            return torch.cat([logits.cpu() for logits, _ in self._forward(predict, 0, stop, on_batch)])
 
     def outcomes_of(self, logits: Tensor) -> Outcomes:
-        """What given logits ``[n, n_classes]`` predict and lose on the samples of the fixed order."""
-        labels = torch.from_numpy(self.split.labels)
+        """What given logits ``[n, n_classes]`` predict and lose on the first samples of the fixed order."""
+        labels = torch.from_numpy(self.split.labels[: len(logits)])
         return _outcomes(logits.argmax(dim=1), F.cross_entropy(logits, labels, reduction="none"))
 
     def _forward(
@@ -177,6 +197,7 @@ class Evaluator:
             MixoptError: Not even one image does.
         """
         size, error = self._fitting[0], None
+        end = self.cut if first < self.cut < end else end
         while size:
             try:
                 batch = self._pass(predict, slice(first, min(first + size, end)))

@@ -22,11 +22,12 @@ from mixopt.batchnorm import Recompute, negative_variance
 from mixopt.builder import FastBuilder, tensor_rows
 from mixopt.cache import Gradient, OutcomeCache
 from mixopt.errors import DataError, MixoptError, PoolError, ScoreError, names
-from mixopt.evaluator import EVALUATION_VERSION, Evaluator, Outcomes, Predict
+from mixopt.evaluator import EVALUATION_VERSION, NO_OUTCOMES, Evaluator, Outcomes, Predict
 from mixopt.metrics import METRICS, Metric
 from mixopt.mix import Mix
 from mixopt.pool import Pool
 from mixopt.prefix import Prefix, Resumed
+from mixopt.race import hopeless, looks
 from mixopt.stopwatch import Stopwatch
 
 SEARCH = "search"
@@ -46,6 +47,9 @@ class Score:
         seconds: What computing it took, now or when it was first computed.
         cached: Whether it came from the cache.
         images: Images that computing it ran through a model, those for BatchNorm statistics included.
+        signal: What steers a search, see `Objective.signal`.
+        estimated: Whether the mix was given up before all samples: then ``signal`` and ``value`` are those of the
+            incumbent, changed by the difference on the samples seen, and ``metrics`` are of those samples alone.
     """
 
     value: float
@@ -54,6 +58,8 @@ class Score:
     seconds: float
     cached: bool
     images: int = 0
+    signal: float = math.nan
+    estimated: bool = False
 
 
 @dataclass
@@ -123,6 +129,10 @@ class Objective:
         recompute: Sets the BatchNorm statistics of mixes of several checkpoints; None averages them.
         stopwatch: Told where time goes.
         prefix: Reuses what the first stages gave for an earlier mix; None runs every mix from its images.
+        steering: How many of the first samples of the selection split steer; those after them confirm. All by default.
+
+    Attributes:
+        signal: What a search is steered by: the driving metric by default.
     """
 
     def __init__(
@@ -137,10 +147,13 @@ class Objective:
         recompute: Recompute | None = None,
         stopwatch: Stopwatch | None = None,
         prefix: Prefix | None = None,
+        steering: int | None = None,
     ) -> None:
         self.pool = pool
         self.evaluators = dict(evaluators)
         self.metric: Metric = METRICS[metric]
+        self.signal: Metric = self.metric
+        self.steering = len(self.evaluators[SEARCH].split) if steering is None else steering
         self.identity = dict(identity)
         self.tally = Tally()
         self.stopwatch = stopwatch or Stopwatch()
@@ -169,8 +182,14 @@ class Objective:
         twin._on_score, twin._on_batch = on_score, on_batch
         return twin
 
+    def whole(self) -> Objective:
+        """The same objective with all samples of the selection split in its scores: for reports, not for choices."""
+        twin = self.counting()
+        twin.steering = len(self.evaluators[SEARCH].split)
+        return twin
+
     def score(self, mix: Mix, split: str = SEARCH) -> Score:
-        """Score a mix on a whole split.
+        """Score a mix on the steering samples of the selection split, or on a whole test split.
 
         Args:
             mix: Over the pool's columns.
@@ -181,9 +200,37 @@ class Objective:
             PoolError: The mix is not over this pool.
             RunError: The cache cannot be written.
         """
+        return self._score_mix(mix, split)
+
+    def race(self, mix: Mix, incumbent: Score) -> Score:
+        """Score a mix on the steering samples, but give it up once it will not reach the incumbent.
+
+        The outcomes seen are cached, and extended when the mix is scored again. What comes out does not depend on what
+        was cached.
+
+        Args:
+            mix: Over the pool's columns.
+            incumbent: A mix's whole score on the steering samples.
+
+        Raises:
+            As `score`.
+        """
+        return self._score_mix(mix, SEARCH, incumbent)
+
+    def _score_mix(self, mix: Mix, split: str, incumbent: Score | None = None) -> Score:
         evaluator = self.evaluators[split]
-        images = self._images(mix, evaluator)
-        score = self._score(self.key(mix, split), evaluator, lambda: self._compute(mix, evaluator), images)
+        forward: Predict | Resumed | None = None
+
+        def compute(start: int, stop: int) -> Outcomes:
+            nonlocal forward
+            if forward is None:
+                self._fuse(mix)
+                forward = self._forward(mix, evaluator)
+            with self.stopwatch("forward"):
+                return evaluator.run(forward, start, stop, on_batch=self._on_batch)
+
+        beside = self._recompute.images if self._recompute is not None and self._recomputes(mix) else 0
+        score = self._score(self.key(mix, split), split, compute, beside, incumbent)
         if not np.all(np.isfinite(score.outcomes.losses)):
             raise self._not_finite(mix, evaluator, score.outcomes)
         return score
@@ -207,15 +254,15 @@ class Objective:
         keys = tuple(self.key(mix, split) for mix in members)
         digest = hashlib.sha256(b"ensemble" + "".join(sorted(keys)).encode()).hexdigest()
 
-        def compute() -> Outcomes:
-            return evaluator.outcomes_of(self._logit_sum(members, keys, evaluator) / len(members))
+        def compute(start: int, stop: int) -> Outcomes:
+            return evaluator.outcomes_of(self._logit_sum(members, keys, evaluator, stop) / len(members)).rest(start)
 
         # Every model's logits are needed once, however many ensembles it is in.
         fresh = {key: mix for key, mix in zip(keys, members, strict=True) if key not in self.tally.members}
-        images = sum(self._images(mix, evaluator) for mix in fresh.values())
+        images = sum(self._images(mix, split) for mix in fresh.values())
         if split == SEARCH:
             self.tally.members |= set(fresh)
-        score = self._score(digest, evaluator, compute, images)
+        score = self._score(digest, split, compute, images - self._count(split))
         if not np.all(np.isfinite(score.outcomes.losses)):
             raise ScoreError(f"an ensemble of {len(members)} has losses on {split} that are not finite. {_ADVICE}")
         return score
@@ -247,7 +294,7 @@ class Objective:
             self.tally.spent += seconds
         else:
             found, seconds = stored
-        self.tally.learned.setdefault(key, (len(samples), seconds, len(samples) / len(evaluator.split)))
+        self.tally.learned.setdefault(key, (len(samples), seconds, len(samples) / self.steering))
         if not (math.isfinite(found.loss) and np.all(np.isfinite(found.coefficients))):
             raise ScoreError(f"the loss or its gradient is not finite for a mix of {names(mix.support())}. {_ADVICE}")
         return found
@@ -270,8 +317,8 @@ class Objective:
 
     @property
     def samples(self) -> int:
-        """The number of samples that select."""
-        return len(self.evaluators[SEARCH].split)
+        """The number of samples that steer."""
+        return self.steering
 
     def recall(self, mix: Mix, images: int, seconds: float) -> None:
         """Tally a mix that was scored on the selection split before, without scoring it."""
@@ -319,32 +366,92 @@ class Objective:
         }
         return json.dumps(facts, sort_keys=True).encode()
 
-    def _score(self, key: str, evaluator: Evaluator, compute: Callable[[], Outcomes], images: int) -> Score:
-        """Outcomes by key, from the cache or computed and put there; tallied where the split selects."""
-        with self.stopwatch("cache"):
-            stored = self._cache.get(key, len(evaluator.split))
-        if stored is None:
-            started = time.perf_counter()
-            outcomes = compute()
-            seconds = time.perf_counter() - started
-            with self.stopwatch("cache"):
-                self._cache.put(key, outcomes, seconds)
-        else:
-            outcomes, seconds = stored
-        if evaluator is self.evaluators[SEARCH]:
-            self.tally.asked.setdefault(key, (images, seconds))
+    def _score(
+        self,
+        key: str,
+        split: str,
+        compute: Callable[[int, int], Outcomes],
+        beside: int,
+        incumbent: Score | None = None,
+    ) -> Score:
+        """A score by key, its outcomes from the cache or computed and put there; tallied where the split selects.
+
+        Args:
+            key: What the outcomes depend on.
+            split: Whose.
+            compute: Gives the outcomes of the samples from one number to another.
+            beside: Images that computing runs through a model beside those of the split.
+            incumbent: Give up where this will not be reached.
+        """
+        evaluator, count = self.evaluators[split], self._count(split)
+        labels = evaluator.split.labels
+        gains: NDArray[np.float64] = np.zeros(0)
+
+        def enough(seen: Outcomes) -> bool:
+            nonlocal gains
+            if incumbent is None:
+                return False
+            gains = self.signal.gains(labels[: len(seen)], seen, incumbent.outcomes.first(len(seen)))
+            return hopeless(gains, count)
+
+        stops = [count] if incumbent is None else looks(count, evaluator.batch_size)
+        found, seconds, computed = self._look(key, evaluator, compute, stops, enough)
+        images = len(found) + beside
+        if split == SEARCH:
+            before = self.tally.asked.get(key, (0, 0.0))
+            self.tally.asked[key] = max(before, (images, seconds))
+            self.tally.computed += computed
             if self._on_score:
                 self._on_score(key)
-        if stored is None:
-            self.tally.computed += evaluator is self.evaluators[SEARCH]
-            self.tally.spent += seconds
-        metrics = measure(evaluator, outcomes)
-        return Score(metrics[self.metric.name], metrics, outcomes, seconds, stored is not None, images)
+        metrics = measure(evaluator, found)
+        value, signal = metrics[self.metric.name], self.signal.of(labels[: len(found)], found)
+        estimated = incumbent is not None and len(found) < count
+        if incumbent is not None and estimated:
+            of_metric = self.metric.gains(labels[: len(found)], found, incumbent.outcomes.first(len(found)))
+            value = incumbent.value + self.metric.sign * float(of_metric.mean())
+            signal = incumbent.signal + self.signal.sign * float(gains.mean())
+        return Score(value, metrics, found, seconds, not computed, images, signal, estimated)
 
-    def _images(self, mix: Mix, evaluator: Evaluator) -> int:
+    def _look(
+        self,
+        key: str,
+        evaluator: Evaluator,
+        compute: Callable[[int, int], Outcomes],
+        stops: Sequence[int],
+        enough: Callable[[Outcomes], bool],
+    ) -> tuple[Outcomes, float, bool]:
+        """Outcomes of the first samples, up to the first stop that is enough, or the last.
+
+        Returns:
+            The outcomes, the seconds that they took now or before, and whether any were computed now.
+        """
+        with self.stopwatch("cache"):
+            stored = self._cache.get(key, len(evaluator.split))
+        known, seconds = stored or (NO_OUTCOMES, 0.0)
+        cached = len(known)
+        for stop in stops:
+            if len(known) < stop:
+                started = time.perf_counter()
+                known = known.then(compute(len(known), stop))
+                took = time.perf_counter() - started
+                seconds += took
+                self.tally.spent += took
+            if stop < stops[-1] and enough(known.first(stop)):
+                break
+        if len(known) > cached:
+            with self.stopwatch("cache"):
+                self._cache.put(key, known, seconds)
+        found = known.first(stop)
+        return found, seconds * len(found) / len(known), len(known) > cached
+
+    def _count(self, split: str) -> int:
+        """Samples that a score is of."""
+        return self.steering if split == SEARCH else len(self.evaluators[split].split)
+
+    def _images(self, mix: Mix, split: str) -> int:
         """Images that scoring a mix runs through the model."""
         extra = self._recompute.images if self._recompute is not None and self._recomputes(mix) else 0
-        return len(evaluator.split) + extra
+        return self._count(split) + extra
 
     def _fuse(self, mix: Mix) -> None:
         with self.stopwatch("fuse"):
@@ -360,31 +467,28 @@ class Objective:
     def _recompute_key(self) -> bytes:
         return b"" if self._recompute is None else self._recompute.key.encode()
 
-    def _compute(self, mix: Mix, evaluator: Evaluator) -> Outcomes:
-        self._fuse(mix)
-        with self.stopwatch("forward"):
-            return evaluator.run(self._forward(mix, evaluator), on_batch=self._on_batch)
-
     def _forward(self, mix: Mix, evaluator: Evaluator) -> Predict | Resumed:
         """The forward pass of the mix that is fused now."""
         plan = self.prefix.plan(mix, evaluator.split) if self.prefix else None
         return plan or self._predict()
 
-    def _logit_sum(self, members: Sequence[Mix], keys: tuple[str, ...], evaluator: Evaluator) -> Tensor:
+    def _logit_sum(self, members: Sequence[Mix], keys: tuple[str, ...], evaluator: Evaluator, stop: int) -> Tensor:
         """The sum of the members' logits, from the longest kept sum of the first of them."""
         known = max((size for size in range(len(keys) + 1) if keys[:size] in self._sums), default=0)
         total = self._sums.pop(keys[:known]) if known else None
         if total is not None:
             self._sums[keys[:known]] = total  # the latest used stands last
+        if total is not None and len(total) < stop:
+            known, total = 0, None  # of fewer samples than are wanted now
         for size, mix in enumerate(members[known:], start=known + 1):
             self._fuse(mix)
             with self.stopwatch("forward"):
-                logits = evaluator.logits(self._forward(mix, evaluator), on_batch=self._on_batch)
+                logits = evaluator.logits(self._forward(mix, evaluator), stop, on_batch=self._on_batch)
             total = logits if total is None else total + logits
             self._sums[keys[:size]] = total
             for old in list(self._sums)[:-2]:
                 del self._sums[old]
-        return torch.as_tensor(total)
+        return torch.as_tensor(total)[:stop]
 
     def _gradient_key(self, mix: Mix, samples: NDArray[np.int64], scale: float) -> str:
         """What a gradient depends on: the mix's outcomes, all columns, the groups, the samples and the scale."""
@@ -420,7 +524,7 @@ class Objective:
 
     def _check_all_classes(self, classes: int) -> None:
         split = self.evaluators[SEARCH].split
-        absent = sorted(set(range(classes)) - set(split.labels.tolist()))
+        absent = sorted(set(range(classes)) - set(split.labels[: self.steering].tolist()))
         if absent:
             told = names([split.classes[label] if split.classes else str(label) for label in absent])
             raise DataError(
@@ -445,6 +549,6 @@ class Objective:
 
 
 def measure(evaluator: Evaluator, outcomes: Outcomes) -> dict[str, float]:
-    """Every metric by name."""
-    labels = evaluator.split.labels
-    return {name: metric.value(labels, outcomes.predicted, outcomes.losses) for name, metric in METRICS.items()}
+    """Every metric by name, on the first samples, of which these are the outcomes."""
+    labels = evaluator.split.labels[: len(outcomes)]
+    return {name: metric.of(labels, outcomes) for name, metric in METRICS.items()}

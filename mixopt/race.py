@@ -18,9 +18,9 @@ LOOKS = 10
 FEWEST = 200
 
 
-def looks(total: int) -> list[int]:
-    """How many samples have been seen at each look, ascending; the last is all of them."""
-    step = max(FEWEST, math.ceil(total / LOOKS))
+def looks(total: int, batch: int = 1) -> list[int]:
+    """How many samples have been seen at each look, ascending: whole batches, and at the last look all of them."""
+    step = math.ceil(max(FEWEST, total / LOOKS) / batch) * batch
     return [*range(step, total, step), total]
 
 

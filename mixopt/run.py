@@ -28,10 +28,12 @@ from mixopt.ensembles import ENSEMBLES
 from mixopt.errors import MixoptError, RunError, SpecError, listing, names
 from mixopt.evaluator import FP32, Evaluator
 from mixopt.files import ENVIRONMENT, write_json
+from mixopt.finalists import FINALISTS, settle, told
 from mixopt.inspection import describe_pool
 from mixopt.lineup import Request, default_rows, requests_of, run_requests, soups_of_soups
 from mixopt.listener import Listener, TrialEvent
 from mixopt.methods import Choice
+from mixopt.metrics import smoothed
 from mixopt.mix import Recipe
 from mixopt.objective import SEARCH
 from mixopt.report import Failure, Row, best_row, make_report
@@ -298,7 +300,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     study = searching.open_study(
         searching.open_storage(folder.journal, spec.storage, objective.stopwatch),
         folder.path.resolve().name,
-        objective.metric.direction,
+        objective.signal.direction,
     )
     facts = study_facts(spec, assembly)
     searching.check_facts(study, facts, folder.path)
@@ -311,6 +313,8 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     listener.say(
         f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler}, {spec.trials} trials", False
     )
+    if spec.signal == "smooth":
+        objective.signal = smoothed(objective.metric)
     counted = objective.counting()
     if space.dims > DIMENSIONS:
         listener.say(
@@ -327,15 +331,22 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
         population=spec.population,
         deadline=None if spec.timeout is None else started + spec.timeout,
         listener=listener,
+        race=spec.race == "on",
     )
     if not finished:
         listener.say("--timeout: stopped before all trials were complete; the same command continues", True)
     searching.recall_trials(study, counted, space)
     tally = start_tally(spec, objective, baselines).merged(counted.tally)
     rows = score_rows(objective, base_entry(objective) | baselines, listener)
-    number, mix = searching.best_mix(study, space)
+    best = searching.best_mixes(study, space, FINALISTS)
+    start = space.to_mix(np.zeros(space.dims))
+    settled = settle(counted, start, list(best.values()))
+    tally = tally.merged(counted.tally)
+    number = 0 if settled.chosen is None else list(best)[settled.chosen]
+    listener.say(told(settled, number, objective), False)
+    mix = settled.mix
     crowned = crown(spec, assembly, folder, SEARCH, mix, listener)
-    choice = Choice(mix, notes={"trial": number})
+    choice = Choice(mix, notes={"trial": number, "share": settled.share, **settled.evidence})
     row = make_row(SEARCH, choice, objective, tally, crowned.outcomes, crowned.metrics)
     facts = {
         "command": "search",
@@ -343,6 +354,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
         "best": best_row([row, *_made(rows)], spec.metric),
         "verification": {"trial": number, **crowned.verification},
         "trials": searching.count_states(study),
+        "race": searching.race_facts(study, objective.samples),
         "finished": finished,
         "sampler": spec.sampler,
         "space": {"kind": space.describe()["kind"], "dims": space.dims, "labels": list(space.labels)},

@@ -33,7 +33,7 @@ from mixopt.errors import RunError, ScoreError, SpecError, listing
 from mixopt.listener import Listener, TrialEvent
 from mixopt.metrics import Direction
 from mixopt.mix import Mix
-from mixopt.objective import SEARCH, Objective, Score
+from mixopt.objective import Objective, Score
 from mixopt.spaces import Space, from_description
 from mixopt.stopwatch import Stopwatch
 
@@ -172,8 +172,8 @@ def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], fl
     """An ordinary Optuna objective, for people's own studies and samplers.
 
     It suggests one float in [-1, 1] per dimension of the space, scores the mix, records the rows as applied in the
-    trial's user attribute ``coefficients``, and returns the driving metric. Create the study with
-    ``direction=objective.metric.direction``. A mix whose loss is not finite raises `ScoreError`; pass
+    trial's user attribute ``coefficients``, and returns the objective's signal, by default the driving metric. Create
+    the study with ``direction=objective.signal.direction``. A mix whose loss is not finite raises `ScoreError`; pass
     ``catch=(ScoreError,)`` to ``study.optimize`` to go on after one.
 
     Args:
@@ -187,7 +187,7 @@ def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], fl
         score = objective.score(mix)
         for key, value in _facts_of(score).items():
             trial.set_user_attr(key, value)
-        return score.value
+        return score.signal
 
     return call
 
@@ -320,6 +320,7 @@ def run_trials(
     population: int | None = None,
     deadline: float | None = None,
     listener: Listener | None = None,
+    race: bool = False,
 ) -> bool:
     """Bring a study to so many complete trials, the start included.
 
@@ -339,6 +340,8 @@ def run_trials(
         population: Trials per generation; see `population_of`.
         deadline: `time.monotonic` time after which no trial is started.
         listener: Told every finished trial, and warned of failed ones.
+        race: Give trials up that will not reach the best of the generations before theirs; what the sampler is told of
+            them is an estimate.
 
     Returns:
         Whether all trials were completed (False: the deadline passed).
@@ -373,14 +376,25 @@ def run_trials(
         with objective.stopwatch("optimizer"), _together(study):
             for number in batch:
                 _ask(study, space, number, fresh_sampler)
-        if not _tell_batch(study, objective, space, batch, deadline, announce):
+        if not _tell_batch(study, objective, space, batch, deadline, announce, race):
             return False
 
 
-def best_mix(study: optuna.Study, space: Space) -> tuple[int, Mix]:
-    """Number and mix of the complete trial with the best value; of equals, the earliest."""
-    best = _best(study)
-    return best.number, _mix_of(best, space)
+def best_mixes(study: optuna.Study, space: Space, count: int) -> dict[int, Mix]:
+    """Number to mix of the trials with the best values, best first; of equals, the earliest. Estimates do not count."""
+    found: dict[int, Mix] = {}
+    for trial in _ranked(study.get_trials(deepcopy=False), study.direction):
+        mix = _mix_of(trial, space)
+        if len(found) < count and mix not in found.values():
+            found[trial.number] = mix
+    return found
+
+
+def race_facts(study: optuna.Study, steering: int) -> dict[str, Any]:
+    """How many trials were given up, and what share of the images that spared."""
+    images = [trial.user_attrs["images"] for trial in study.get_trials(deepcopy=False) if "images" in trial.user_attrs]
+    given_up = sum(bool(trial.user_attrs.get("estimated")) for trial in study.get_trials(deepcopy=False))
+    return {"given_up": given_up, "images": sum(images), "unraced_images": len(images) * steering}
 
 
 def recall_trials(study: optuna.Study, objective: Objective, space: Space) -> None:
@@ -398,9 +412,18 @@ def count_states(study: optuna.Study) -> dict[str, int]:
 
 
 def _best(study: optuna.Study) -> FrozenTrial:
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return min(complete, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
+    return _best_of(study.get_trials(deepcopy=False), study.direction)
+
+
+def _best_of(trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection) -> FrozenTrial:
+    return _ranked(trials, direction)[0]
+
+
+def _ranked(trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection) -> list[FrozenTrial]:
+    """The complete trials that were scored on all samples, best first; of equals, the earliest."""
+    sign = -1 if direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    scored = [each for each in trials if each.state == TrialState.COMPLETE and not each.user_attrs.get("estimated")]
+    return sorted(scored, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
 
 
 def _mix_of(trial: FrozenTrial, space: Space) -> Mix:
@@ -417,7 +440,7 @@ def _add_start(
     study.add_trial(
         create_trial(
             state=TrialState.COMPLETE,
-            value=score.value,
+            value=score.signal,
             params=dict.fromkeys(space.labels, 0.0),
             distributions=dict.fromkeys(space.labels, BOX),
             user_attrs={"coefficients": start.coefficients.tolist(), **_facts_of(score)},
@@ -437,7 +460,7 @@ def _announce(study: optuna.Study, listener: Listener, number: int, total: int, 
             number=number,
             complete=complete,
             total=total,
-            value=None if score is None else score.value,
+            value=None if score is None else score.signal,
             best=float(_best(study).value or 0.0),
             images_per_second=None if score is None or score.cached else len(score.outcomes) / score.seconds,
         )
@@ -478,8 +501,10 @@ def _tell_batch(
     batch: Sequence[int],
     deadline: float | None,
     announce: Callable[[int, Score | None], None],
+    race: bool,
 ) -> bool:
     """Score and tell the batch's running trials in number order; False where the deadline passed first."""
+    incumbent: Score | None = None
     for number in batch:
         frozen = study.get_trials(deepcopy=False)[number]
         if frozen.state != TrialState.RUNNING:
@@ -491,11 +516,14 @@ def _tell_batch(
         score: Score | None = None
         started = time.perf_counter()
         try:
-            score = objective.score(mix)
+            if race and incumbent is None:
+                before = study.get_trials(deepcopy=False)[: batch[0]]
+                incumbent = objective.score(_mix_of(_best_of(before, study.direction), space))
+            score = objective.score(mix) if incumbent is None else objective.race(mix, incumbent)
             facts = _facts_of(score)
         except ScoreError as error:
             facts = {
-                "images": len(objective.evaluators[SEARCH].split),
+                "images": objective.samples,
                 "seconds": time.perf_counter() - started,
                 "error": str(error),
                 "group": error.group,
@@ -506,7 +534,7 @@ def _tell_batch(
             if score is None:
                 study.tell(number, state=TrialState.FAIL)
             else:
-                study.tell(number, score.value)
+                study.tell(number, score.signal)
         announce(number, score)
         if score is None:
             _stop_after_failures(study, number)
@@ -530,7 +558,8 @@ def _suggest(trial: Trial, space: Space) -> Mix:
 
 
 def _facts_of(score: Score) -> dict[str, Any]:
-    return {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
+    facts = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
+    return {**facts, "estimated": True} if score.estimated else facts
 
 
 def _seed_for(seed: int, number: int) -> int:

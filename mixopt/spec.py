@@ -18,7 +18,7 @@ from mixopt.metrics import METRICS
 POOL_FILE = "pool.toml"
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
 SPACES = ("simplex",)
-STARTS = ("best", "individual", "uniform", "greedy")
+STARTS = ("best", "individual", "uniform", "greedy", "learned")
 DTYPES = ("ingredients", "fp32", "fp16", "bf16")
 # Flags that are not called like their field.
 _FLAGS = {"data.search": "data", "data.test": "test", "top": "ingredients", "sources": "from"}
@@ -59,6 +59,8 @@ class StudySpec(BaseModel):
         data: The splits.
         metric: Drives every choice.
         trials: Complete trials in all, the start included.
+        race: Whether a trial is given up once it will not reach the best so far.
+        signal: What the sampler is told: the metric, or ``smooth``, the metric and the loss in one.
         sampler: ``cmaes``, ``tpe``, ``gp``, ``random``, or ``package.module:Class``.
         population: Trials asked at a time; the sampler's own default without.
         groups: Layer groups, see `mixopt.groups.make_groups`; chosen to keep the dimensions few without.
@@ -74,6 +76,8 @@ class StudySpec(BaseModel):
             files, ``from``.
         batchnorm: BatchNorm statistics of mixes: the ``average`` of the checkpoints', ``recompute`` from selection
             images, or ``auto``, the better of the two on the uniform soup.
+        confirm: The share of the selection split, the last of the fixed order, that steers no method; the last choice
+            is made by it. 0 steers by all.
         limit: Use only the first so many images of the selection split.
         timeout: Stop asking for trials after so many seconds.
         seed: Of the samplers.
@@ -103,15 +107,18 @@ class StudySpec(BaseModel):
     methods: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     trials: Annotated[int, Field(ge=1)] = 200
+    race: Literal["on", "off"] = "on"
+    signal: Literal["metric", "smooth"] = "metric"
     sampler: str = "cmaes"
     population: Annotated[int, Field(ge=2)] | None = None
     groups: str | None = None
-    space: Literal["simplex"] = "simplex"
+    space: Literal["auto", "simplex", "affine", "shared", "depth", "residual"] = "auto"
     radius: Annotated[float, Field(gt=0, le=1)] = 0.5
     top: Annotated[int, Field(ge=2)] | None = None
     start: str = "best"
     greedy_rule: Literal["at-least", "strict"] = "at-least"
     batchnorm: Literal["average", "recompute", "auto"] = "auto"
+    confirm: Annotated[float, Field(ge=0, lt=1)] = 0.2
     limit: Annotated[int, Field(ge=1)] | None = None
     timeout: Annotated[float, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0

@@ -31,10 +31,13 @@ from mixopt.objective import SEARCH, Objective, Score, Tally
 from mixopt.pool import Pool
 from mixopt.spaces import Space
 from mixopt.spaces.composed import Composed
+from mixopt.spaces.linear import POINTS, Affine, Depth, Residual, Shared, independent
 from mixopt.spaces.simplex import Simplex
 from mixopt.spec import StudySpec
 
 BASELINES = ("individual", "uniform", "greedy")
+# Of the gradient-learned soups, the one that generalises best: see studies/.
+LEARNED = "learned_by_layer:affine:groups=block:cosine"
 # CMA-ES and TPE gain little in more dimensions with some hundred trials; see studies/.
 DIMENSIONS = 32
 INGREDIENTS = 8
@@ -83,13 +86,10 @@ def _first_score(objective: Objective) -> Score:
 
 def announce_search(spec: StudySpec, pool: Pool, seconds: float, listener: Listener) -> None:
     """Say over what a search will run, and how long at most, given the seconds of one evaluation."""
-    groups, count = plan_space(spec, pool)
-    what = "mixes" if spec.sources else "ingredients"
-    listener.say(
-        f"search over {len(groups)} layer groups ({names(groups.names, 3)}) x {count} {what} = "
-        f"{len(groups) * count} dimensions",
-        False,
-    )
+    if not _is_residual(spec):
+        groups, count = plan_space(spec, pool)
+        what = "mixes" if spec.sources else "ingredients"
+        listener.say(f"search over {len(groups)} layer groups ({names(groups.names, 3)}) and {count} {what}", False)
     planned = 2 * len(pool.ingredients) + spec.trials
     listener.say(f"about {planned} evaluations are planned, {_duration(planned * seconds)} without the cache", False)
 
@@ -102,7 +102,7 @@ def search_requests(spec: StudySpec, pool: Pool) -> dict[str, Request]:
     """
     defaults = greedy_defaults(spec)
     requests = requests_of([], pool.columns, spec.sources, defaults)
-    return requests_of(BASELINES, pool.columns, defaults=defaults) | requests
+    return requests_of((*BASELINES, LEARNED), pool.columns, defaults=defaults) | requests
 
 
 def greedy_defaults(spec: StudySpec) -> dict[str, dict[str, Any]]:
@@ -129,8 +129,10 @@ def run_baselines(spec: StudySpec, assembly: Assembly, listener: Listener) -> di
     found = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=quiet, on_score=on_score)
     values = {}
     for name, entry in found.items():
-        if entry.error is not None:
+        if entry.error is not None and (name != LEARNED or spec.start == "learned"):
             raise entry.error
+        if entry.error is not None:
+            listener.say(f"{name} is left out: {entry.error}", True)
         if entry.mix is not None:
             values[name] = objective.counting(on_score).score(entry.mix).value
     listener.say("baselines: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()), False)
@@ -141,9 +143,13 @@ def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:
     """Layer groups, and the number of ingredients (or of mixes, with ``--from``) to search over.
 
     What is not given is chosen so that the dimensions stay at 32 or fewer: the ingredients that rank first, and
-    blocks or, where those are too many, contiguous segments along depth.
+    blocks or, where those are too many, contiguous segments along depth. Of the spaces whose groups move together, all
+    groups are blocks.
     """
-    if spec.groups is not None:
+    if spec.space in (together := {"shared": 1, "depth": POINTS}):
+        groups = make_groups(spec.groups or "block", pool.sizes)
+        count = spec.top or DIMENSIONS // together[spec.space] + 1
+    elif spec.groups is not None:
         groups = make_groups(spec.groups, pool.sizes)
         count = len(spec.sources) or spec.top or max(2, DIMENSIONS // len(groups))
     else:
@@ -189,6 +195,8 @@ def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, En
     """
     pool = objective.pool
     groups, count = plan_space(spec, pool)
+    if _is_residual(spec):
+        return _residual(spec, objective, baselines)
     if spec.sources:
         return _space_of_mixes(spec, objective, baselines, groups)
     start = start_mix(spec, objective, baselines)
@@ -198,7 +206,26 @@ def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, En
     preferred = [name for name in ranked if name in used] + [name for name in ranked if name not in used]
     chosen = set(preferred[:count])
     active = [name for name in pool.columns if name in chosen]
-    return Simplex(Mix(groups, pool.columns, rows_on(start, groups)), active, spec.radius)
+    centre = Mix(groups, pool.columns, rows_on(start, groups))
+    kinds: dict[str, type[Simplex | Affine]] = {"affine": Affine, "shared": Shared, "depth": Depth}
+    return kinds.get(spec.space, Simplex)(centre, active, spec.radius)
+
+
+def _is_residual(spec: StudySpec) -> bool:
+    """Whether the search moves between mixes; the default, unless mixes are given as columns (``--from``)."""
+    return spec.space == "residual" or (spec.space == "auto" and not spec.sources)
+
+
+def _residual(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Residual:
+    """From the start towards the other baselines and the base, or towards the mixes of ``--from``."""
+    pool = objective.pool
+    start = start_mix(spec, objective, baselines)
+    others = {name: entry.mix for name, entry in baselines.items() if entry.mix is not None}
+    if spec.sources:
+        others = source_mixes(spec, objective, baselines)
+    elif pool.base is not None:
+        others[pool.base] = checkpoint_mix(objective, pool.base)
+    return Residual(start, independent(start, others), spec.radius)
 
 
 def _space_of_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry], groups: Groups) -> Composed:
@@ -227,6 +254,7 @@ def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
         PoolError: The recipe uses a checkpoint that the pool does not hold, or other tensors.
     """
     name = best_baseline(objective, baselines) if spec.start == "best" else spec.start
+    name = LEARNED if name == "learned" else name
     if name in baselines:
         mix = baselines[name].mix
         if mix is not None:
@@ -256,10 +284,12 @@ def start_tally(spec: StudySpec, objective: Objective, baselines: Mapping[str, E
     else:  # the ingredients to search over are those that rank first
         columns = {name: entry.mix for name, entry in baselines.items() if entry.mix is not None}
         tally = baselines["individual"].tally
+    start = LEARNED if spec.start == "learned" else spec.start
     for name, mix in columns.items():
-        if name in baselines and (spec.sources or spec.start in ("best", name)):
+        # A residual space moves towards all of them.
+        if name in baselines and (spec.sources or _is_residual(spec) or start in ("best", name)):
             tally = tally.merged(baselines[name].tally)
-        if spec.start in ("best", name):
+        if start in ("best", name):
             scoring = objective.counting()
             scoring.score(mix)  # counted where choosing it asked for nothing
             tally = tally.merged(scoring.tally)
@@ -300,6 +330,9 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "start": start,
         "greedy_rule": spec.greedy_rule,
         "seed": spec.seed,
+        "confirm": spec.confirm,
+        "race": spec.race,
+        "signal": spec.signal,
         "dtype": spec.dtype,
         # A journal lies in its run folder; a database may be shared, and one study belongs to one folder.
         "run folder": None if spec.storage is None else str(spec.folder.resolve()),

@@ -439,13 +439,13 @@ def test_auto_scores_each_way_once(pool: Path, tmp_path: Path, monkeypatch: pyte
 
 def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls = [0]
-    real = Objective._compute
+    real = Objective._fuse
 
     def counting(self: Objective, *arguments: Any) -> Any:
         calls[0] += 1
         return real(self, *arguments)
 
-    monkeypatch.setattr(Objective, "_compute", counting)
+    monkeypatch.setattr(Objective, "_fuse", counting)
     return calls
 
 

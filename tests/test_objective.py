@@ -22,13 +22,13 @@ def opened(pool: Path, cache: Path, **options: Any) -> Objective:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts evaluations that are really computed."""
     calls = [0]
-    real = Objective._compute
+    real = Objective._fuse
 
     def counting(self: Objective, *arguments: Any) -> Any:
         calls[0] += 1
         return real(self, *arguments)
 
-    monkeypatch.setattr(Objective, "_compute", counting)
+    monkeypatch.setattr(Objective, "_fuse", counting)
     return calls
 
 

@@ -65,6 +65,10 @@ BatchNorm = Annotated[
     ),
 ]
 
+Confirm = Annotated[
+    float | None,
+    option(CHOICE, "The share of the selection split that steers nothing, and decides last. (default: 0.2)"),
+]
 Study = Annotated[Path | None, option(RUN, "A study.toml with these options as keys.")]
 Seed = Annotated[int | None, option(RUN, "Of everything random. (default: 0)")]
 Device = Annotated[str | None, option(RUN, "auto, cpu, cuda, cuda:1. (default: auto)")]

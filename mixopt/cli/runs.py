@@ -39,6 +39,7 @@ def search(
     from_: shared.From = None,
     greedy_rule: shared.GreedyRule = None,
     batchnorm: shared.BatchNorm = None,
+    confirm: shared.Confirm = None,
     sampler: Annotated[
         str | None, option(SEARCH, "cmaes, tpe, gp, random, or package.module:Class. (default: cmaes)")
     ] = None,
@@ -47,13 +48,29 @@ def search(
         str | None,
         option(SEARCH, "whole, block, tensor, a number of depth segments, or a .toml of regular expressions."),
     ] = None,
-    space: Annotated[str | None, option(SEARCH, "simplex. (default: simplex)")] = None,
+    space: Annotated[
+        str | None,
+        option(
+            SEARCH,
+            "residual (from the start towards the other baselines), simplex, affine, shared or depth. (default: residual; "
+            "with --from, simplex)",
+        ),
+    ] = None,
+    race: Annotated[
+        str | None, option(SEARCH, "on gives up trials that will not reach the best so far; or off. (default: on)")
+    ] = None,
+    signal: Annotated[
+        str | None, option(SEARCH, "What the sampler is told: metric, or smooth (with the loss). (default: metric)")
+    ] = None,
     radius: Annotated[
         float | None, option(SEARCH, "How far a coefficient is pushed at the edge of the box. (default: 0.5)")
     ] = None,
     start: Annotated[
         str | None,
-        option(SEARCH, "best (baseline), individual, uniform, greedy, or a recipe.json. (default: best)"),
+        option(
+            SEARCH,
+            "best (baseline), individual, uniform, greedy, learned (by gradient), or a recipe.json. (default: best)",
+        ),
     ] = None,
     timeout: Annotated[float | None, option(SEARCH, "Start no trial after so many seconds.")] = None,
     seed: shared.Seed = None,
@@ -73,8 +90,9 @@ def search(
     options = {
         "trials": trials, "family": family, "model": model, "base": base, "ingredients": patterns, "top": top,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
-        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "sampler": sampler,
-        "population": population, "groups": groups, "space": space, "radius": radius, "start": start,
+        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm, "sampler": sampler,
+        "population": population, "groups": groups, "space": space, "race": race,
+        "signal": signal, "radius": radius, "start": start,
         "timeout": timeout, "seed": seed, "device": device, "batch_size": batch_size,
         "precision": precision, "stack": stack, "dtype": dtype, "cache": cache, "out": out, "storage": storage,
     }  # fmt: skip
@@ -113,6 +131,7 @@ def compare(
     from_: shared.From = None,
     greedy_rule: shared.GreedyRule = None,
     batchnorm: shared.BatchNorm = None,
+    confirm: shared.Confirm = None,
     seed: shared.Seed = None,
     device: shared.Device = None,
     batch_size: shared.BatchSize = None,
@@ -134,7 +153,7 @@ def compare(
     options = {
         "methods": methods, "family": family, "model": model, "base": base, "ingredients": patterns,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
-        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "seed": seed,
+        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm, "seed": seed,
         "device": device, "batch_size": batch_size, "precision": precision, "stack": stack, "dtype": dtype,
         "cache": cache, "out": out,
     }  # fmt: skip

@@ -24,6 +24,7 @@ from mixopt.mix import Mix, rows_on
 from mixopt.objective import Objective
 
 Form = Literal["softmax", "affine"]
+Schedule = Literal["constant", "cosine"]
 # A loss that has grown so much over the first one (or over 1 nat) will not come back.
 DIVERGED = 10.0
 
@@ -39,6 +40,8 @@ class Training:
         weight_decay: AdamW's.
         batch: Samples per step.
         step: What a parameter of 1 adds to a coefficient of the affine form.
+        schedule: Of the learning rate: ``constant``, or ``cosine``, which falls to 0 at the end (Loshchilov and Hutter
+            2017, without restarts).
     """
 
     form: Form
@@ -47,6 +50,7 @@ class Training:
     weight_decay: float
     batch: int
     step: float
+    schedule: Schedule = "constant"
 
     def __post_init__(self) -> None:
         for option, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 1)):
@@ -130,6 +134,8 @@ def learn(objective: Objective, columns: Mapping[str, Mix], groups: Groups, trai
     parameters = torch.zeros(len(groups), len(columns), dtype=torch.float64, requires_grad=True)
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.AdamW([parameters, scale], lr=training.lr, weight_decay=training.weight_decay)
+    steps = training.epochs * math.ceil(objective.samples / training.batch)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     random = np.random.default_rng(seed)
     curve: list[dict[str, Any]] = []
     first: float | None = None
@@ -156,6 +162,8 @@ def learn(objective: Objective, columns: Mapping[str, Mix], groups: Groups, trai
             rows.backward(torch.from_numpy(found.coefficients))  # type: ignore[no-untyped-call]
             scale.grad = torch.tensor(found.scale, dtype=torch.float64)
             optimizer.step()
+            if training.schedule == "cosine":
+                cosine.step()
             losses.append(found.loss * len(samples))
         curve.append({"x": epoch, "value": sum(losses) / len(order)})
     with torch.no_grad():

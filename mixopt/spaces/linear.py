@@ -201,6 +201,21 @@ class Residual(Linear):
         return cls(Mix.from_dict(value["start"]), towards, float(value["radius"]))
 
 
+def independent(start: Mix, mixes: Mapping[str, Mix]) -> dict[str, Mix]:
+    """Those mixes, in order, that lie off the start and off all affine combinations of it and those before them."""
+    groups = start.groups
+    for mix in mixes.values():
+        groups = groups.refine(mix.groups)
+    centre = rows_on(start, groups)
+    found: dict[str, Mix] = {}
+    moves: list[NDArray[np.float64]] = []
+    for name, mix in mixes.items():
+        tried = [*moves, (rows_on(mix, groups) - centre).reshape(-1)]
+        if np.linalg.matrix_rank(np.stack(tried)) == len(tried):
+            found[name], moves = mix, tried
+    return found
+
+
 def hats(count: int, points: int) -> NDArray[np.float64]:
     """Linear interpolation from control points to places, ``[points, count]``; every place's weights sum to 1."""
     if points == 1:

@@ -1,0 +1,89 @@
+"""The last choice of a search: among the best trials, by samples that steered nothing, shrunk towards the start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixopt.errors import ScoreError
+from mixopt.mix import Mix, combine
+from mixopt.objective import SEARCH, Objective
+
+# The best by a noisy score are the best and the luckiest; more of them leave the confirming samples more to luck too.
+FINALISTS = 5
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What was chosen, and why.
+
+    Attributes:
+        mix: The mix.
+        chosen: Its number among the candidates; None where the start stays.
+        share: How far from the start to that candidate the mix lies, 0 to 1.
+        gain: The candidate's mean gain over the start per confirming sample, in units of the search's signal.
+        error: The standard error of that gain.
+    """
+
+    mix: Mix
+    chosen: int | None
+    share: float
+    gain: float
+    error: float
+
+    @property
+    def evidence(self) -> dict[str, float]:
+        """Gain and error as plain JSON values; empty where there is none."""
+        return {} if math.isnan(self.error) else {"gain": self.gain, "error": self.error}
+
+
+def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settled:
+    """Choose among candidates by the samples after the steering ones, paired with the start's.
+
+    The candidate with the largest mean gain is taken as far as the evidence carries: its step from the start is
+    multiplied by ``1 - (error / gain)**2``, and by 0 where the gain is below its standard error: the positive-part
+    James-Stein factor (James and Stein 1961) for one mean. Where there is nothing to confirm by, the first candidate.
+
+    Args:
+        objective: Whose selection split has samples that confirm; their images are tallied.
+        start: Where the search began.
+        candidates: The best trials, best first.
+    """
+    whole = objective.whole()
+    steering = objective.steering
+    if whole.steering == steering:
+        return Settled(candidates[0], 0, 1.0, math.nan, math.nan)
+    labels = objective.evaluators[SEARCH].split.labels[steering:]
+    reference = whole.score(start).outcomes.rest(steering)
+    best = Settled(start, None, 0.0, 0.0, math.nan)
+    for number, mix in enumerate(candidates):
+        with suppress(ScoreError):  # finite where it steered, and not here: no candidate
+            gains = objective.signal.gains(labels, whole.score(mix).outcomes.rest(steering), reference)
+            gain, error = float(gains.mean()), float(np.std(gains)) / math.sqrt(len(gains))
+            if gain > best.gain:
+                share = max(0.0, 1 - (error / gain) ** 2)
+                best = Settled(mix, number, share, gain, error)
+    objective.tally.asked.update(whole.tally.asked)
+    objective.tally.computed += whole.tally.computed
+    objective.tally.spent += whole.tally.spent
+    if best.share == 0:
+        return Settled(start, None, 0.0, best.gain, best.error)
+    mix = best.mix if best.share == 1 else combine([start, best.mix], [1 - best.share, best.share])
+    return Settled(mix, best.chosen, best.share, best.gain, best.error)
+
+
+def told(settled: Settled, trial: int, objective: Objective) -> str:
+    """What the last choice was, in words."""
+    held = len(objective.evaluators[SEARCH].split) - objective.samples
+    if not held:
+        return f"trial {trial} is the best; no samples are held back to confirm it (--confirm 0)"
+    if settled.chosen is None:
+        return f"no trial is confirmed to be better than the start on the {held:,} samples held back: the start stays"
+    return (
+        f"trial {trial} gains {settled.gain:+.4f} ± {settled.error:.4f} over the start on the {held:,} samples held "
+        f"back: the mix lies {settled.share:.0%} of the way from the start to it"
+    )
