@@ -295,6 +295,8 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     started = time.monotonic()
     assembly = assemble(spec, listener)
     objective = assembly.objective
+    if spec.signal == "smooth":
+        objective.signal = smoothed(objective.metric)
     searching.make_sampler(spec.sampler, spec.seed, spec.population)
     check_plan(spec, objective)
     study = searching.open_study(
@@ -313,8 +315,6 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     listener.say(
         f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler}, {spec.trials} trials", False
     )
-    if spec.signal == "smooth":
-        objective.signal = smoothed(objective.metric)
     counted = objective.counting()
     if space.dims > DIMENSIONS:
         listener.say(

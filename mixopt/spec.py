@@ -108,7 +108,7 @@ class StudySpec(BaseModel):
     sources: tuple[str, ...] = ()
     trials: Annotated[int, Field(ge=1)] = 200
     race: Literal["on", "off"] = "on"
-    signal: Literal["metric", "smooth"] = "metric"
+    signal: Literal["metric", "smooth"] = "smooth"
     sampler: str = "cmaes"
     population: Annotated[int, Field(ge=2)] | None = None
     groups: str | None = None

@@ -59,8 +59,10 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
         False,
     )
     sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
-    listener.say(f"samples: {sizes}; every choice is made on {SEARCH} alone, by {spec.metric}", False)
-    images = len(objective.evaluators[SEARCH].split)
+    held = len(objective.evaluators[SEARCH].split) - objective.samples
+    confirmed = f", the last {held:,} of which steer nothing and decide last" if held else ""
+    listener.say(f"samples: {sizes}; every choice is made on {SEARCH} alone{confirmed}, by {spec.metric}", False)
+    images = objective.samples
     done = 0
 
     def on_batch(count: int) -> None:

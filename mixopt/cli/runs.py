@@ -52,15 +52,15 @@ def search(
         str | None,
         option(
             SEARCH,
-            "residual (from the start towards the other baselines), simplex, affine, shared or depth. (default: residual; "
-            "with --from, simplex)",
+            "residual (from the start towards the other baselines), simplex, affine, shared or depth. (default: "
+            "residual; with --from, simplex)",
         ),
     ] = None,
     race: Annotated[
         str | None, option(SEARCH, "on gives up trials that will not reach the best so far; or off. (default: on)")
     ] = None,
     signal: Annotated[
-        str | None, option(SEARCH, "What the sampler is told: metric, or smooth (with the loss). (default: metric)")
+        str | None, option(SEARCH, "What the sampler is told: metric, or smooth (less the loss). (default: smooth)")
     ] = None,
     radius: Annotated[
         float | None, option(SEARCH, "How far a coefficient is pushed at the edge of the box. (default: 0.5)")
@@ -90,7 +90,8 @@ def search(
     options = {
         "trials": trials, "family": family, "model": model, "base": base, "ingredients": patterns, "top": top,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
-        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm, "sampler": sampler,
+        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm,
+        "confirm": confirm, "sampler": sampler,
         "population": population, "groups": groups, "space": space, "race": race,
         "signal": signal, "radius": radius, "start": start,
         "timeout": timeout, "seed": seed, "device": device, "batch_size": batch_size,
@@ -153,7 +154,8 @@ def compare(
     options = {
         "methods": methods, "family": family, "model": model, "base": base, "ingredients": patterns,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
-        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm, "seed": seed,
+        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm,
+        "confirm": confirm, "seed": seed,
         "device": device, "batch_size": batch_size, "precision": precision, "stack": stack, "dtype": dtype,
         "cache": cache, "out": out,
     }  # fmt: skip
