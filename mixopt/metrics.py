@@ -97,15 +97,16 @@ METRICS: dict[str, Metric] = {
 
 
 def smoothed(metric: Metric) -> Metric:
-    """A metric less the loss in nats (for one that is minimised, plus it).
+    """A metric less the loss in nats; the loss itself stays as it is.
 
-    Accuracy is stepped: a sample counts where its class comes out first, by whatever margin; the loss tells more of each
+    Accuracy is stepped: a sample counts where its class comes out first, by whatever margin; the loss tells more of a
     sample, and something else than accuracy. Their sum tells the accuracy on other samples better than either does, and
     among good mixes accuracy alone tells nearly nothing: measured in studies/cifar10.
     """
-    sign = metric.sign
+    if metric.name == "nll":
+        return metric
 
     def per_sample(labels: Labels, predicted: Labels, losses: Losses) -> NDArray[np.float64]:
-        return np.asarray(metric.per_sample(labels, predicted, losses) - sign * losses)
+        return np.asarray(metric.per_sample(labels, predicted, losses) - losses)
 
     return Metric(f"{metric.name} with nll", metric.direction, per_sample)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixopt.metrics import METRICS, Labels, Losses, Metric
+from mixopt.evaluator import Outcomes
+from mixopt.metrics import METRICS, Labels, Losses, Metric, smoothed
 
 Samples = tuple[Labels, Labels, Losses]
 
@@ -76,3 +77,22 @@ def test_a_right_answer_is_better_than_a_wrong_one(metric: Metric) -> None:
 def test_better_is_the_strict_part_of_at_least(name: str, one: float, other: float) -> None:
     metric = METRICS[name]
     assert metric.better(one, other) == (not metric.at_least(other, one))
+
+
+@given(samples(), samples())
+def test_gains_are_how_much_better_sample_by_sample(found: Samples, other: Samples) -> None:
+    count = min(len(found[0]), len(other[0]))
+    labels = found[0][:count]
+    ours, theirs = (Outcomes(each[1][:count], each[2][:count]) for each in (found, other))
+    for metric in [*METRICS.values(), *(smoothed(metric) for metric in METRICS.values())]:
+        gains = metric.gains(labels, ours, theirs)
+        assert gains.shape == (count,)
+        better = metric.of(labels, ours) - metric.of(labels, theirs)
+        assert metric.sign * better == pytest.approx(gains.mean(), abs=1e-9)
+
+
+@given(samples())
+def test_smoothed_is_the_metric_less_the_loss(found: Samples) -> None:
+    loss = METRICS["nll"].value(*found)
+    assert smoothed(METRICS["accuracy"]).value(*found) == pytest.approx(METRICS["accuracy"].value(*found) - loss)
+    assert smoothed(METRICS["nll"]) is METRICS["nll"]

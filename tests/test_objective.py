@@ -157,3 +157,107 @@ def test_a_mix_that_overflows_names_tensor_and_group(clip_pool_template: Path, t
 
 def _columns() -> tuple[str, ...]:
     return ("model_0", "model_1", "model_2", "model_3", "base")
+
+
+# --------------------------------------------------------------------------------------------- steering and racing
+
+
+def halves(pool: Path, cache: Path, **options: Any) -> tuple[Objective, Objective]:
+    """An objective with half of its samples held back, and one without, each with a cache of its own."""
+    return (
+        opened(pool, cache / "half", confirm=0.5, batch_size=7, **options),
+        opened(pool, cache / "all", confirm=0, batch_size=7, **options),
+    )
+
+
+def test_only_the_first_samples_steer(clip_pool_template: Path, tmp_path: Path) -> None:
+    half, full = halves(clip_pool_template, tmp_path)
+    mix = random_mix(make_groups("block", half.pool.sizes), half.pool.columns)
+    steering, samples = half.samples, len(half.evaluators["search"].split)
+    assert steering == samples - round(samples * 0.5) < samples
+    score, expected = half.score(mix), full.score(mix)
+    assert len(score.outcomes) == score.images == steering
+    np.testing.assert_allclose(score.outcomes.losses, expected.outcomes.losses[:steering], atol=1e-6)
+    labels = half.evaluators["search"].split.labels[:steering]
+    assert score.value == np.mean(score.outcomes.predicted == labels)
+
+
+def test_whole_scores_extend_what_steered_to_the_same_bits(
+    clip_pool_template: Path, tmp_path: Path, computed: list[int]
+) -> None:
+    half, _ = halves(clip_pool_template, tmp_path)
+    mix = random_mix(make_groups("block", half.pool.sizes), half.pool.columns)
+    first = half.score(mix)
+    extended = half.whole().score(mix)
+    at_once = opened(clip_pool_template, tmp_path / "fresh", confirm=0.5, batch_size=7).whole().score(mix)
+    assert np.array_equal(extended.outcomes.losses, at_once.outcomes.losses)
+    assert np.array_equal(extended.outcomes.losses[: len(first.outcomes)], first.outcomes.losses)
+    assert not extended.cached
+    assert half.whole().score(mix).cached
+    again = half.score(mix)
+    assert again.cached
+    assert np.array_equal(again.outcomes.losses, first.outcomes.losses)
+    assert computed == [3]
+
+
+def test_gradients_count_in_passes_over_the_steering_samples(clip_pool_template: Path, tmp_path: Path) -> None:
+    half, _ = halves(clip_pool_template, tmp_path)
+    mix = random_mix(make_groups("whole", half.pool.sizes), half.pool.columns)
+    counted = half.counting()
+    counted.gradient(mix, np.arange(half.samples))
+    assert counted.tally.evaluations == 1
+    assert counted.tally.images == half.samples
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Looks every 10 samples; gives up at a number of samples that tests put in."""
+    at: list[int] = []
+    monkeypatch.setattr("mixopt.objective.looks", lambda total, batch: [*range(10, total, 10), total])
+    monkeypatch.setattr("mixopt.objective.hopeless", lambda gains, total: len(gains) in at)
+    return at
+
+
+def test_a_race_tells_the_incumbents_score_and_the_paired_difference(
+    clip_pool_template: Path, tmp_path: Path, impatient: list[int]
+) -> None:
+    objective = opened(clip_pool_template, tmp_path, confirm=0)
+    mixes = [random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed=n) for n in (0, 1)]
+    incumbent = objective.score(mixes[0])
+    impatient.append(30)
+    score = objective.race(mixes[1], incumbent)
+    assert score.estimated
+    assert len(score.outcomes) == score.images == 30
+    labels = objective.evaluators["search"].split.labels[:30]
+    hits = [each.outcomes.predicted[:30] == labels for each in (score, incumbent)]
+    assert score.value == pytest.approx(incumbent.value + np.mean(hits[0]) - np.mean(hits[1]))
+    assert score.signal == score.value
+    assert objective.tally.asked[objective.key(mixes[1], "search")][0] == 30
+    impatient.clear()
+    full = objective.race(mixes[1], incumbent)
+    assert not full.estimated
+    assert full.value == objective.score(mixes[1]).value
+    assert np.array_equal(full.outcomes.losses[:30], score.outcomes.losses)
+
+
+def test_a_race_does_not_depend_on_what_is_cached(
+    clip_pool_template: Path, tmp_path: Path, impatient: list[int], computed: list[int]
+) -> None:
+    objective = opened(clip_pool_template, tmp_path, confirm=0)
+    mixes = [random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed=n) for n in (0, 1)]
+    incumbent = objective.score(mixes[0])
+    objective.score(mixes[1])
+    impatient.append(20)
+    score = objective.race(mixes[1], incumbent)
+    assert computed == [2]
+    assert (score.estimated, score.cached, len(score.outcomes)) == (True, True, 20)
+
+
+def test_a_race_by_a_metric_that_is_minimised(clip_pool_template: Path, tmp_path: Path, impatient: list[int]) -> None:
+    objective = opened(clip_pool_template, tmp_path, confirm=0, metric="nll")
+    mixes = [random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed=n) for n in (0, 1)]
+    incumbent = objective.score(mixes[0])
+    impatient.append(20)
+    score = objective.race(mixes[1], incumbent)
+    worse = np.mean(score.outcomes.losses - incumbent.outcomes.losses[:20])
+    assert score.value == pytest.approx(incumbent.value + worse)
