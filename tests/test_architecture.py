@@ -18,7 +18,7 @@ MODULES = {
 # Each layer may import from those below it and from its own; adapters are listed apart.
 LAYERS = (
     {"errors", "version"},
-    {"feed", "files", "listener", "metrics", "split", "cobyla", "memory", "stopwatch"},
+    {"compiled", "feed", "files", "listener", "metrics", "split", "cobyla", "memory", "stopwatch"},
     {"checkpoints", "groups"},
     {"mix", "pool"},
     {"stack"},

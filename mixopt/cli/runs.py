@@ -60,6 +60,7 @@ def search(
     device: shared.Device = None,
     batch_size: shared.BatchSize = None,
     precision: shared.Precision = None,
+    compile_: shared.Compile = None,
     stack: shared.Stack = None,
     dtype: shared.Dtype = None,
     cache: shared.Cache = None,
@@ -76,7 +77,8 @@ def search(
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "sampler": sampler,
         "population": population, "groups": groups, "space": space, "radius": radius, "start": start,
         "timeout": timeout, "seed": seed, "device": device, "batch_size": batch_size,
-        "precision": precision, "stack": stack, "dtype": dtype, "cache": cache, "out": out, "storage": storage,
+        "precision": precision, "compile": compile_, "stack": stack, "dtype": dtype, "cache": cache,
+        "out": out, "storage": storage,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
@@ -117,6 +119,7 @@ def compare(
     device: shared.Device = None,
     batch_size: shared.BatchSize = None,
     precision: shared.Precision = None,
+    compile_: shared.Compile = None,
     stack: shared.Stack = None,
     dtype: shared.Dtype = None,
     cache: shared.Cache = None,
@@ -135,8 +138,8 @@ def compare(
         "methods": methods, "family": family, "model": model, "base": base, "ingredients": patterns,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "seed": seed,
-        "device": device, "batch_size": batch_size, "precision": precision, "stack": stack, "dtype": dtype,
-        "cache": cache, "out": out,
+        "device": device, "batch_size": batch_size, "precision": precision, "compile": compile_, "stack": stack,
+        "dtype": dtype, "cache": cache, "out": out,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
