@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import several
 import torch
 from random_pool import TINY, VIT_B_32, Sizes, add_size_options, make_pool, random_mix, sizes_from
 from torch import Tensor, nn
@@ -35,20 +36,24 @@ from mixopt.assemble import Assembly, family_of, ingredient_files
 from mixopt.builder import FastBuilder
 from mixopt.groups import Groups, make_groups
 from mixopt.memory import peak_memory
-from mixopt.mix import constant
+from mixopt.mix import Mix, constant
 from mixopt.pool import Pool, open_pool
 from mixopt.spaces.simplex import Simplex
-from mixopt.spec import StudySpec, load_spec
+from mixopt.spec import load_spec
+from mixopt.stack import BF16, FP32, open_stack
 
 NOT_RUN = "not run"
 BLOCK = 2**24  # bytes of one plain read
 ROWS = {
     "opening": ("opening the checkpoints: bytes/s over a plain sequential read", "report, aim at 60 %"),
     "host": ("peak host memory of opening beyond the stack, in checkpoints", "at most 2"),
-    "fuse": ("fuse: bytes of the stack per second over device-to-device copy", "at least 60 %"),
-    "memory": ("GPU memory beyond activations", "at most 15 GB"),
+    "fuse": ("fuse, stack in fp32: its bytes per second over device-to-device copy", "at least 60 %"),
+    "fuse_bf16": ("fuse, stack in bf16: its bytes per second over device-to-device copy", "at least 60 %"),
+    "memory": ("GPU memory beyond activations, stack in bf16", "at most 15 GB"),
     "evaluate": ("evaluate: images/s over the best compiled forward in bf16 on resident data", "at least 95 %"),
+    "evaluate_compiled": ("the same with --compile; the better of both counts", "at least 95 %"),
     "agreement": ("images whose prediction differs from fp32's", "at most 0.2 %"),
+    "several": ("several candidates at once, small model: time of each over one at a time", "report where it pays"),
     "naive": ("whole trial against the naive way", "at least 30x faster"),
     "search": ("search: time over evaluations x best compiled forward + opening", "at most 1.15"),
 }
@@ -68,12 +73,11 @@ class Bench:
     def __init__(self, folder: Path, options: argparse.Namespace, sizes: Sizes) -> None:
         self.folder, self.options, self.sizes = folder, options, sizes
         self.device = torch.device(options.device)
-        self.flags: dict[str, Any] = {} if options.batch_size is None else {"batch_size": options.batch_size}
-        # A mixopt without a choice of precision has fp32 alone.
-        self.has_precision = "precision" in StudySpec.model_fields
-        if self.has_precision:
-            self.flags["precision"] = options.precision
-        self.best_forward = float("nan")
+        self.flags: dict[str, Any] = {"precision": options.precision}
+        if options.batch_size is not None:
+            self.flags["batch_size"] = options.batch_size
+        self.best_forward, self.best_mode = float("nan"), ""
+        self.eager = 0.0
         self.opened: Assembly | None = None
         self.opening = 0.0
 
@@ -86,6 +90,11 @@ class Bench:
             )
             self.opening = time.perf_counter() - started
         return self.opened
+
+    @property
+    def way(self) -> str:
+        """What a row says of forward passes that are compiled."""
+        return ", compiled" if self.flags.get("compile") else ""
 
     def close(self) -> None:
         """Free the objective."""
@@ -147,63 +156,82 @@ def measure_opening(bench: Bench) -> dict[str, Result]:
 
 
 def measure_fuse(bench: Bench) -> dict[str, Result]:
-    """Rows ``fuse`` and ``memory``."""
+    """Rows ``fuse``, ``fuse_bf16`` and ``memory``."""
     spec = load_spec({"models": bench.folder, "cache": bench.folder.parent / "cache"})
     family = family_of(spec)
     paths, base = ingredient_files(spec)
     pool = open_pool(paths, base, order=family.depth, reader=family.read)
-    on_gpu = bench.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(bench.device)
-    builder = FastBuilder(pool, family.build(), bench.device)
     mix = random_mix(_groups(pool), pool.columns, np.random.default_rng(0))
-    seconds = bench.seconds(partial(builder.apply, mix))
-    rows: dict[str, Result] = {}
-    if on_gpu:
-        held = torch.cuda.max_memory_allocated(bench.device) / 1e9
-        rows["memory"] = _row(f"{held:.2f} GB", "", held / 15, held <= 15, "of 15 GB")
-    del builder
-    gc.collect()
     source = torch.empty(min(pool.stack.nbytes, 2**30), dtype=torch.uint8, device=bench.device)
     target = torch.empty_like(source)
     # A copy reads and writes every byte; fusing reads the stack and writes one column.
     copied = 2 * source.nbytes / bench.seconds(partial(target.copy_, source))
-    fused = (pool.stack.nbytes + pool.stack[0].nbytes) / seconds
-    share = fused / copied
-    return {"fuse": _row(f"{fused / 1e9:.1f} GB/s", f"{copied / 1e9:.1f} GB/s", share, share >= 0.6), **rows}
+    del source, target
+    on_gpu = bench.device.type == "cuda"
+    rows: dict[str, Result] = {}
+    column = pool.stack[0].nbytes
+    # In bf16 each column is half as large, and the centre is one more in fp32.
+    for name, mode, size in (("fuse", FP32, pool.stack.nbytes), ("fuse_bf16", BF16, pool.stack.nbytes // 2 + column)):
+        bench.close()  # what the last stack took
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(bench.device)
+        stack = open_stack(pool, bench.device, mode)
+        builder = FastBuilder(pool, family.build(), bench.device, None, stack)
+        fused = (size + column) / bench.seconds(partial(builder.apply, mix))
+        share = fused / copied
+        value = f"{fused / 1e9:.1f} GB/s" + (f" (on the {stack.place})" if stack.place == "host" else "")
+        rows[name] = _row(value, f"{copied / 1e9:.1f} GB/s", share, share >= 0.6)
+        if on_gpu and mode == BF16:
+            held = torch.cuda.max_memory_allocated(bench.device) / 1e9
+            rows["memory"] = _row(f"{held:.2f} GB", "", held / 15, held <= 15, "of 15 GB")
+        del builder, stack
+    return rows
 
 
 def measure_evaluate(bench: Bench) -> dict[str, Result]:
-    """Rows ``evaluate`` and, where there is a precision to choose, ``agreement``."""
-    forward, mode = best_forward(bench)
-    bench.best_forward = forward
-    objective = bench.open().objective
-    random = np.random.default_rng(1)
-    mixes = [random_mix(_groups(objective.pool), objective.pool.columns, random) for _ in range(bench.options.repeats)]
-    times, predicted = [], []
-    for mix in mixes:
-        before = objective.stopwatch.seconds.get("forward", 0.0)
-        predicted.append(objective.score(mix).outcomes.predicted)
-        times.append(objective.stopwatch.seconds["forward"] - before)
-    share = forward / min(times)
-    images = bench.sizes.images
-    rows = {
-        "evaluate": _row(
-            f"{images / min(times):,.0f} images/s", f"{images / forward:,.0f} images/s ({mode})", share, share >= 0.95
-        )
-    }
-    if not bench.has_precision:
-        rows["agreement"] = _row(f"{NOT_RUN}: this mixopt has fp32 alone")
-        return rows
+    """Rows ``evaluate`` and ``agreement``."""
+    bench.best_forward, bench.best_mode = best_forward(bench)
+    row, predicted = _evaluate(bench)
+    bench.eager = row["ratio"]
     bench.close()
     exact = bench.open("exact", precision="fp32").objective
     differ = max(
         float(np.mean(exact.score(mix).outcomes.predicted != found))
-        for mix, found in zip(mixes, predicted, strict=True)
+        for mix, found in zip(_mixes(bench, exact.pool), predicted, strict=True)
     )
     bench.close()
-    rows["agreement"] = _row(f"{differ:.3%}", "", differ, differ <= 0.002)
-    return rows
+    return {"evaluate": row, "agreement": _row(f"{differ:.3%}", "", differ, differ <= 0.002)}
+
+
+def measure_evaluate_compiled(bench: Bench) -> dict[str, Result]:
+    """Row ``evaluate_compiled``; where it is the faster one, the rows after it are compiled too."""
+    if bench.options.modes == "eager":
+        return {}
+    bench.close()
+    row, _ = _evaluate(bench, compile=True)
+    bench.close()
+    if row["ratio"] > bench.eager:
+        bench.flags["compile"] = True
+    return {"evaluate_compiled": {**row, "reached": max(row["ratio"], bench.eager) >= 0.95}}
+
+
+def _evaluate(bench: Bench, **more: Any) -> tuple[Result, list[Any]]:
+    """The row of the forward passes of some mixes, and what each of these predicts."""
+    objective = bench.open(**more).objective
+    times, predicted = [], []
+    for mix in _mixes(bench, objective.pool):
+        before = objective.stopwatch.seconds.get("forward", 0.0)
+        predicted.append(objective.score(mix).outcomes.predicted)
+        times.append(objective.stopwatch.seconds["forward"] - before)
+    share = bench.best_forward / min(times)
+    images = bench.sizes.images
+    floor = f"{images / bench.best_forward:,.0f} images/s ({bench.best_mode})"
+    return _row(f"{images / min(times):,.0f} images/s", floor, share, share >= 0.95), predicted
+
+
+def _mixes(bench: Bench, pool: Pool) -> list[Mix]:
+    random = np.random.default_rng(1)
+    return [random_mix(_groups(pool), pool.columns, random) for _ in range(bench.options.repeats)]
 
 
 def best_forward(bench: Bench) -> tuple[float, str]:
@@ -255,6 +283,25 @@ def best_forward(bench: Bench) -> tuple[float, str]:
     return min(found)
 
 
+def measure_several(bench: Bench) -> dict[str, Result]:
+    """Row ``several``: of a small model, which by itself leaves a GPU idle."""
+    bench.close()
+    small = bench.folder.parent / "small"
+    make_pool(small, TINY if bench.options.tiny else Sizes())
+    found = several.open_and_measure(
+        small, bench.folder.parent / "cache", bench.options.device, bench.options.candidates, bench.options.repeats
+    )
+    alone = found["seconds"].pop("one")
+    ratios = {name.split()[-1]: seconds / alone for name, seconds in found["seconds"].items()}
+    pays, before = "1", 1.0
+    for count, ratio in ratios.items():
+        if ratio > 0.98 * before:
+            break
+        pays, before = count, ratio
+    told = ", ".join(f"{count}: {ratio:.2f}" for count, ratio in ratios.items())
+    return {"several": _row(f"{told}; pays up to {pays} at once", f"{1000 * alone:.1f} ms", before)}
+
+
 def measure_naive(bench: Bench) -> dict[str, Result]:
     """Row ``naive``."""
     assembly = bench.open()
@@ -270,13 +317,13 @@ def measure_naive(bench: Bench) -> dict[str, Result]:
             if repeat:
                 times[name].append(time.perf_counter() - started)
     ours, peer = statistics.median(times["mixopt"]), statistics.median(times["naive"])
-    return {"naive": _row(f"{ours:.3f} s", f"{peer:.3f} s", peer / ours, peer / ours >= 30, "x")}
+    return {"naive": _row(f"{ours:.3f} s{bench.way}", f"{peer:.3f} s", peer / ours, peer / ours >= 30, "x")}
 
 
 def measure_search(bench: Bench) -> dict[str, Result]:
     """Row ``search``."""
     if np.isnan(bench.best_forward):
-        bench.best_forward, _ = best_forward(bench)
+        bench.best_forward, bench.best_mode = best_forward(bench)
     bench.close()  # so that opening is counted
     started = time.perf_counter()
     objective = bench.open("search").objective
@@ -288,7 +335,7 @@ def measure_search(bench: Bench) -> dict[str, Result]:
     search.run_trials(study, objective, space, sampler="cmaes", trials=bench.options.trials, seed=0)
     wall = time.perf_counter() - started
     floor = objective.tally.computed * bench.best_forward + bench.opening
-    value = f"{wall:.1f} s ({objective.tally.computed} evaluations, opening {bench.opening:.1f} s)"
+    value = f"{wall:.1f} s ({objective.tally.computed} evaluations, opening {bench.opening:.1f} s){bench.way}"
     return {"search": _row(value, f"{floor:.1f} s", wall / floor, wall / floor <= 1.15)}
 
 
@@ -307,7 +354,15 @@ def measure(options: argparse.Namespace, sizes: Sizes) -> dict[str, Result]:
     found: dict[str, Result] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         bench = Bench(make_pool(Path(temporary) / "pool", sizes), options, sizes)
-        for work in (measure_opening, measure_fuse, measure_evaluate, measure_naive, measure_search):
+        for work in (
+            measure_opening,
+            measure_fuse,
+            measure_evaluate,
+            measure_evaluate_compiled,
+            measure_several,
+            measure_naive,
+            measure_search,
+        ):
             try:
                 found |= work(bench)
             except Exception as error:  # the other rows are worth having
@@ -339,6 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, help="of mixopt's evaluator; its own choice without")
     parser.add_argument("--batch-sizes", default="256,512,1024", help="tried for the best compiled forward")
     parser.add_argument("--modes", default="eager,default,reduce-overhead,max-autotune")
+    parser.add_argument("--candidates", default="1,2,4,8,16,32", help="at once, of the small model")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="of the naive DataLoader")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--naive-repeats", type=int, default=1)
@@ -348,6 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.tiny:
         sizes = replace(TINY, dtype=sizes.dtype)
         options.batch_sizes, options.modes, options.workers, options.trials = "20", "eager", 0, 3
+        options.candidates = "1,2"
     found: dict[str, Result] = {}
     device = "none: no CUDA device here"
     if not options.device.startswith("cuda"):

@@ -54,7 +54,7 @@ class Free:
         """The score."""
         with self.stopwatch("score"):
             value = 1 - float(np.sum((mix.coefficients - self._best) ** 2))
-            return Score(value, {"accuracy": value}, NOTHING, 1.0, cached=True)
+            return Score(value, {"accuracy": value}, NOTHING, 1.0, cached=True, signal=value)
 
 
 def make_space(parameters: int) -> Simplex:

@@ -16,7 +16,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 from random_pool import Sizes, add_size_options, make_pool, random_mix, sizes_from
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from trial import open_trial
 
 from mixopt.builder import FastBuilder
@@ -52,6 +54,17 @@ class Tower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[b, 10]``."""
         return torch.as_tensor(self.visual(images) @ self.head)
+
+
+@contextmanager
+def batchable_attention(device: torch.device) -> Iterator[None]:
+    """Only attention that vmap has a batching rule for: not the one call for a layer, and on a CPU nothing fused."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def measure(
@@ -85,8 +98,9 @@ def measure(
         def run(weights: dict[str, Tensor], images: Tensor) -> Tensor:
             return torch.as_tensor(functional_call(tower, weights, (images,)))
 
-        for images in batches:
-            vmap(run, in_dims=(0, None))(stacked, images)
+        with batchable_attention(device):
+            for images in batches:
+                vmap(run, in_dims=(0, None))(stacked, images)
 
     ways: dict[str, tuple[int, Callable[[], None]]] = {"one": (1, lambda: one(mixes[:1], tower))}
     for count in counts:
@@ -112,6 +126,25 @@ def measure(
     return {"seconds": seconds, "compiling": compiling}
 
 
+def open_and_measure(
+    folder: Path, cache: Path, device: str, candidates: str, repeats: int, compiled: bool = False
+) -> dict[str, Any]:
+    """Open a random pool and `measure` it, by numbers of candidates with commas; also ``images`` and ``batch``."""
+    counts = [int(count) for count in candidates.split(",")]
+    _, assembly = open_trial(folder, cache, device, precision="fp32")
+    objective = assembly.objective
+    evaluator = objective.evaluators[SEARCH]
+    # Whole batches only, so that nothing is compiled twice.
+    whole = len(evaluator.split) // evaluator.batch_size * evaluator.batch_size
+    batches = [images for images, _ in evaluator.batches(0, whole or None)]
+    random = np.random.default_rng(0)
+    groups = make_groups("4", objective.pool.sizes)
+    mixes = [random_mix(groups, objective.pool.columns, random) for _ in range(max(counts))]
+    builder = FastBuilder(objective.pool, assembly.family.build(), assembly.device)
+    found = measure(builder, batches, mixes, counts, repeats, compiled)
+    return {**found, "images": whole or len(evaluator.split), "batch": evaluator.batch_size}
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,21 +155,17 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled way out")
     options = parser.parse_args(given)
     sizes = sizes_from(options)
-    counts = [int(count) for count in options.candidates.split(",")]
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_pool(Path(temporary) / "pool", sizes)
-        _, assembly = open_trial(folder, Path(temporary) / "cache", options.device, precision="fp32")
-        objective = assembly.objective
-        evaluator = objective.evaluators[SEARCH]
-        # Whole batches only, so that nothing is compiled twice.
-        whole = len(evaluator.split) // evaluator.batch_size * evaluator.batch_size
-        batches = [images for images, _ in evaluator.batches(0, whole or None)]
-        random = np.random.default_rng(0)
-        groups = make_groups("4", objective.pool.sizes)
-        mixes = [random_mix(groups, objective.pool.columns, random) for _ in range(max(counts))]
-        builder = FastBuilder(objective.pool, assembly.family.build(), assembly.device)
-        found = measure(builder, batches, mixes, counts, options.repeats, not options.no_compile)
-    print(f"{whole or len(evaluator.split)} images, batches of {evaluator.batch_size}, on {options.device}\n")
+        found = open_and_measure(
+            folder,
+            Path(temporary) / "cache",
+            options.device,
+            options.candidates,
+            options.repeats,
+            not options.no_compile,
+        )
+    print(f"{found['images']} images, batches of {found['batch']}, on {options.device}\n")
     print("| way | ms per candidate | of one at a time |\n|---|---|---|")
     alone = found["seconds"]["one"]
     for name, seconds in found["seconds"].items():

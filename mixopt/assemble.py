@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,15 +110,19 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         for name, split in splits.items()
     }
     evaluators[SEARCH].cut = steering_samples(len(splits[SEARCH]), spec.confirm)
-    prefix = _prefix_of(family, builder, fixed, device)
+    # What prefix reuse goes on with is not compiled: one mix would have outcomes of two kinds.
+    prefix = None if spec.compile else _prefix_of(family, builder, fixed, device)
     with stopwatch("precision"):
         precision = _settle_precision(spec, family, builder, evaluators[SEARCH], predict, listener)
-    evaluators = {name: evaluator.at(precision["mode"]) for name, evaluator in evaluators.items()}
+    evaluators = {name: evaluator.at(precision["mode"], spec.compile) for name, evaluator in evaluators.items()}
+    if spec.compile:
+        with stopwatch("compile"):
+            _compile(builder, evaluators[SEARCH], predict, listener)
     steering = evaluators[SEARCH].cut
 
     def scorer(recompute: Recompute | None) -> Objective:
         cache = OutcomeCache(spec.cache, listener.say)
-        identity = identity_of(family, device, precision["mode"], stack.mode)
+        identity = identity_of(family, device, precision["mode"], stack.mode, spec.compile)
         # Recomputed statistics depend on the whole mix: with those, no stage's outcome can be used again.
         kept = prefix if recompute is None else None
         return Objective(
@@ -128,7 +133,9 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     return Assembly(objective, family, device, facts, precision, {"mode": stack.mode, "place": stack.place})
 
 
-def identity_of(family: families.Family, device: torch.device, precision: str, stack: str) -> dict[str, object]:
+def identity_of(
+    family: families.Family, device: torch.device, precision: str, stack: str, is_compiled: bool
+) -> dict[str, object]:
     """What outcomes depend on beside weights and images; part of every cache key."""
     return {
         "family": family.identity(),
@@ -139,6 +146,7 @@ def identity_of(family: families.Family, device: torch.device, precision: str, s
         "device": device.type,
         # Outcomes from before there was a choice are of fp32.
         **({} if stack == FP32 else {"stack": stack}),
+        **({"compile": True} if is_compiled else {}),
     }
 
 
@@ -308,6 +316,17 @@ def _settle_precision(
             write_json(kept, found.as_dict())
     listener.say(f"precision: auto, {found.precision}, by the uniform soup on {SEARCH}: {found}", False)
     return found.as_dict()
+
+
+def _compile(builder: FastBuilder, evaluator: Evaluator, predict: Callable[[], Predict], listener: Listener) -> None:
+    """Run one batch, so that compiling is not part of any mix's seconds, and fails before any work where it does."""
+    listener.say("compiling the forward pass (--compile)", False)
+    started = time.perf_counter()
+    # Torch holds a few models at most: those of earlier runs in this process make room.
+    torch.compiler.reset()
+    builder.apply(_uniform(builder.pool))
+    evaluator.run(predict(), 0, min(evaluator.batch_size, len(evaluator.split)))
+    listener.say(f"compiled in {time.perf_counter() - started:.1f} s", False)
 
 
 def _settle_batchnorm(

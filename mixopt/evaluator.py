@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mixopt.compiled import compiled_pass
 from mixopt.errors import DataError, MixoptError, unknown
 from mixopt.feed import Feed
 from mixopt.prefix import Resumed
@@ -75,6 +76,7 @@ class Evaluator:
         batch_size: Images per forward pass; by default what suits the device. Where so many do not fit in memory, it
             is halved until they do.
         precision: Of the forward passes, a name of `PRECISIONS`; below fp32 they run under ``torch.autocast``.
+        compiled: Whether forward passes go through ``torch.compile``; see `mixopt.compiled.compiled_pass`.
         say: Told ``(text, is_warning)`` when the batch size is halved.
 
     Attributes:
@@ -95,14 +97,16 @@ class Evaluator:
         batch_size: int | None = None,
         *,
         precision: str = FP32,
+        compiled: bool = False,
         say: Callable[[str, bool], None] | None = None,
     ) -> None:
         self.split = split
         self.device = device
         self.batch_size = batch_size or BATCH_SIZES.get(device.type, BATCH_SIZES["cuda"])
         self.precision = _known(precision)
+        self._compiled = compiled_pass(device) if compiled else None
         self._say = say
-        # One cell for this evaluator and its twins of another precision.
+        # One cell for this evaluator and its twins.
         self._fitting = [self.batch_size]
         self._mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._std = torch.tensor(preprocess.std, dtype=torch.float32, device=device).view(-1, 1, 1)
@@ -110,14 +114,15 @@ class Evaluator:
         self.feed = Feed(split.images, device)
         self.cut = len(split)
 
-    def at(self, precision: str) -> Evaluator:
-        """The same evaluator, its resident images included, with forward passes in another precision.
+    def at(self, precision: str, compiled: bool = False) -> Evaluator:
+        """The same evaluator, its resident images included, with forward passes in another precision, or compiled.
 
         Raises:
             MixoptError: An unknown precision.
         """
         twin = copy(self)
         twin.precision = _known(precision)
+        twin._compiled = compiled_pass(self.device) if compiled else None
         return twin
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -200,7 +205,7 @@ class Evaluator:
         end = self.cut if first < self.cut < end else end
         while size:
             try:
-                batch = self._pass(predict, slice(first, min(first + size, end)))
+                batch = self._pass(predict, slice(first, min(first + size, end)), size)
                 if first + size < end:  # on a GPU, beside the pass that is under way
                     self.feed.ahead(slice(first + size, min(first + 2 * size, end)))
             except (RuntimeError, MemoryError) as raised:
@@ -220,12 +225,19 @@ class Evaluator:
             "use another --device"
         )
 
-    def _pass(self, predict: Predict | Resumed, samples: slice) -> tuple[Tensor, Tensor]:
+    def _pass(self, predict: Predict | Resumed, samples: slice, size: int) -> tuple[Tensor, Tensor]:
+        """Logits and labels of some samples, in a batch of their own or, where it is compiled, of the full size."""
+
         def images() -> Tensor:
             return self.take(samples)[0]
 
         with self._autocast():
-            logits = predict(samples, images) if isinstance(predict, Resumed) else predict(images())
+            if isinstance(predict, Resumed):
+                logits = predict(samples, images)
+            elif self._compiled:
+                logits = self._compiled(predict, _filled(images(), size))[: samples.stop - samples.start]
+            else:
+                logits = predict(images())
         return logits.float(), self._labels[samples]
 
     def _settle_on(self, size: int) -> None:
@@ -257,6 +269,11 @@ class Evaluator:
                 f"{self.split.source}: labels go up to {highest}, but the model gives logits of shape "
                 f"[batch, {', '.join(map(str, logits.shape[1:]))}]; the split's classes must be the model's"
             )
+
+
+def _filled(images: Tensor, size: int) -> Tensor:
+    """Images ``[b, ...]`` with the last one repeated up to ``[size, ...]``: another shape would be compiled anew."""
+    return torch.cat([images, images[-1:].expand(size - len(images), *images.shape[1:])])
 
 
 def _known(precision: str) -> str:

@@ -241,7 +241,9 @@ def evaluate(
     limit_threads(device)
     precision = FP32 if spec.precision == AUTO else spec.precision
     evaluators = {
-        name: Evaluator(split, family.preprocess, device, spec.batch_size, precision=precision, say=heard.say)
+        name: Evaluator(
+            split, family.preprocess, device, spec.batch_size, precision=precision, compiled=spec.compile, say=heard.say
+        )
         for name, split in splits.items()
     }
     scored = saving.score_checkpoint(opened, family, evaluators, device)

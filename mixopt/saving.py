@@ -223,8 +223,9 @@ def score_checkpoint(
         raise PoolError(
             f"{checkpoint.path}: does not fit the model that --family and --model describe: {error}"
         ) from error
-    module = module.to(device=device, dtype=torch.float32).eval()
-    with torch.inference_mode():
+    # As the module of the trials, so that a compiled pass of theirs serves here too.
+    module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+    with torch.no_grad():
         predict = family.predict(module, frozenset())
     scored = {}
     for name, evaluator in evaluators.items():

@@ -85,6 +85,7 @@ class StudySpec(BaseModel):
         batch_size: Images per forward pass; chosen by device without.
         precision: Of forward passes: ``fp32``, ``bf16``, ``fp16``, or ``auto``, the fastest that was measured to agree
             with fp32.
+        compile: Whether forward passes go through ``torch.compile``.
         stack: How checkpoints are kept while mixes are scored: ``fp32``, ``bf16`` (an fp32 centre and bf16 differences
             from it), or ``auto``, fp32 wherever that fits.
         dtype: Of the saved model: that of the ingredients, or one by name.
@@ -125,6 +126,7 @@ class StudySpec(BaseModel):
     device: str = "auto"
     batch_size: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
     stack: Literal["auto", "fp32", "bf16"] = "auto"
     dtype: str = "ingredients"
     cache: Path = Field(default_factory=lambda: default_cache())

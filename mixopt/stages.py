@@ -340,6 +340,7 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "run folder": None if spec.storage is None else str(spec.folder.resolve()),
         "batchnorm": assembly.batchnorm.get("key", BATCHNORM),
         **assembly.settled,
+        **({"compile": True} if spec.compile else {}),
         "device": assembly.device.type,
     }
 

@@ -18,7 +18,7 @@ MODULES = {
 # Each layer may import from those below it and from its own; adapters are listed apart.
 LAYERS = (
     {"errors", "version"},
-    {"feed", "files", "listener", "metrics", "race", "split", "cobyla", "memory", "stopwatch"},
+    {"compiled", "feed", "files", "listener", "metrics", "race", "split", "cobyla", "memory", "stopwatch"},
     {"checkpoints", "groups"},
     {"mix", "pool"},
     {"stack"},
@@ -27,7 +27,7 @@ LAYERS = (
     {"objective"},
     {"spec", "spaces", "spaces.simplex", "report", "runfolder"},
     {"methods", "search", "assemble", "saving"},
-    {"ensembles"},
+    {"ensembles", "finalists"},
     {"lineup"},
     {"crowning", "stages"},
     {"run"},

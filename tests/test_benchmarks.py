@@ -95,7 +95,9 @@ def test_optuna_overhead(run: Run) -> None:
 
 def test_gpu_on_a_cpu(run: Run) -> None:
     rows = run("gpu", "--device", "cpu", "--tiny")["rows"]
-    assert {"opening", "fuse", "evaluate", "naive", "search"} <= set(rows)
+    # Memory is a GPU's, and nothing so small is worth a compiler.
+    expected = {"opening", "host", "fuse", "fuse_bf16", "evaluate", "agreement", "several", "naive", "search"}
+    assert expected - {"host"} <= set(rows) <= expected
     assert not [row for row in rows.values() if row.get("failed")]
 
 

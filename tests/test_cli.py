@@ -285,7 +285,7 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
         "--model ViT-B-32 --base b.pt --ingredients a*.pt --ingredients b*.pt --classnames red --classnames green "
         "--templates {} --data v.npz --test t=t.npz --test u=u.npz --limit 7 --metric nll --greedy-rule strict "
         "--from greedy,uniform --from wise_ft --batchnorm recompute "
-        "--seed 3 --device cpu --batch-size 5 --precision bf16 --stack bf16 --dtype fp16 --cache c --out o"
+        "--seed 3 --device cpu --batch-size 5 --precision bf16 --compile --stack bf16 --dtype fp16 --cache c --out o"
     )
     assert invoke("compare", *text.split()).exit_code == 0
     assert calls == [
@@ -296,7 +296,7 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
             "data": {"search": Path("v.npz"), "test": {"t": Path("t.npz"), "u": Path("u.npz")}}, "limit": 7,
             "metric": "nll", "sources": ["greedy,uniform", "wise_ft"], "greedy_rule": "strict",
             "batchnorm": "recompute", "seed": 3, "device": "cpu", "batch_size": 5, "precision": "bf16",
-            "stack": "bf16", "dtype": "fp16", "cache": Path("c"), "out": Path("o"),
+            "compile": True, "stack": "bf16", "dtype": "fp16", "cache": Path("c"), "out": Path("o"),
         }
     ]  # fmt: skip
     given = {flag for flag in text.split() if flag.startswith("--")}

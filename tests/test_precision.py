@@ -235,10 +235,10 @@ def test_opening_limits_threads_and_says_when_batches_do_not_fit(
     monkeypatch.setattr(torch, "set_num_threads", now.append)
     real = Evaluator._pass
 
-    def limited(self: Evaluator, predict: Any, samples: slice) -> tuple[Tensor, Tensor]:
+    def limited(self: Evaluator, predict: Any, samples: slice, size: int) -> tuple[Tensor, Tensor]:
         if samples.stop - samples.start > 30:
             raise torch.OutOfMemoryError("no room")
-        return real(self, predict, samples)
+        return real(self, predict, samples, size)
 
     monkeypatch.setattr(Evaluator, "_pass", limited)
     said: list[tuple[str, bool]] = []

@@ -57,6 +57,7 @@ def evaluate(
     precision: Annotated[
         str | None, option(shared.RUN, "Of forward passes: fp32, bf16 or fp16. (default: fp32)")
     ] = None,
+    compile_: shared.Compile = None,
     cache: shared.Cache = None,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
@@ -65,7 +66,7 @@ def evaluate(
     options = {
         "data": splits_of(data, test), "models": models, "family": family, "model": model, "classnames": classnames,
         "templates": templates, "limit": limit, "metric": metric, "device": device, "batch_size": batch_size,
-        "precision": precision, "cache": cache,
+        "precision": precision, "compile": compile_, "cache": cache,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:

@@ -81,6 +81,10 @@ Precision = Annotated[
         "auto)",
     ),
 ]
+Compile = Annotated[
+    bool | None,
+    option(RUN, "Run forward passes through torch.compile; for long runs. (default: no)", "--compile/--no-compile"),
+]
 Stack = Annotated[
     str | None,
     option(

@@ -77,6 +77,7 @@ def search(
     device: shared.Device = None,
     batch_size: shared.BatchSize = None,
     precision: shared.Precision = None,
+    compile_: shared.Compile = None,
     stack: shared.Stack = None,
     dtype: shared.Dtype = None,
     cache: shared.Cache = None,
@@ -90,12 +91,11 @@ def search(
     options = {
         "trials": trials, "family": family, "model": model, "base": base, "ingredients": patterns, "top": top,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
-        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm,
-        "confirm": confirm, "sampler": sampler,
-        "population": population, "groups": groups, "space": space, "race": race,
-        "signal": signal, "radius": radius, "start": start,
-        "timeout": timeout, "seed": seed, "device": device, "batch_size": batch_size,
-        "precision": precision, "stack": stack, "dtype": dtype, "cache": cache, "out": out, "storage": storage,
+        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm,
+        "sampler": sampler, "population": population, "groups": groups, "space": space, "race": race,
+        "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed,
+        "device": device, "batch_size": batch_size, "precision": precision, "compile": compile_, "stack": stack, "dtype": dtype, "cache": cache,
+        "out": out, "storage": storage,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
@@ -137,6 +137,7 @@ def compare(
     device: shared.Device = None,
     batch_size: shared.BatchSize = None,
     precision: shared.Precision = None,
+    compile_: shared.Compile = None,
     stack: shared.Stack = None,
     dtype: shared.Dtype = None,
     cache: shared.Cache = None,
@@ -154,10 +155,9 @@ def compare(
     options = {
         "methods": methods, "family": family, "model": model, "base": base, "ingredients": patterns,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
-        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm,
-        "confirm": confirm, "seed": seed,
-        "device": device, "batch_size": batch_size, "precision": precision, "stack": stack, "dtype": dtype,
-        "cache": cache, "out": out,
+        "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm,
+        "seed": seed, "device": device, "batch_size": batch_size, "precision": precision, "compile": compile_,
+        "stack": stack, "dtype": dtype, "cache": cache, "out": out,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
