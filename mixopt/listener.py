@@ -15,8 +15,8 @@ class TrialEvent:
         number: Its number in the study.
         complete: Complete trials so far, the start included.
         total: Complete trials wanted.
-        value: What was told; None for a failed trial.
-        best: Best value so far.
+        value: The driving metric; None for a failed trial.
+        best: That of the best trial so far, by what the sampler was told.
         images_per_second: Of its evaluation; None where it came from the cache.
     """
 

@@ -353,7 +353,7 @@ def run_trials(
     heard = listener or Listener()
 
     def announce(number: int, score: Score | None) -> None:
-        _announce(study, heard, number, trials, score)
+        _announce(study, heard, objective.metric.name, number, trials, score)
 
     def fresh_sampler(before: Sequence[FrozenTrial]) -> BaseSampler:
         fresh = make_sampler(sampler, _seed_for(seed, len(before)), population, before)
@@ -449,7 +449,9 @@ def _add_start(
     announce(0, score)
 
 
-def _announce(study: optuna.Study, listener: Listener, number: int, total: int, score: Score | None) -> None:
+def _announce(
+    study: optuna.Study, listener: Listener, metric: str, number: int, total: int, score: Score | None
+) -> None:
     known = study.get_trials(deepcopy=False)
     complete = sum(trial.state == TrialState.COMPLETE for trial in known)
     if score is None:
@@ -460,8 +462,8 @@ def _announce(study: optuna.Study, listener: Listener, number: int, total: int, 
             number=number,
             complete=complete,
             total=total,
-            value=None if score is None else score.signal,
-            best=float(_best(study).value or 0.0),
+            value=None if score is None else score.value,
+            best=float(_best(study).user_attrs["metrics"][metric]),
             images_per_second=None if score is None or score.cached else len(score.outcomes) / score.seconds,
         )
     )

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mixopt import Objective, ScoreError, Simplex, search
 from mixopt.evaluator import Outcomes
 from mixopt.groups import Groups
+from mixopt.metrics import METRICS
 from mixopt.mix import Mix, constant
 from mixopt.objective import Score
 from mixopt.stopwatch import Stopwatch
@@ -41,6 +42,7 @@ class Near:
     def __init__(self, failing: Callable[[int], bool] = lambda call: False) -> None:
         self.stopwatch = Stopwatch()
         self.samples = 3
+        self.metric = METRICS["accuracy"]
         self.calls = 0
         self._failing = failing
 
