@@ -353,7 +353,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     facts = {
         "command": "search",
         # The search's own row wins over its start, where the two are equal.
-        "best": best_row([row, *_made(rows)], spec.metric),
+        "best": best_row([row, *_made(rows)], spec.metric, objective.samples),
         "verification": {"trial": number, **crowned.verification},
         "trials": searching.count_states(study),
         "race": searching.race_facts(study, objective.samples),
@@ -384,7 +384,7 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
         raise RunError(
             listing("no method could choose a mix", [f"{name}: {reason}" for name, reason in failed.items()])
         )
-    best = best_row([row for row in _made(rows) if row.name in mixes], spec.metric)
+    best = best_row([row for row in _made(rows) if row.name in mixes], spec.metric, objective.samples)
     crowned = crown(spec, assembly, folder, best, mixes[best], listener)
     more = {
         "command": "compare",
@@ -450,6 +450,7 @@ def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
             name: {"samples": len(evaluator.split), "fingerprint": evaluator.split.fingerprint}
             for name, evaluator in assembly.objective.evaluators.items()
         },
+        "steering": assembly.objective.samples,
         "batchnorm": assembly.batchnorm,
         "precision": assembly.precision,
         "stack": assembly.stack,
