@@ -402,7 +402,7 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
 def _rows_wanted(spec: StudySpec, listener: Listener) -> dict[str, Request]:
     """The rows of a comparison, from file names alone: a wrong one is told before anything is opened."""
     if spec.top is not None:
-        raise SpecError(f"ingredients = {spec.top}: a number is for a search; here a row takes so many: uniform:top=4")
+        raise SpecError(f"ingredients = {spec.top}: this is for a search; here a row takes so many: uniform:top=4")
     files, base = ingredient_files(spec)
     columns = [*files, *([base[0]] if base else [])]
     wanted = spec.methods or (soups_of_soups() if spec.sources else default_rows(len(files)))
