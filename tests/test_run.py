@@ -17,6 +17,7 @@ from PIL import Image
 from mixopt import PoolError, run
 from mixopt.run import SearchResult
 from mixopt.saving import load_recipe
+from mixopt.stages import LEARNED
 
 ZOO = Path(__file__).parent.parent.parent / "shared" / "zoo"
 
@@ -25,7 +26,15 @@ ZOO = Path(__file__).parent.parent.parent / "shared" / "zoo"
 def searched(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     folder = tmp_path_factory.mktemp("run")
     return run.search(
-        clip_pool_template, out=folder / "run", cache=folder / "cache", trials=8, sampler="random", device="cpu"
+        clip_pool_template,
+        out=folder / "run",
+        cache=folder / "cache",
+        trials=8,
+        sampler="random",
+        device="cpu",
+        space="simplex",
+        signal="metric",
+        confirm=0,
     )
 
 
@@ -78,7 +87,7 @@ def test_run_folder_holds_what_is_promised(searched: SearchResult) -> None:
 def test_report_rows_and_counts(searched: SearchResult) -> None:
     report = searched.report
     rows = {row["name"]: row for row in report["methods"]}
-    assert list(rows) == ["base", "individual", "uniform", "greedy", "search"]
+    assert list(rows) == ["base", "individual", "uniform", "greedy", LEARNED, "search"]
     assert report["metric"] == "accuracy"
     assert report["best"] == "search"
     assert rows["individual"]["evaluations"] == 4
@@ -162,6 +171,7 @@ def test_on_a_real_pool(tmp_path: Path) -> None:
         cache=tmp_path / "c",
         trials=3,
         limit=300,
+        confirm=0,
         sampler="random",
         device="cpu",
         data={"test": {"few": tmp_path / "few.npz"}},
