@@ -137,7 +137,22 @@ def test_options_of_a_run_are_not_of_other_commands(flag: str) -> None:
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize(
     "field",
-    ["trials", "metric", "sampler", "radius", "start", "seed", "device", "dtype", "space", "greedy_rule", "batchnorm", "confirm", "race", "signal"],
+    [
+        "trials",
+        "metric",
+        "sampler",
+        "radius",
+        "start",
+        "seed",
+        "device",
+        "dtype",
+        "space",
+        "greedy_rule",
+        "batchnorm",
+        "confirm",
+        "race",
+        "signal",
+    ],
 )
 def test_defaults_in_help_are_the_real_ones(field: str) -> None:
     told = re.search(r"\(default: (.*)\)", parameters_of("search")[field].help)

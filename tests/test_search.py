@@ -39,7 +39,7 @@ from mixopt.objective import Score
 from mixopt.saving import load_recipe
 
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
-# The search in its simplest form; tests/test_winning.py has the default one.
+# The search in its simplest form; tests/test_default_search.py has the default one.
 PLAIN = {"space": "simplex", "start": "greedy", "signal": "metric", "confirm": 0, "race": "off"}
 TRIALS = 14  # CMA-ES's first generation has 12 trials in these dimensions
 
