@@ -28,8 +28,8 @@ from mixopt.cli.exits import EXIT_SOME_FAILED
 from mixopt.errors import MixoptError
 from mixopt.listener import Listener
 from mixopt.report import Failure, Row, Samples, comparisons, make_report, table, widths
-from mixopt.stages import LEARNED
 from mixopt.spec import StudySpec, load_spec
+from mixopt.stages import LEARNED
 from mixopt.version import __version__
 
 ESCAPE = "\x1b"
@@ -300,8 +300,8 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
         "--models pool --methods greedy,wise_ft:0.5 --methods uniform --study s.toml --family open_clip "
         "--model ViT-B-32 --base b.pt --ingredients a*.pt --ingredients b*.pt --classnames red --classnames green "
         "--templates {} --data v.npz --test t=t.npz --test u=u.npz --limit 7 --metric nll --greedy-rule strict "
-        "--from greedy,uniform --from wise_ft --batchnorm recompute "
-        "--confirm 0.3 --seed 3 --device cpu --batch-size 5 --precision bf16 --compile --stack bf16 --dtype fp16 --cache c --out o"
+        "--from greedy,uniform --from wise_ft --batchnorm recompute --confirm 0.3 "
+        "--seed 3 --device cpu --batch-size 5 --precision bf16 --compile --stack bf16 --dtype fp16 --cache c --out o"
     )
     assert invoke("compare", *text.split()).exit_code == 0
     assert calls == [
