@@ -94,9 +94,11 @@ def test_report_rows_and_counts(searched: SearchResult) -> None:
     assert rows["greedy"]["evaluations"] == 7
     assert rows["uniform"]["evaluations"] == 0
     assert rows["uniform"]["ingredients"] == 4
-    # From nothing: greedy's seven, the uniform soup, and every trial but the start, which is one of those.
-    assert rows["search"]["evaluations"] == 7 + 1 + 7
-    assert rows["search"]["images"] == 96 * 15
+    assert rows[LEARNED]["evaluations"] == 3, "passes with gradients"
+    # From nothing: greedy's seven, the uniform soup, learning and the score of what was learned, and every trial but
+    # the start, which is one of those.
+    assert rows["search"]["evaluations"] == 7 + 1 + (3 + 1) + 7
+    assert rows["search"]["images"] == 96 * 19
     assert rows["search"]["search"] >= max(rows[name]["search"] for name in ("individual", "uniform", "greedy"))
     assert all(set(row["test"]) == {"test", "shift"} for row in rows.values())
     assert set(rows["search"]["mcnemar_p"]) == {"individual", "greedy"}

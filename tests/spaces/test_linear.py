@@ -8,7 +8,7 @@ import pytest
 from mixopt import Mix, MixoptError, one_hot
 from mixopt.groups import Groups, make_groups
 from mixopt.mix import rows_on
-from mixopt.spaces.linear import Affine, Depth, Linear, Residual, Shared, contrasts, hats
+from mixopt.spaces.linear import DEPTHS, Affine, Depth, Linear, Residual, Shared, contrasts, hats
 from tests.conftest import random_mix
 
 SIZES = {f"blocks.{number}.w": 2 for number in range(7)}
@@ -89,15 +89,14 @@ def test_residual_refines_its_groups_to_those_of_the_mixes() -> None:
 
 
 def test_residual_leaves_out_moves_that_others_make_already() -> None:
-    """Five mixes at three depths of four groups, whose rows have four dimensions each."""
-    groups = make_groups("4", SIZES)
-    start = random_mix(groups, COLUMNS, seed=0)
-    towards = {str(seed): random_mix(groups, COLUMNS, seed=seed) for seed in range(1, 6)}
-    towards["twice"] = towards["1"]
-    towards["between"] = Mix(groups, COLUMNS, (towards["1"].coefficients + start.coefficients) / 2)
+    """Mixes with one row each span four dimensions at a depth, however many they are."""
+    one_row = make_groups("whole", SIZES)
+    start = random_mix(one_row, COLUMNS, seed=0)
+    towards = {str(seed): random_mix(one_row, COLUMNS, seed=seed) for seed in range(1, 7)}
+    towards["fine"] = random_mix(BLOCKS, COLUMNS, seed=7)
+    towards["twice"] = towards["fine"]
     space = Residual(start, towards, 0.5)
-    assert space.dims == 4 + 4 + 4 + 1, "first and last: all of their groups alone; in the middle the rest"
-    assert space.labels[:4] == ("first/1", "first/2", "first/3", "first/4")
+    assert space.labels == tuple(f"{depth}/{name}" for depth in DEPTHS for name in ("1", "2", "3", "4", "fine"))
     point = np.random.default_rng(0).uniform(-1, 1, space.dims)
     found = space.from_mix(space.to_mix(point))
     assert found is not None
