@@ -61,12 +61,12 @@ def measure(models: str, row: str, limit: int) -> dict[str, Any]:
         evaluator: Any = objective.evaluators[SEARCH]
         run = evaluator.run
 
-        def both(predict: Predict | Resumed, **more: Any) -> Outcomes:
+        def both(predict: Predict | Resumed, *span: int | None, **more: Any) -> Outcomes:
             found: dict[str, Outcomes] = {}
             order = list(seconds) if len(identical) % 2 else list(reversed(seconds))
             for name in order:
                 started = time.perf_counter()
-                found[name] = run(predict if name == "with" else objective._predict(), **more)
+                found[name] = run(predict if name == "with" else objective._predict(), *span, **more)
                 seconds[name] += time.perf_counter() - started
             identical.append(same(*found.values()))
             return found["with"]

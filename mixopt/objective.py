@@ -226,6 +226,8 @@ class Objective:
             if forward is None:
                 self._fuse(mix)
                 forward = self._forward(mix, evaluator)
+            if self.prefix:
+                self.prefix.count(stop - start)
             with self.stopwatch("forward"):
                 return evaluator.run(forward, start, stop, on_batch=self._on_batch)
 
@@ -482,6 +484,8 @@ class Objective:
             known, total = 0, None  # of fewer samples than are wanted now
         for size, mix in enumerate(members[known:], start=known + 1):
             self._fuse(mix)
+            if self.prefix:
+                self.prefix.count(stop)
             with self.stopwatch("forward"):
                 logits = evaluator.logits(self._forward(mix, evaluator), stop, on_batch=self._on_batch)
             total = logits if total is None else total + logits

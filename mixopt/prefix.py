@@ -81,7 +81,6 @@ class Prefix:
         # Each key holds those before it: as many are equal as stages are shared.
         shared = sum(new == old for new, old in zip(keys, self._last, strict=False))
         self._last = keys
-        self.total += len(self._members) * len(split)
         found = [key for key in keys if key in self._kept]
         deepest = self._kept[found[-1]].stages if found else 0
         wanted = [n for n in (shared, shared + 1) if shared and deepest < n <= len(keys)]
@@ -91,6 +90,10 @@ class Prefix:
             del self._kept[key]
         boundaries = [self._kept[key] for key in keys if key in self._kept]
         return Resumed(self, self._steps(), boundaries) if boundaries else None
+
+    def count(self, images: int) -> None:
+        """Add a pass over so many images to the total."""
+        self.total += len(self._members) * images
 
     def keep(self, boundary: _Boundary, batch: tuple[int, int], activation: Tensor, used: Sequence[_Boundary]) -> None:
         """Keep an activation where it fits in the budget, in the place of boundaries that the pass does not use."""

@@ -31,7 +31,7 @@ from mixopt.objective import SEARCH, Objective, Score, Tally
 from mixopt.pool import Pool
 from mixopt.spaces import Space
 from mixopt.spaces.composed import Composed
-from mixopt.spaces.linear import POINTS, Affine, Depth, Residual, Shared, independent
+from mixopt.spaces.linear import POINTS, Affine, Depth, Residual, Shared
 from mixopt.spaces.simplex import Simplex
 from mixopt.spec import AUTO, StudySpec
 
@@ -258,7 +258,7 @@ def _residual(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
         others = source_mixes(spec, objective, baselines)
     elif pool.base is not None:
         others[pool.base] = checkpoint_mix(objective, pool.base)
-    return Residual(start, independent(start, others), radius_of(spec))
+    return Residual(start, others, radius_of(spec))
 
 
 def _space_of_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry], groups: Groups) -> Composed:

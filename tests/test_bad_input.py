@@ -540,7 +540,7 @@ def test_baseline_that_is_not_finite(clip_pool: Path, mixopt: Callable[..., Resu
     edit(clip_pool / "model_1.safetensors", overflow)
     before = snapshot(clip_pool)
     message = message_of(mixopt(clip_pool))
-    for part in ("model_1", "96 of 96 losses", "not finite"):
+    for part in ("model_1", "77 of 77 losses", "not finite"):
         assert part in message
     assert snapshot(clip_pool) == before
     (clip_pool / "model_1.safetensors").unlink()
@@ -576,7 +576,8 @@ def test_classes_in_another_order_are_matched_by_name(
     for number, split in enumerate((clip_pool / "val.npz", tmp_path / "permuted.npz")):
         if number:
             np.savez(split, x=images, y=np.argsort(order)[labels], classes=np.array(CLASSES)[order])
-        more = ["--data", str(split), "--json", "--out", str(tmp_path / f"run{number}")]
+        # The fixed order follows the classes: by all samples, every choice is the same.
+        more = ["--data", str(split), "--json", "--out", str(tmp_path / f"run{number}"), "--confirm", "0"]
         result = mixopt(clip_pool, *more)
         assert result.exit_code == 0, result.output
         reports.append(json.loads(result.stdout))

@@ -29,6 +29,7 @@ from mixopt.errors import MixoptError
 from mixopt.listener import Listener
 from mixopt.report import Failure, Row, Samples, comparisons, make_report, table, widths
 from mixopt.spec import StudySpec, load_spec
+from mixopt.stages import LEARNED
 from mixopt.version import __version__
 
 ESCAPE = "\x1b"
@@ -136,7 +137,22 @@ def test_options_of_a_run_are_not_of_other_commands(flag: str) -> None:
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize(
     "field",
-    ["trials", "metric", "sampler", "radius", "start", "seed", "device", "dtype", "space", "greedy_rule", "batchnorm"],
+    [
+        "trials",
+        "metric",
+        "sampler",
+        "radius",
+        "start",
+        "seed",
+        "device",
+        "dtype",
+        "space",
+        "greedy_rule",
+        "batchnorm",
+        "confirm",
+        "race",
+        "signal",
+    ],
 )
 def test_defaults_in_help_are_the_real_ones(field: str) -> None:
     told = re.search(r"\(default: (.*)\)", parameters_of("search")[field].help)
@@ -174,7 +190,7 @@ def test_test_split_needs_name_and_file(text: str, clip_pool_template: Path) -> 
 def test_json_stands_alone_on_stdout(home: Path) -> None:
     report = json.loads((home / "stdout").read_text())
     assert report == json.loads((home / "run" / "report.json").read_text())
-    assert [row["name"] for row in report["methods"]] == ["base", "individual", "uniform", "greedy", "search"]
+    assert [row["name"] for row in report["methods"]] == ["base", "individual", "uniform", "greedy", LEARNED, "search"]
     assert "trials: 6 of 6" in (home / "stderr").read_text()
 
 
@@ -191,7 +207,7 @@ def test_search_says_what_it_does(home: Path) -> None:
     for part in (
         "4 ingredients (model_0, model_1, model_2 and 1 more), base base",
         "32 tensors with 32,384 parameters are mixed",
-        "every choice is made on search alone, by accuracy",
+        "every choice is made on search alone, the last 19 of which steer nothing and decide last, by accuracy",
         "images/s",
         "baselines: individual 0.",
         "saved",
@@ -284,7 +300,7 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
         "--models pool --methods greedy,wise_ft:0.5 --methods uniform --study s.toml --family open_clip "
         "--model ViT-B-32 --base b.pt --ingredients a*.pt --ingredients b*.pt --classnames red --classnames green "
         "--templates {} --data v.npz --test t=t.npz --test u=u.npz --limit 7 --metric nll --greedy-rule strict "
-        "--from greedy,uniform --from wise_ft --batchnorm recompute "
+        "--from greedy,uniform --from wise_ft --batchnorm recompute --confirm 0.3 "
         "--seed 3 --device cpu --batch-size 5 --precision bf16 --compile --stack bf16 --dtype fp16 --cache c --out o"
     )
     assert invoke("compare", *text.split()).exit_code == 0
@@ -295,7 +311,7 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
             "classnames": ["red", "green"], "templates": ["{}"],
             "data": {"search": Path("v.npz"), "test": {"t": Path("t.npz"), "u": Path("u.npz")}}, "limit": 7,
             "metric": "nll", "sources": ["greedy,uniform", "wise_ft"], "greedy_rule": "strict",
-            "batchnorm": "recompute", "seed": 3, "device": "cpu", "batch_size": 5, "precision": "bf16",
+            "batchnorm": "recompute", "confirm": 0.3, "seed": 3, "device": "cpu", "batch_size": 5, "precision": "bf16",
             "compile": True, "stack": "bf16", "dtype": "fp16", "cache": Path("c"), "out": Path("o"),
         }
     ]  # fmt: skip

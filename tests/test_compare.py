@@ -17,6 +17,7 @@ from mixopt.evaluator import Evaluator
 from mixopt.families.open_clip import OpenClip
 from mixopt.lineup import default_rows, requests_of, run_requests
 from mixopt.objective import Objective
+from mixopt.stages import LEARNED
 
 FEW = ("individual", "uniform", "greedy", "wise_ft:greedy", "model_stock", "greedy_ensemble")
 
@@ -77,7 +78,7 @@ def test_costs_are_those_of_the_recipes(finished: tuple[run.CompareResult, Path]
     assert evaluations["greedy"] == evaluations["greedy_ensemble"] == 7
     assert evaluations["wise_ft"] == 4 + 10
     assert (evaluations["learned"], evaluations["learned_by_layer"]) == (3, 5)
-    assert rows["learned"]["gradient_images"] == rows["learned"]["images"] == 3 * 96
+    assert rows["learned"]["gradient_images"] == rows["learned"]["images"] == 3 * 77, "four fifths steer"
     assert rows["ensemble"]["models"] == 4
     assert rows["uniform"]["models"] == 1
 
@@ -102,7 +103,7 @@ def test_run_again_it_computes_nothing_and_says_the_same(
     def fail(*_: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in ("_compute", "_logit_sum", "_differentiate"):
+    for name in ("_fuse", "_logit_sum", "_differentiate"):
         monkeypatch.setattr(Objective, name, fail)
     again = run.compare(clip_pool_template, out=folder / "run", cache=folder / "cache", device="cpu")
     for before, after in zip(result.report["methods"], again.report["methods"], strict=True):
@@ -164,7 +165,7 @@ def test_wrong_rows_are_told_before_any_work(
     def fail(*_: Any) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr(Objective, "_compute", fail)
+    monkeypatch.setattr(Objective, "_fuse", fail)
     with pytest.raises(SpecError, match="did you mean 'uniform'"):
         run.compare(clip_pool_template, methods="unifrm", **run_options)
     assert not run_options["out"].exists()
@@ -217,9 +218,10 @@ def test_other_metrics_decide_and_have_intervals(clip_pool_template: Path, run_o
 
 def test_a_search_may_start_from_other_mixes(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     sources = ("individual", "uniform", "wise_ft", "model_1")
+    run_options |= {"confirm": 0, "signal": "metric"}
     result = run.search(clip_pool_template, trials=6, sources=sources, groups="2", **run_options)
     rows = {row["name"]: row for row in result.report["methods"]}
-    assert list(rows) == ["base", "individual", "uniform", "greedy", "wise_ft", "search"]
+    assert list(rows) == ["base", "individual", "uniform", "greedy", LEARNED, "wise_ft", "search"]
     assert result.report["space"] == {
         "kind": "composed",
         "dims": 8,
@@ -258,7 +260,7 @@ def test_sources_of_a_search_that_cannot_be(
     def fail(*_: Any) -> None:
         raise AssertionError("something was scored")
 
-    monkeypatch.setattr(Objective, "_compute", fail)
+    monkeypatch.setattr(Objective, "_fuse", fail)
     with pytest.raises(SpecError, match=says):
         run.search(clip_pool_template, trials=2, **options, **run_options)
 

@@ -51,7 +51,15 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
 
 
 def opened(pool: Path, cache: Path, **options: Any) -> Objective:
-    given = {"models": pool, "cache": cache, "device": "cpu", "batch_size": 40, "precision": "fp32", **options}
+    given = {
+        "models": pool,
+        "cache": cache,
+        "device": "cpu",
+        "batch_size": 40,
+        "precision": "fp32",
+        "confirm": 0,
+        **options,
+    }
     return open_objective(load_spec(given))
 
 

@@ -15,7 +15,7 @@ from tests.conftest import random_mix
 
 
 def opened(pool: Path, cache: Path, **options: Any) -> Objective:
-    return open_objective(load_spec({"models": pool, "cache": cache, "device": "cpu", **options}))
+    return open_objective(load_spec({"models": pool, "cache": cache, "device": "cpu", "confirm": 0, **options}))
 
 
 @pytest.fixture

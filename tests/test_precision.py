@@ -243,7 +243,7 @@ def test_opening_limits_threads_and_says_when_batches_do_not_fit(
     monkeypatch.setattr(Evaluator, "_pass", limited)
     said: list[tuple[str, bool]] = []
     listener = Listener(say=lambda *told: said.append(told))
-    objective = assemble(load_spec({"models": clip_pool_template, **run_options}), listener).objective
+    objective = assemble(load_spec({"models": clip_pool_template, "confirm": 0, **run_options}), listener).objective
     assert now == [64, 1]
     objective.score(random_mix(make_groups("whole", objective.pool.sizes), objective.pool.columns))
     warned = [text for text, is_warning in said if is_warning]

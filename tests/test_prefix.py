@@ -26,7 +26,15 @@ IMAGES = 96
 
 
 def opened(pool: Path, cache: Path, **options: Any) -> Objective:
-    given = {"models": pool, "cache": cache, "device": "cpu", "batch_size": 20, "precision": "fp32", **options}
+    given = {
+        "models": pool,
+        "cache": cache,
+        "device": "cpu",
+        "batch_size": 20,
+        "precision": "fp32",
+        "confirm": 0,
+        **options,
+    }
     return open_objective(load_spec(given))
 
 

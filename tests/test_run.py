@@ -17,6 +17,7 @@ from PIL import Image
 from mixopt import PoolError, run
 from mixopt.run import SearchResult
 from mixopt.saving import load_recipe
+from mixopt.stages import LEARNED
 
 ZOO = Path(__file__).parent.parent.parent / "shared" / "zoo"
 
@@ -25,7 +26,15 @@ ZOO = Path(__file__).parent.parent.parent / "shared" / "zoo"
 def searched(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     folder = tmp_path_factory.mktemp("run")
     return run.search(
-        clip_pool_template, out=folder / "run", cache=folder / "cache", trials=8, sampler="random", device="cpu"
+        clip_pool_template,
+        out=folder / "run",
+        cache=folder / "cache",
+        trials=8,
+        sampler="random",
+        device="cpu",
+        space="simplex",
+        signal="metric",
+        confirm=0,
     )
 
 
@@ -78,16 +87,18 @@ def test_run_folder_holds_what_is_promised(searched: SearchResult) -> None:
 def test_report_rows_and_counts(searched: SearchResult) -> None:
     report = searched.report
     rows = {row["name"]: row for row in report["methods"]}
-    assert list(rows) == ["base", "individual", "uniform", "greedy", "search"]
+    assert list(rows) == ["base", "individual", "uniform", "greedy", LEARNED, "search"]
     assert report["metric"] == "accuracy"
     assert report["best"] == "search"
     assert rows["individual"]["evaluations"] == 4
     assert rows["greedy"]["evaluations"] == 7
     assert rows["uniform"]["evaluations"] == 0
     assert rows["uniform"]["ingredients"] == 4
-    # From nothing: greedy's seven, the uniform soup, and every trial but the start, which is one of those.
-    assert rows["search"]["evaluations"] == 7 + 1 + 7
-    assert rows["search"]["images"] == 96 * 15
+    assert rows[LEARNED]["evaluations"] == 3, "passes with gradients"
+    # From nothing: greedy's seven, the uniform soup, learning and the score of what was learned, and every trial but
+    # the start, which is one of those.
+    assert rows["search"]["evaluations"] == 7 + 1 + (3 + 1) + 7
+    assert rows["search"]["images"] == 96 * 19
     assert rows["search"]["search"] >= max(rows[name]["search"] for name in ("individual", "uniform", "greedy"))
     assert all(set(row["test"]) == {"test", "shift"} for row in rows.values())
     assert set(rows["search"]["mcnemar_p"]) == {"individual", "greedy"}
@@ -162,6 +173,7 @@ def test_on_a_real_pool(tmp_path: Path) -> None:
         cache=tmp_path / "c",
         trials=3,
         limit=300,
+        confirm=0,
         sampler="random",
         device="cpu",
         data={"test": {"few": tmp_path / "few.npz"}},

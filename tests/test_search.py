@@ -39,6 +39,8 @@ from mixopt.objective import Score
 from mixopt.saving import load_recipe
 
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
+# The search in its simplest form; tests/test_default_search.py has the default one.
+PLAIN = {"space": "simplex", "start": "greedy", "signal": "metric", "confirm": 0, "race": "off"}
 TRIALS = 14  # CMA-ES's first generation has 12 trials in these dimensions
 
 
@@ -92,6 +94,7 @@ def small(pool: Path, folder: Path, sampler: str = "cmaes", **more: Any) -> dict
         "device": "cpu",
         "out": folder / "run",
         "cache": folder / "cache",
+        **PLAIN,
         **more,
     }
 
@@ -199,7 +202,7 @@ def test_a_finished_search_scores_nothing_again(
     def fail(*_: Any) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(Objective, "_compute", fail)
+    monkeypatch.setattr(Objective, "_fuse", fail)
     after = run.search(**options)
     rows = [
         {key: entry[key] for key in ("name", "search", "test", "evaluations", "images")}

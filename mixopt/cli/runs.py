@@ -52,8 +52,8 @@ def search(
         str | None,
         option(
             SEARCH,
-            "residual (from the start towards the other baselines), simplex, affine, shared or depth. (default: "
-            "residual; with --from, simplex)",
+            "residual (from the start towards the other baselines), simplex, affine, shared, depth, or auto: residual, "
+            "but with --from simplex. (default: auto)",
         ),
     ] = None,
     race: Annotated[

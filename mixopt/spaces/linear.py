@@ -162,11 +162,11 @@ class Residual(Linear):
 
     Args:
         start: The mix at the centre.
-        towards: Name to mix, over the start's columns; none equal to the start.
+        towards: Name to mix, over the start's columns. Moves that those before them make already are left out.
         radius: The part of the way that the edge of the box lies at.
 
     Raises:
-        MixoptError: Mixes over other columns, mixes that depend on each other, or no radius.
+        MixoptError: Mixes over other columns, none that differs from the start, or no radius.
     """
 
     kind = "residual"
@@ -183,7 +183,11 @@ class Residual(Linear):
         profiles = hats(len(groups), points)
         moves = [radius * (rows_on(mix, groups) - finest.coefficients) for mix in towards.values()]
         directions = np.stack([profile[:, None] * move for profile in profiles for move in moves])
-        super().__init__(finest, [f"{depth}/{name}" for depth in DEPTHS[:points] for name in towards], directions)
+        labels = [f"{depth}/{name}" for depth in DEPTHS[:points] for name in towards]
+        kept = independent(directions.reshape(len(directions), -1))
+        if not kept:
+            raise MixoptError(f"space residual: nothing to move towards; {names(towards)} is the start itself")
+        super().__init__(finest, [labels[number] for number in kept], directions[kept])
 
     def describe(self) -> dict[str, Any]:
         """The space as plain JSON values."""
@@ -201,19 +205,18 @@ class Residual(Linear):
         return cls(Mix.from_dict(value["start"]), towards, float(value["radius"]))
 
 
-def independent(start: Mix, mixes: Mapping[str, Mix]) -> dict[str, Mix]:
-    """Those mixes, in order, that lie off the start and off all affine combinations of it and those before them."""
-    groups = start.groups
-    for mix in mixes.values():
-        groups = groups.refine(mix.groups)
-    centre = rows_on(start, groups)
-    found: dict[str, Mix] = {}
-    moves: list[NDArray[np.float64]] = []
-    for name, mix in mixes.items():
-        tried = [*moves, (rows_on(mix, groups) - centre).reshape(-1)]
-        if np.linalg.matrix_rank(np.stack(tried)) == len(tried):
-            found[name], moves = mix, tried
-    return found
+def independent(rows: NDArray[np.float64]) -> list[int]:
+    """Which rows ``[n, size]`` do not lie in the span of those before them."""
+    least = TOLERANCE * np.max(np.linalg.norm(rows, axis=1), initial=0.0)
+    basis = np.zeros((0, rows.shape[1]))
+    kept: list[int] = []
+    for number, row in enumerate(rows):
+        rest = row - (row @ basis.T) @ basis
+        rest -= (rest @ basis.T) @ basis  # again, for what rounding left
+        if np.linalg.norm(rest) > least:
+            kept.append(number)
+            basis = np.vstack([basis, rest / np.linalg.norm(rest)])
+    return kept
 
 
 def hats(count: int, points: int) -> NDArray[np.float64]:

@@ -97,7 +97,8 @@ def test_logits_are_open_clips_own(clip_pool: Path, quick_gelu: bool, custom_tex
 
 
 def test_whole_path_is_open_clips_own(clip_pool: Path, tmp_path: Path) -> None:
-    spec = load_spec({"models": clip_pool, "cache": tmp_path / "cache", "device": "cpu", "templates": TEMPLATES})
+    options = {"cache": tmp_path / "cache", "device": "cpu", "templates": TEMPLATES, "confirm": 0}
+    spec = load_spec({"models": clip_pool, **options})
     objective = assemble(spec, Listener()).objective
     mix = random_mix(one_group(objective.pool.sizes), objective.pool.columns, seed=3)
     states = [load_file(objective.pool.paths[column]) for column in mix.columns]

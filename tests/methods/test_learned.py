@@ -36,7 +36,7 @@ from tests.methods.landscape import Landscape, ingredients_of, random_pool
 
 @pytest.fixture
 def objective(clip_pool_template: Path, tmp_path: Path) -> Objective:
-    return open_objective(load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu"}))
+    return open_objective(load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu", "confirm": 0}))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_learning_is_the_papers_recipe(form: Any, scheme: str, clip_pool_templat
 
 
 def test_a_gradient_is_computed_once_and_counted_always(clip_pool_template: Path, tmp_path: Path) -> None:
-    spec = load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu"})
+    spec = load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu", "confirm": 0})
     first = open_objective(spec)
     chosen = learned.choose(first, ingredient_mixes(first), seed=0, batch=32)
     again = open_objective(spec)
@@ -168,7 +168,7 @@ def test_a_tuned_text_tower_gets_its_gradient(clip_pool: Path, tmp_path: Path) -
         weight = state["token_embedding.weight"]
         state["token_embedding.weight"] = weight + 0.05 * torch.randn(weight.shape, generator=generator)
         save_file(state, path)
-    objective = open_objective(load_spec({"models": clip_pool, "cache": tmp_path, "device": "cpu"}))
+    objective = open_objective(load_spec({"models": clip_pool, "cache": tmp_path, "device": "cpu", "confirm": 0}))
     pool = objective.pool
     groups = make_groups("tensor", pool.sizes)
     row = groups.names.index("token_embedding.weight")
@@ -269,7 +269,7 @@ def test_classes_missing_from_the_selection_split(clip_pool: Path, tmp_path: Pat
     images = make_images(96, seed=0)
     kept = images["y"] != 2
     np.savez(clip_pool / "val.npz", x=images["x"][kept], y=images["y"][kept], classes=images["classes"])
-    objective = open_objective(load_spec({"models": clip_pool, "cache": tmp_path, "device": "cpu"}))
+    objective = open_objective(load_spec({"models": clip_pool, "cache": tmp_path, "device": "cpu", "confirm": 0}))
     with pytest.raises(DataError, match=r"val\.npz: has no samples of 1 of the model's 4 classes \(blue\)"):
         learned.choose(objective, ingredient_mixes(objective), seed=0)
 
