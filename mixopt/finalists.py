@@ -15,6 +15,8 @@ from mixopt.objective import SEARCH, Objective
 
 # The best by a noisy score are the best and the luckiest; more of them leave the confirming samples more to luck too.
 FINALISTS = 5
+# One sample more gained, and none lost, is evidence of nothing: its share is 0 but for rounding.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
     for number, mix in enumerate(candidates):
         with suppress(ScoreError):  # finite where it steered, and not here: no candidate
             gains = objective.signal.gains(labels, whole.score(mix).outcomes.rest(steering), reference)
-            gain, error = float(gains.mean()), float(np.std(gains)) / math.sqrt(len(gains))
+            gain = float(gains.mean())
+            error = math.sqrt(float(np.sum(np.square(gains - gain))) / (len(gains) * max(1, len(gains) - 1)))
             if gain > best.gain:
-                share = max(0.0, 1 - (error / gain) ** 2)
-                best = Settled(mix, number, share, gain, error)
+                share = 1 - (error / gain) ** 2
+                best = Settled(mix, number, share if share > ROUNDING else 0.0, gain, error)
     objective.tally.asked.update(whole.tally.asked)
     objective.tally.computed += whole.tally.computed
     objective.tally.spent += whole.tally.spent

@@ -53,7 +53,7 @@ def test_the_candidate_that_gains_most_is_taken_as_far_as_the_evidence_carries(
     start, worse, better = pretend(held // 2, held // 3, held)
     settled = settle(objective, start, [worse, better])
     gains = np.array([0.0] * (held // 2) + [1.0] * (held - held // 2))
-    error = gains.std() / np.sqrt(held)
+    error = gains.std(ddof=1) / np.sqrt(held)
     assert settled.chosen == 1
     assert settled.gain == pytest.approx(gains.mean())
     assert settled.share == pytest.approx(1 - (error / gains.mean()) ** 2)
@@ -63,7 +63,7 @@ def test_the_candidate_that_gains_most_is_taken_as_far_as_the_evidence_carries(
     assert "lies" in told(settled, 7, objective)
 
 
-@pytest.mark.parametrize("more", [0, -5])
+@pytest.mark.parametrize("more", [0, 1, -5])
 def test_thin_evidence_leaves_the_start(objective: Objective, pretend: Any, more: int) -> None:
     held = len(objective.evaluators["search"].split) - objective.steering
     start, candidate = pretend(held // 2, held // 2 + more)
@@ -72,12 +72,6 @@ def test_thin_evidence_leaves_the_start(objective: Objective, pretend: Any, more
     assert settled.chosen is None
     assert settled.share == 0
     assert "the start stays" in told(settled, 7, objective)
-
-
-def test_one_sample_more_carries_hardly_any_of_the_way(objective: Objective, pretend: Any) -> None:
-    held = len(objective.evaluators["search"].split) - objective.steering
-    start, candidate = pretend(held // 2, held // 2 + 1)
-    assert settle(objective, start, [candidate]).share == pytest.approx(1 / held)
 
 
 def test_with_nothing_to_confirm_by_the_first_candidate_is_taken(clip_pool_template: Path, tmp_path: Path) -> None:
