@@ -560,7 +560,9 @@ def _suggest(trial: Trial, space: Space) -> Mix:
 
 
 def _facts_of(score: Score) -> dict[str, Any]:
-    facts = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
+    facts: dict[str, Any] = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
+    if score.beside:
+        facts["beside"] = {name: each.metrics for name, each in score.beside.items()}
     return {**facts, "estimated": True} if score.estimated else facts
 
 

@@ -61,7 +61,9 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
     sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
     held = len(objective.evaluators[SEARCH].split) - objective.samples
     confirmed = f", the last {held:,} of which steer nothing and decide last" if held else ""
-    listener.say(f"samples: {sizes}; every choice is made on {SEARCH} alone{confirmed}, by {spec.metric}", False)
+    others = ", ".join(f"{name} ({weight:g})" for name, weight in spec.weights.items())
+    alone = f"{SEARCH}, and those between trials on {others} as well" if others else f"{SEARCH} alone"
+    listener.say(f"samples: {sizes}; every choice is made on {alone}{confirmed}, by {spec.metric}", False)
     images = objective.samples
     done = 0
 
@@ -86,14 +88,19 @@ def _first_score(objective: Objective) -> Score:
     return objective.score(last)
 
 
-def announce_search(spec: StudySpec, pool: Pool, seconds: float, listener: Listener) -> None:
+def announce_search(spec: StudySpec, objective: Objective, seconds: float, listener: Listener) -> None:
     """Say over what a search will run, and how long at most, given the seconds of one evaluation."""
+    pool = objective.pool
     if not _is_residual(spec):
         groups, count = plan_space(spec, pool)
         what = "mixes" if spec.sources else "ingredients"
         listener.say(f"search over {len(groups)} layer groups ({names(groups.names, 3)}) and {count} {what}", False)
-    planned = 2 * len(pool.ingredients) + spec.trials
-    listener.say(f"about {planned} evaluations are planned, {_duration(planned * seconds)} without the cache", False)
+    first = 2 * len(pool.ingredients)
+    # A trial is scored on every split that steers.
+    took = seconds * (first + spec.trials * objective.weighing(spec.weights).samples / objective.samples)
+    listener.say(f"about {first + spec.trials} evaluations are planned, {_duration(took)} without the cache", False)
+    if spec.weights and spec.race == "on":
+        listener.say("race: off, because several splits steer (--select, --shifts)", False)
 
 
 def search_requests(spec: StudySpec, pool: Pool) -> dict[str, Request]:
@@ -324,6 +331,11 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "ingredients": spec.top,
         **({"from": list(sources_of(spec, pool))} if spec.sources else {}),
         f"data {SEARCH}": objective.evaluators[SEARCH].split.fingerprint[:12],
+        "select": {
+            name: [weight, objective.evaluators[name].split.fingerprint[:12]] for name, weight in spec.weights.items()
+        }
+        or None,
+        "shifts": assembly.shifts or None,
         "metric": spec.metric,
         "sampler": spec.sampler,
         "population": spec.population,
