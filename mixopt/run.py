@@ -353,7 +353,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     facts = {
         "command": "search",
         # The search's own row wins over its start, where the two are equal.
-        "best": best_row([row, *_made(rows)], spec.metric),
+        "best": best_row([row, *_made(rows)], spec.metric, objective.samples),
         "verification": {"trial": number, **crowned.verification},
         **_steering_facts(spec, assembly),
         "trials": searching.count_states(study),
@@ -386,7 +386,7 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
         raise RunError(
             listing("no method could choose a mix", [f"{name}: {reason}" for name, reason in failed.items()])
         )
-    best = best_row([row for row in _made(rows) if row.name in mixes], spec.metric)
+    best = best_row([row for row in _made(rows) if row.name in mixes], spec.metric, objective.samples)
     crowned = crown(spec, assembly, folder, best, mixes[best], listener)
     more = {
         "command": "compare",
@@ -404,7 +404,7 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
 def _rows_wanted(spec: StudySpec, listener: Listener) -> dict[str, Request]:
     """The rows of a comparison, from file names alone: a wrong one is told before anything is opened."""
     if spec.top is not None:
-        raise SpecError(f"ingredients = {spec.top}: a number is for a search; here a row takes so many: uniform:top=4")
+        raise SpecError(f"ingredients = {spec.top}: this is for a search; here a row takes so many: uniform:top=4")
     files, base = ingredient_files(spec)
     columns = [*files, *([base[0]] if base else [])]
     wanted = spec.methods or (soups_of_soups() if spec.sources else default_rows(len(files)))
@@ -452,6 +452,7 @@ def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
             name: {"samples": len(evaluator.split), "fingerprint": evaluator.split.fingerprint}
             for name, evaluator in assembly.objective.evaluators.items()
         },
+        "steering": assembly.objective.samples,
         "batchnorm": assembly.batchnorm,
         "precision": assembly.precision,
         "stack": assembly.stack,

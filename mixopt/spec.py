@@ -17,6 +17,7 @@ from mixopt.metrics import METRICS
 from mixopt.split import SYNTHETIC
 
 POOL_FILE = "pool.toml"
+AUTO = "auto"
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
 SPACES = ("simplex",)
 STARTS = ("best", "individual", "uniform", "greedy", "learned")
@@ -67,9 +68,11 @@ class StudySpec(BaseModel):
         population: Trials asked at a time; the sampler's own default without.
         groups: Layer groups, see `mixopt.groups.make_groups`; chosen to keep the dimensions few without.
         space: How a sampler's box becomes rows.
-        radius: How far a coefficient is pushed at the edge of the box.
-        top: Search over the so many ingredients that rank first; chosen to keep the dimensions few without. On the
-            command line and in TOML files, ``ingredients`` with a number.
+        radius: How far a coefficient is pushed at the edge of the box (``residual``: the part of the way to the other
+            mix); by default 0.5, or 0.1 in the spaces ``affine``, ``shared`` and ``depth``.
+        top: Search over the so many ingredients that rank first, or ``auto``: over those that the gradient of the loss at
+            the uniform soup says help; chosen by rank to keep the dimensions few without. On the command line and in
+            TOML files, ``ingredients`` with a number or ``auto``.
         start: Where the search starts: the best baseline, one by name, or a recipe.
         greedy_rule: ``at-least`` (the paper's >=) or ``strict`` (the authors' code).
         methods: Rows of a comparison, each ``method`` or ``method:variant``; all of them without. A text with commas
@@ -120,8 +123,8 @@ class StudySpec(BaseModel):
     population: Annotated[int, Field(ge=2)] | None = None
     groups: str | None = None
     space: Literal["auto", "simplex", "affine", "shared", "depth", "residual"] = "auto"
-    radius: Annotated[float, Field(gt=0, le=1)] = 0.5
-    top: Annotated[int, Field(ge=2)] | None = None
+    radius: Annotated[float, Field(gt=0, le=1)] | None = None
+    top: Annotated[int, Field(ge=2)] | Literal["auto"] | None = None
     start: str = "best"
     greedy_rule: Literal["at-least", "strict"] = "at-least"
     select: dict[str, tuple[Path, float]] = Field(default_factory=dict)
@@ -269,7 +272,7 @@ def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
     merged: dict[str, Any] = {}
     where: dict[str, str] = {}
     for source, layer in layers:
-        if isinstance(layer.get("ingredients"), int):
+        if isinstance(layer.get("ingredients"), int) or layer.get("ingredients") == AUTO:
             layer["top"] = layer.pop("ingredients")
         if "from" in layer:
             layer["sources"] = layer.pop("from")

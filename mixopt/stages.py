@@ -26,14 +26,14 @@ from mixopt.lineup import (
 )
 from mixopt.listener import Listener
 from mixopt.methods.individual import ranking
-from mixopt.mix import Mix, one_hot, rows_on
+from mixopt.mix import Mix, constant, one_hot, rows_on
 from mixopt.objective import SEARCH, Objective, Score, Tally
 from mixopt.pool import Pool
 from mixopt.spaces import Space
 from mixopt.spaces.composed import Composed
 from mixopt.spaces.linear import POINTS, Affine, Depth, Residual, Shared, independent
 from mixopt.spaces.simplex import Simplex
-from mixopt.spec import StudySpec
+from mixopt.spec import AUTO, StudySpec
 
 BASELINES = ("individual", "uniform", "greedy")
 # Of the gradient-learned soups, the one that generalises best: see studies/.
@@ -155,14 +155,15 @@ def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:
     blocks or, where those are too many, contiguous segments along depth. Of the spaces whose groups move together, all
     groups are blocks.
     """
+    top = spec.top if isinstance(spec.top, int) else None
     if spec.space in (together := {"shared": 1, "depth": POINTS}):
         groups = make_groups(spec.groups or "block", pool.sizes)
-        count = spec.top or DIMENSIONS // together[spec.space] + 1
+        count = top or DIMENSIONS // together[spec.space] + 1
     elif spec.groups is not None:
         groups = make_groups(spec.groups, pool.sizes)
-        count = len(spec.sources) or spec.top or max(2, DIMENSIONS // len(groups))
+        count = len(spec.sources) or top or max(2, DIMENSIONS // len(groups))
     else:
-        count = len(spec.sources) or min(spec.top or INGREDIENTS, len(pool.ingredients))
+        count = len(spec.sources) or min(top or INGREDIENTS, len(pool.ingredients))
         most = max(1, DIMENSIONS // count)
         blocks = len(set(block_names(pool.sizes).values()))
         groups = make_groups("block" if blocks <= most else min(most, len(pool.sizes)), pool.sizes)
@@ -176,6 +177,12 @@ def check_plan(spec: StudySpec, objective: Objective) -> None:
         MixoptError: They cannot.
     """
     pool = objective.pool
+    if spec.space == "residual" and (spec.groups is not None or spec.top is not None):
+        option = "--groups" if spec.groups is not None else "--ingredients"
+        raise SpecError(
+            f"--space residual: moves towards whole mixes, not towards checkpoints by layer group; leave out {option}, "
+            "or choose simplex, affine, shared or depth"
+        )
     if len(pool.ingredients) < 2:
         raise PoolError(f"{spec.models}: a search needs at least two ingredients, found {names(pool.ingredients)}")
     plan_space(spec, pool)
@@ -210,19 +217,43 @@ def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, En
         return _space_of_mixes(spec, objective, baselines, groups)
     start = start_mix(spec, objective, baselines)
     groups = groups.refine(start.groups)
-    ranked = [name for name, _ in ranking(objective.counting(), ingredient_mixes(objective))]
-    used = set(start.support())
-    preferred = [name for name in ranked if name in used] + [name for name in ranked if name not in used]
+    if spec.top == AUTO:
+        preferred = helpful(objective.counting())
+    else:
+        ranked = [name for name, _ in ranking(objective.counting(), ingredient_mixes(objective))]
+        used = set(start.support())
+        preferred = [name for name in ranked if name in used] + [name for name in ranked if name not in used]
     chosen = set(preferred[:count])
     active = [name for name in pool.columns if name in chosen]
     centre = Mix(groups, pool.columns, rows_on(start, groups))
     kinds: dict[str, type[Simplex | Affine]] = {"affine": Affine, "shared": Shared, "depth": Depth}
-    return kinds.get(spec.space, Simplex)(centre, active, spec.radius)
+    return kinds.get(spec.space, Simplex)(centre, active, radius_of(spec))
+
+
+def helpful(objective: Objective) -> list[str]:
+    """The ingredients that lower the loss of the uniform soup when it moves towards them, the most helpful first.
+
+    One pass for the gradient of the loss with respect to all coefficients, however many. Two at least.
+    """
+    pool = objective.pool
+    row = [(name in pool.ingredients) / len(pool.ingredients) for name in pool.columns]
+    soup = constant(make_groups("whole", pool.sizes), pool.columns, row)
+    slopes = objective.gradient(soup, np.arange(objective.samples)).coefficients[0]
+    # Moving towards one moves away from all: its slope counts against that of the soup.
+    steep = {name: slopes[pool.columns.index(name)] - float(slopes @ np.array(row)) for name in pool.ingredients}
+    found = sorted(steep, key=lambda name: steep[name])
+    return found[: max(2, sum(slope < 0 for slope in steep.values()))]
+
+
+def radius_of(spec: StudySpec) -> float:
+    """The radius asked for, or the space's own."""
+    return spec.radius or (0.1 if spec.space in ("affine", "shared", "depth") else 0.5)
 
 
 def _is_residual(spec: StudySpec) -> bool:
-    """Whether the search moves between mixes; the default, unless mixes are given as columns (``--from``)."""
-    return spec.space == "residual" or (spec.space == "auto" and not spec.sources)
+    """Whether the search moves between mixes: the default, unless columns or groups are asked for."""
+    asked = spec.sources or spec.groups is not None or spec.top is not None
+    return spec.space == "residual" or (spec.space == "auto" and not asked)
 
 
 def _residual(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Residual:
@@ -234,14 +265,14 @@ def _residual(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
         others = source_mixes(spec, objective, baselines)
     elif pool.base is not None:
         others[pool.base] = checkpoint_mix(objective, pool.base)
-    return Residual(start, independent(start, others), spec.radius)
+    return Residual(start, independent(start, others), radius_of(spec))
 
 
 def _space_of_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry], groups: Groups) -> Composed:
     """The simplex of other rows' mixes, around the best of them or the one that ``--start`` names."""
     mixes = source_mixes(spec, objective, baselines)
     start = ranking(objective.counting(), mixes)[0][0] if spec.start == "best" else spec.start
-    return Composed(Simplex(one_hot(groups, tuple(mixes), start), tuple(mixes), spec.radius), mixes)
+    return Composed(Simplex(one_hot(groups, tuple(mixes), start), tuple(mixes), radius_of(spec)), mixes)
 
 
 def source_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> dict[str, Mix]:
@@ -293,6 +324,10 @@ def start_tally(spec: StudySpec, objective: Objective, baselines: Mapping[str, E
     else:  # the ingredients to search over are those that rank first
         columns = {name: entry.mix for name, entry in baselines.items() if entry.mix is not None}
         tally = baselines["individual"].tally
+    if spec.top == AUTO:
+        screening = objective.counting()
+        helpful(screening)
+        tally = tally.merged(screening.tally)
     start = LEARNED if spec.start == "learned" else spec.start
     for name, mix in columns.items():
         # A residual space moves towards all of them.
@@ -340,7 +375,7 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "sampler": spec.sampler,
         "population": spec.population,
         "space": spec.space,
-        "radius": spec.radius,
+        "radius": radius_of(spec),
         "start": start,
         "greedy_rule": spec.greedy_rule,
         "seed": spec.seed,

@@ -32,7 +32,11 @@ Model = Annotated[str | None, option(POOL, "Architecture name or config file.")]
 Base = Annotated[Path | None, option(POOL, "The pretrained checkpoint; never an ingredient.")]
 Ingredients = Annotated[
     list[str] | None,
-    option(POOL, "Glob of the ingredients' files (repeatable), or a number: search over the so many that rank first."),
+    option(
+        POOL,
+        "Glob of the ingredients' files (repeatable), or a number: search over the so many that rank first, or auto: "
+        "over those that help by the gradient at the uniform soup.",
+    ),
 ]
 
 IngredientFiles = Annotated[list[str] | None, option(POOL, "Glob of the ingredients' files (repeatable).")]
@@ -120,12 +124,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=RUN)]
 
 
-def split_ingredients(values: list[str] | None) -> tuple[list[str] | None, int | None]:
-    """Globs, and the number where one was given."""
+def split_ingredients(values: list[str] | None) -> tuple[list[str] | None, int | str | None]:
+    """Globs, and the number or ``auto`` where one was given."""
     if not values:
         return None, None
-    numbers = [int(value) for value in values if value.isdigit()]
-    patterns = [value for value in values if not value.isdigit()]
+    numbers = [int(value) if value.isdigit() else value for value in values if value.isdigit() or value == "auto"]
+    patterns = [value for value in values if not value.isdigit() and value != "auto"]
     return patterns or None, numbers[-1] if numbers else None
 
 

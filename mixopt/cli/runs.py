@@ -65,7 +65,7 @@ def search(
         str | None, option(SEARCH, "What the sampler is told: metric, or smooth (less the loss). (default: smooth)")
     ] = None,
     radius: Annotated[
-        float | None, option(SEARCH, "How far a coefficient is pushed at the edge of the box. (default: 0.5)")
+        float | None, option(SEARCH, "How far a coefficient is pushed at the edge of the box; by space, 0.5 or 0.1.")
     ] = None,
     start: Annotated[
         str | None,

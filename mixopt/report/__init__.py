@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from mixopt.metrics import METRICS, Labels, Losses
+from mixopt.metrics import METRICS, Labels, Losses, Metric, smoothed
 
 CONFIDENCE = 0.95
 RESAMPLES = 999
+FINALISTS = 5
 REFERENCES = ("individual", "greedy")
 Correct = NDArray[np.bool_]
 
@@ -100,7 +101,8 @@ def make_report(rows: Sequence[Row | Failure], metric: str, facts: Mapping[str, 
     Returns:
         Plain JSON values. Scores come with 95 % intervals: accuracies Wilson's (Wilson 1927), other metrics the
         percentile bootstrap's (Efron 1979); and each row with the p-value of an exact McNemar test (McNemar 1947) on
-        the same samples against the best individual and the greedy soup.
+        the same samples against the best individual and the greedy soup. ``optimism`` is how much better a row does on
+        the split that it was chosen on than on each test split.
     """
     made = {row.name: row for row in rows if isinstance(row, Row)}
     references = [made[name] for name in REFERENCES if name in made]
@@ -114,13 +116,33 @@ def make_report(rows: Sequence[Row | Failure], metric: str, facts: Mapping[str, 
     return {"metric": metric, "methods": methods, **facts}
 
 
-def best_row(rows: Sequence[Row], metric: str) -> str:
-    """The name of the row that scores best on the selection split; of equals, the first."""
-    best = rows[0]
-    for row in rows:
-        if METRICS[metric].better(row.metrics["search"][metric], best.metrics["search"][metric]):
-            best = row
-    return best.name
+def best_row(rows: Sequence[Row], metric: str, steering: int | None = None) -> str:
+    """The name of the best row; of equals, the first.
+
+    Args:
+        rows: Scored on the whole selection split.
+        metric: The driving metric.
+        steering: How many of the first samples steered. Where there are others, the `FINALISTS` rows that score best on
+            the first are compared by metric and loss on those others: what a row was fitted to cannot choose it.
+    """
+    measure = METRICS[metric]
+    if steering is None or steering >= len(rows[0].samples["search"].labels):
+        ranked = _ranked(rows, measure, slice(None))
+    else:
+        finalists = _ranked(rows, measure, slice(0, steering))[:FINALISTS]
+        # In the rows' own order: of equals, the first.
+        ranked = _ranked([row for row in rows if row in finalists], smoothed(measure), slice(steering, None))
+    return ranked[0].name
+
+
+def _ranked(rows: Sequence[Row], measure: Metric, part: slice) -> list[Row]:
+    """Rows by a metric on a part of the selection split, best first."""
+
+    def value(row: Row) -> float:
+        found = row.samples["search"]
+        return measure.sign * measure.value(found.labels[part], found.predicted[part], found.losses[part])
+
+    return sorted(rows, key=lambda row: -value(row))
 
 
 def interval(metric: str, samples: Samples) -> tuple[float, float]:
@@ -252,6 +274,9 @@ def _entry(row: Row, metric: str, versus: Sequence[Row], steering: Sequence[str]
         "search": values.pop("search"),
         **({"steering": {name: values.pop(name) for name in steering}} if steering else {}),
         "test": values,
+        "optimism": {
+            split: METRICS[metric].sign * (row.metrics["search"][metric] - each) for split, each in values.items()
+        },
         "evaluations": row.evaluations,
         "computed": row.computed,
         "images": row.images,
