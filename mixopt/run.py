@@ -355,7 +355,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
         # The search's own row wins over its start, where the two are equal.
         "best": best_row([row, *_made(rows)], spec.metric, objective.samples),
         "verification": {"trial": number, **crowned.verification},
-        **_steering_facts(spec, assembly),
+        **_select_facts(spec, assembly),
         "trials": searching.count_states(study),
         "race": searching.race_facts(study, counted.samples),
         "finished": finished,
@@ -464,12 +464,12 @@ def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
     }
 
 
-def _steering_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
+def _select_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
     """What each split that steered the trials weighed; empty where the selection split did alone."""
     if not spec.weights:
         return {}
     weights = {SEARCH: 1 - sum(spec.weights.values()), **spec.weights}
-    return {"steering": weights, **({"shifts": assembly.shifts} if assembly.shifts else {})}
+    return {"select": weights, **({"shifts": assembly.shifts} if assembly.shifts else {})}
 
 
 def _logged(listener: Listener, folder: RunFolder) -> Listener:

@@ -117,11 +117,11 @@ def test_trials_are_told_the_weighted_signal_and_all_are_scored_fully(
 
 def test_the_report_marks_what_steered_and_counts_no_test(done: tuple[run.SearchResult, list[str]]) -> None:
     report = done[0].report
-    assert report["steering"] == {"search": pytest.approx(0.5), "extra": 0.2, "synthetic": 0.3}
+    assert report["select"] == {"search": pytest.approx(0.5), "extra": 0.2, "synthetic": 0.3}
     assert list(report["shifts"]["shifts"]) == ["blur", "noise", "contrast", "edges", "resolution"]
     for entry in report["methods"]:
         assert list(entry["test"]) == ["test", "shift"]
-        assert list(entry["steering"]) == ["extra", "synthetic"]
+        assert list(entry["select"]) == ["extra", "synthetic"]
     assert table(report)[0][:6] == ["method", "selection", "extra (steers)", "synthetic (steers)", "test", "shift"]
     assert report["race"] == {"given_up": 0, "images": TRIALS * 184, "unraced_images": TRIALS * 184}
     assert any("race: off" in text for text in done[1])
@@ -132,7 +132,7 @@ def test_baselines_are_those_of_a_search_that_one_split_steers(
     pool: Path, tmp_path: Path, done: tuple[run.SearchResult, list[str]]
 ) -> None:
     alone = run.search(**options_of(pool, tmp_path, select=None, shifts=None)).report
-    assert "steering" not in alone
+    assert "select" not in alone
     of_robust = {entry["name"]: entry for entry in done[0].report["methods"]}
     for entry in alone["methods"]:
         if entry["name"] != "search":
@@ -234,5 +234,5 @@ def test_flags_are_read_as_names_and_files() -> None:
 def test_a_comparison_is_steered_by_the_selection_split_alone(pool: Path, tmp_path: Path) -> None:
     options = options_of(pool, tmp_path, methods="individual,uniform")
     report = run.compare(**options).report
-    assert "steering" not in report
+    assert "select" not in report
     assert list(report["methods"][-1]["test"]) == ["test", "shift"]

@@ -95,7 +95,7 @@ def make_report(rows: Sequence[Row | Failure], metric: str, facts: Mapping[str, 
     Args:
         rows: The methods, in the order of the table.
         metric: The driving metric.
-        facts: More keys; ``steering`` maps the splits that steered a search to their weights, and those among them
+        facts: More keys; ``select`` maps the splits that steered a search to their weights, and those among them
             beside the selection split are no tests.
 
     Returns:
@@ -106,9 +106,8 @@ def make_report(rows: Sequence[Row | Failure], metric: str, facts: Mapping[str, 
     """
     made = {row.name: row for row in rows if isinstance(row, Row)}
     references = [made[name] for name in REFERENCES if name in made]
-    steering = [name for name in facts.get("steering", {}) if name != "search"]
     methods = [
-        _entry(row, metric, references, steering)
+        _entry(row, metric, references, _steering(facts))
         if isinstance(row, Row)
         else {"name": row.name, "search": None, "test": {}, "error": row.reason}
         for row in rows
@@ -201,7 +200,7 @@ def table(
         if entry["search"] is None:
             cells.append([entry["name"], *("-" for _ in header[1:])])
             continue
-        scores = {"search": entry["search"], **entry.get("steering", {}), **entry["test"]}
+        scores = {"search": entry["search"], **entry.get("select", {}), **entry["test"]}
         peak = entry.get("peak_memory")
         cells.append(
             [
@@ -272,7 +271,7 @@ def _entry(row: Row, metric: str, versus: Sequence[Row], steering: Sequence[str]
     return {
         "name": row.name,
         "search": values.pop("search"),
-        **({"steering": {name: values.pop(name) for name in steering}} if steering else {}),
+        **({"select": {name: values.pop(name) for name in steering}} if steering else {}),
         "test": values,
         "optimism": {
             split: METRICS[metric].sign * (row.metrics["search"][metric] - each) for split, each in values.items()
@@ -306,7 +305,8 @@ def _tests(report: Mapping[str, Any]) -> list[str]:
 
 
 def _steering(report: Mapping[str, Any]) -> list[str]:
-    return [name for name in report.get("steering", {}) if name != "search"]
+    """The splits that steered a search beside the selection split."""
+    return [name for name in report.get("select", {}) if name != "search"]
 
 
 def _score(value: float, bounds: Sequence[float] | None) -> str:
