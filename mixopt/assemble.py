@@ -252,6 +252,8 @@ def _with_steering(
         shifts = facts()
     tests = {name: split for name, split in splits.items() if name != SEARCH}
     for name, split in steering.items():
+        if shared := split.shared_with(splits[SEARCH]):
+            listener.say(f"{shared} images of split {name}, which steers, are in the selection split too", True)
         _refuse_overlap(tests, split, f"split {name}, which steers", listener)
     steering = {name: replace(split, steers=True) for name, split in steering.items()}
     return {SEARCH: splits[SEARCH], **steering, **tests}, shifts

@@ -464,7 +464,7 @@ def _announce(
             total=total,
             value=None if score is None else score.value,
             best=float(_best(study).user_attrs["metrics"][metric]),
-            images_per_second=None if score is None or score.cached else len(score.outcomes) / score.seconds,
+            images_per_second=None if score is None or score.cached else score.images / score.seconds,
         )
     )
 

@@ -325,9 +325,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if isinstance(values.get(key), str):
             values[key] = folder / values[key]
     if isinstance(values.get("select"), dict):
-        values["select"] = {
-            name: str(folder / value) if isinstance(value, str) else value for name, value in values["select"].items()
-        }
+        values["select"] = {name: _in_folder(folder, value) for name, value in values["select"].items()}
     for key, endings in (("model", (".json",)), ("groups", (".toml",)), ("start", (".json", ".safetensors"))):
         if isinstance(values.get(key), str) and values[key].endswith(endings):
             values[key] = str(folder / values[key])
@@ -340,6 +338,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
                 name: folder / value if isinstance(value, str) else value for name, value in data["test"].items()
             }
     return values
+
+
+def _in_folder(folder: Path, value: Any) -> Any:
+    """FILE:WEIGHT, or a list of the two, with the file in a folder; what is neither stays, to be refused."""
+    if isinstance(value, str):
+        return str(folder / value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return [folder / value[0], *value[1:]]
+    return value
 
 
 def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:

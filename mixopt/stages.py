@@ -62,8 +62,8 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
     held = len(objective.evaluators[SEARCH].split) - objective.samples
     confirmed = f", the last {held:,} of which steer nothing and decide last" if held else ""
     others = ", ".join(f"{name} ({weight:g})" for name, weight in spec.weights.items())
-    alone = f"{SEARCH}, and those between trials on {others} as well" if others else f"{SEARCH} alone"
-    listener.say(f"samples: {sizes}; every choice is made on {alone}{confirmed}, by {spec.metric}", False)
+    choice = f"every choice but that between trials, in which {others} weighs too, is" if others else "every choice is"
+    listener.say(f"samples: {sizes}; {choice} made on {SEARCH} alone{confirmed}, by {spec.metric}", False)
     images = objective.samples
     done = 0
 

@@ -13,8 +13,10 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from typer.testing import CliRunner
 
 from mixopt import DataError, Listener, MixoptError, Objective, SpecError, load_spec, open_objective, run
+from mixopt.cli import app
 from mixopt.cli.options import select_of
 from mixopt.finalists import settle
 from mixopt.groups import make_groups
@@ -217,10 +219,25 @@ def test_a_split_that_steers_cannot_be_a_test_split_under_another_name(pool: Pat
         objective_of(pool, tmp_path, select={"other": f"{pool / 'shift.npz'}:0.2"}, shifts="none")
 
 
-def test_a_pool_toml_names_splits_from_its_own_folder(clip_pool: Path) -> None:
+def test_images_that_steer_twice_are_told(pool: Path, tmp_path: Path) -> None:
+    heard: list[str] = []
+    options = options_of(pool, tmp_path, select={"other": f"{pool / 'val.npz'}:0.2"}, shifts=None)
+    open_objective(load_spec(options), Listener(say=lambda text, warned: heard.append(text) if warned else None))
+    assert heard == ["96 images of split other, which steers, are in the selection split too"]
+
+
+def test_a_command_line_that_weighs_too_much_is_refused(pool: Path) -> None:
+    arguments = ["search", "--models", str(pool), "--select", "a=x.npz:0.6", "--shifts", "synthetic:0.4"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "leave nothing for the selection split" in result.output
+
+
+@pytest.mark.parametrize("value", ['"extra.npz:0.25"', '["extra.npz", 0.25]'])
+def test_a_pool_toml_names_splits_from_its_own_folder(value: str, clip_pool: Path) -> None:
     np.savez(clip_pool / "extra.npz", **make_images(8, seed=9))
     text = (clip_pool / "pool.toml").read_text()
-    (clip_pool / "pool.toml").write_text(f'select = {{ extra = "extra.npz:0.25" }}\n{text}')
+    (clip_pool / "pool.toml").write_text(f"select = {{ extra = {value} }}\n{text}")
     assert load_spec({"models": clip_pool}).select == {"extra": (clip_pool.resolve() / "extra.npz", 0.25)}
 
 
