@@ -70,7 +70,7 @@ class StudySpec(BaseModel):
         space: How a sampler's box becomes rows.
         radius: How far a coefficient is pushed at the edge of the box (``residual``: the part of the way to the other
             mix); by default 0.5, or 0.1 in the spaces ``affine``, ``shared`` and ``depth``.
-        top: Search over the so many ingredients that rank first, or ``auto``: over those that the gradient of the loss at
+        top: Search over the so many ingredients that rank first, or ``auto``: those that the gradient of the loss at
             the uniform soup says help; chosen by rank to keep the dimensions few without. On the command line and in
             TOML files, ``ingredients`` with a number or ``auto``.
         start: Where the search starts: the best baseline, one by name, or a recipe.

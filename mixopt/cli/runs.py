@@ -96,9 +96,9 @@ def search(
         "select": select_of(select), "shifts": shifts,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm,
         "sampler": sampler, "population": population, "groups": groups, "space": space, "race": race,
-        "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed,
-        "device": device, "batch_size": batch_size, "precision": precision, "compile": compile_, "stack": stack, "dtype": dtype, "cache": cache,
-        "out": out, "storage": storage,
+        "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed, "device": device,
+        "batch_size": batch_size, "precision": precision, "compile": compile_, "stack": stack, "dtype": dtype,
+        "cache": cache, "out": out, "storage": storage,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
