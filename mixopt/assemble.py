@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from mixopt.pool import Pool, open_pool
 from mixopt.precision import device_name, low_precisions, measure, read_measured
 from mixopt.prefix import Prefix, budget_on
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
-from mixopt.split import Split
+from mixopt.split import SYNTHETIC, Split
 from mixopt.stack import BF16, Stack, open_stack
 from mixopt.stopwatch import Stopwatch
 
@@ -54,6 +54,7 @@ class Assembly:
             was chosen by measurement, what was measured, see `mixopt.precision.Measured`.
         stack: How the checkpoints are kept, as plain JSON values: ``mode`` (``fp32`` or ``bf16``) and ``place``
             (``device`` or ``host``).
+        shifts: How the shifted images were made, as plain JSON values; empty without ``--shifts``.
     """
 
     objective: Objective
@@ -62,6 +63,7 @@ class Assembly:
     batchnorm: dict[str, Any]
     precision: dict[str, Any]
     stack: dict[str, str]
+    shifts: dict[str, Any]
 
     @property
     def settled(self) -> dict[str, str]:
@@ -95,6 +97,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     stopwatch = Stopwatch()
     with stopwatch("decode"):
         splits = open_splits(spec, family, listener)
+        splits, shifts = _with_steering(spec, family, splits, listener)
     with stopwatch("open"):
         pool = open_pool_of(family, listener, paths, base)
         module = family.build()
@@ -110,6 +113,8 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         for name, split in splits.items()
     }
     evaluators[SEARCH].cut = steering_samples(len(splits[SEARCH]), spec.confirm)
+    if shifts:
+        evaluators[SYNTHETIC].cut = evaluators[SEARCH].cut
     # What prefix reuse goes on with is not compiled: one mix would have outcomes of two kinds.
     prefix = None if spec.compile else _prefix_of(family, builder, fixed, device)
     with stopwatch("precision"):
@@ -130,7 +135,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         )
 
     objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[SEARCH], scorer, listener)
-    return Assembly(objective, family, device, facts, precision, {"mode": stack.mode, "place": stack.place})
+    return Assembly(objective, family, device, facts, precision, {"mode": stack.mode, "place": stack.place}, shifts)
 
 
 def identity_of(
@@ -197,9 +202,23 @@ def open_splits(spec: StudySpec, family: families.Family, listener: Listener) ->
     """
     wanted: dict[str, Path] = {} if spec.data.search is None else {SEARCH: spec.data.search}
     wanted |= spec.data.test
+    splits = _open_each(spec, wanted, family, family.classnames, listener)
+    if SEARCH in splits:
+        _check_overlap(splits, listener)
+        if spec.limit is not None:
+            splits[SEARCH] = splits[SEARCH].first(spec.limit)
+    return splits
+
+
+def _open_each(
+    spec: StudySpec,
+    wanted: Mapping[str, Path],
+    family: families.Family,
+    classnames: Sequence[str] | None,
+    listener: Listener,
+) -> dict[str, Split]:
+    """Splits by name; where nobody knows their classes, the first one's numbering holds for all."""
     splits: dict[str, Split] = {}
-    # Where the family does not know its classes, the first split's numbering holds for all.
-    classnames = family.classnames
     for name, path in wanted.items():
         splits[name] = open_split(
             path,
@@ -211,11 +230,33 @@ def open_splits(spec: StudySpec, family: families.Family, listener: Listener) ->
             progress=listener.progress,
         )
         classnames = classnames or splits[name].classes
-    if SEARCH in splits:
-        _check_overlap(splits, listener)
-        if spec.limit is not None:
-            splits[SEARCH] = splits[SEARCH].first(spec.limit)
     return splits
+
+
+def _with_steering(
+    spec: StudySpec, family: families.Family, splits: dict[str, Split], listener: Listener
+) -> tuple[dict[str, Split], dict[str, Any]]:
+    """The splits with those that steer a search in second place, and how the shifted images were made.
+
+    Raises:
+        DataError: A split cannot be used, or one that steers is also a test split.
+    """
+    paths = {name: path for name, (path, _) in spec.select.items()}
+    steering = _open_each(spec, paths, family, family.classnames or splits[SEARCH].classes, listener)
+    shifts: dict[str, Any] = {}
+    if SYNTHETIC in spec.weights:
+        # Imports torchvision, which other runs can do without.
+        from mixopt.data.shifts import facts, open_shifted
+
+        steering[SYNTHETIC] = open_shifted(splits[SEARCH], SYNTHETIC, spec.cache, listener.progress)
+        shifts = facts()
+    tests = {name: split for name, split in splits.items() if name != SEARCH}
+    for name, split in steering.items():
+        if shared := split.shared_with(splits[SEARCH]):
+            listener.say(f"{shared} images of split {name}, which steers, are in the selection split too", True)
+        _refuse_overlap(tests, split, f"split {name}, which steers", listener)
+    steering = {name: replace(split, steers=True) for name, split in steering.items()}
+    return {SEARCH: splits[SEARCH], **steering, **tests}, shifts
 
 
 def steering_samples(samples: int, confirm: float) -> int:
@@ -431,14 +472,17 @@ def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
     search = splits[SEARCH]
     if search.labels.min() == search.labels.max():
         listener.say(f"{search.source}: all {len(search)} samples have one label", True)
-    for name, split in splits.items():
-        if name == SEARCH:
-            continue
-        shared = split.shared_with(search)
+    tests = {name: split for name, split in splits.items() if name != SEARCH}
+    _refuse_overlap(tests, search, "selection split", listener)
+
+
+def _refuse_overlap(tests: Mapping[str, Split], choosing: Split, called: str, listener: Listener) -> None:
+    for name, split in tests.items():
+        shared = split.shared_with(choosing)
         if shared == len(split):
             raise DataError(
-                f"{split.source} (test split {name}): all its images are in the selection split {search.source}; "
+                f"{split.source} (test split {name}): all its images are in the {called} {choosing.source}; "
                 "what selects cannot also test: give another --test or --data"
             )
         if shared:
-            listener.say(f"{shared} images of test split {name} are in the selection split too", True)
+            listener.say(f"{shared} images of test split {name} are in the {called} too", True)

@@ -190,7 +190,7 @@ def _sweep(objective: Objective, choice: Choice | Ensemble) -> list[dict[str, An
         except ScoreError:
             return None  # a point of a curve that is not finite is a gap in it
 
-    tests = [split for split in objective.evaluators if split != SEARCH]
+    tests = [name for name, each in objective.evaluators.items() if name != SEARCH and not each.split.steers]
     return [
         {"x": x, SEARCH: value(mix, SEARCH), "test": {split: value(mix, split) for split in tests}}
         for x, mix in choice.sweep.items()

@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixopt.errors import ScoreError
 from mixopt.mix import Mix, combine
-from mixopt.objective import SEARCH, Objective
+from mixopt.objective import SEARCH, Objective, Score
+from mixopt.split import SYNTHETIC
 
 # The best by a noisy score are the best and the luckiest; more of them leave the confirming samples more to luck too.
 FINALISTS = 5
@@ -50,6 +52,9 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
     multiplied by ``1 - (error / gain)**2``, and by 0 where the gain is below its standard error: the positive-part
     James-Stein factor (James and Stein 1961) for one mean. Where there is nothing to confirm by, the first candidate.
 
+    Where the shifted images weigh in the signal, those made from the samples that confirm do so with them, at the
+    weights of the two. Other splits steer whole, and confirm nothing.
+
     Args:
         objective: Whose selection split has samples that confirm; their images are tallied.
         start: Where the search began.
@@ -59,12 +64,11 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
     steering = objective.steering
     if whole.steering == steering:
         return Settled(candidates[0], 0, 1.0, math.nan, math.nan)
-    labels = objective.evaluators[SEARCH].split.labels[steering:]
-    reference = whole.score(start).outcomes.rest(steering)
+    reference = whole.score(start)
     best = Settled(start, None, 0.0, 0.0, math.nan)
     for number, mix in enumerate(candidates):
         with suppress(ScoreError):  # finite where it steered, and not here: no candidate
-            gains = objective.signal.gains(labels, whole.score(mix).outcomes.rest(steering), reference)
+            gains = _gains(objective, whole.score(mix), reference)
             gain = float(gains.mean())
             error = math.sqrt(float(np.sum(np.square(gains - gain))) / (len(gains) * max(1, len(gains) - 1)))
             if gain > best.gain:
@@ -77,6 +81,21 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
         return Settled(start, None, 0.0, best.gain, best.error)
     mix = best.mix if best.share == 1 else combine([start, best.mix], [1 - best.share, best.share])
     return Settled(mix, best.chosen, best.share, best.gain, best.error)
+
+
+def _gains(objective: Objective, ours: Score, theirs: Score) -> NDArray[np.float64]:
+    """What each confirming sample gains, ``[n]``: a sample and its shifted image are one."""
+    steering, labels = objective.steering, objective.evaluators[SEARCH].split.labels
+
+    def of(first: Score, second: Score) -> NDArray[np.float64]:
+        rest = (first.outcomes.rest(steering), second.outcomes.rest(steering))
+        return objective.signal.gains(labels[steering:], *rest)
+
+    if SYNTHETIC not in objective.weights:
+        return of(ours, theirs)
+    own, shifted = 1 - sum(objective.weights.values()), objective.weights[SYNTHETIC]
+    both = own * of(ours, theirs) + shifted * of(ours.beside[SYNTHETIC], theirs.beside[SYNTHETIC])
+    return both / (own + shifted)
 
 
 def told(settled: Settled, trial: int, objective: Objective) -> str:

@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from mixopt.mix import Mix
 from mixopt.pool import Pool
 from mixopt.prefix import Prefix, Resumed
 from mixopt.race import hopeless, looks
+from mixopt.split import SYNTHETIC
 from mixopt.stopwatch import Stopwatch
 
 SEARCH = "search"
@@ -47,9 +48,10 @@ class Score:
         seconds: What computing it took, now or when it was first computed.
         cached: Whether it came from the cache.
         images: Images that computing it ran through a model, those for BatchNorm statistics included.
-        signal: What steers a search, see `Objective.signal`.
+        signal: What steers a search, see `Objective.signal`; with `Objective.weighing`, the weighted mean over splits.
         estimated: Whether the mix was given up before all samples: then ``signal`` and ``value`` are those of the
             incumbent, changed by the difference on the samples seen, and ``metrics`` are of those samples alone.
+        beside: The scores on the other splits that weigh in ``signal``, by name.
     """
 
     value: float
@@ -60,6 +62,7 @@ class Score:
     images: int = 0
     signal: float = math.nan
     estimated: bool = False
+    beside: Mapping[str, Score] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,6 +136,7 @@ class Objective:
 
     Attributes:
         signal: What a search is steered by: the driving metric by default.
+        weights: What the splits that steer beside the selection split weigh, see `weighing`; none by default.
     """
 
     def __init__(
@@ -153,6 +157,7 @@ class Objective:
         self.evaluators = dict(evaluators)
         self.metric: Metric = METRICS[metric]
         self.signal: Metric = self.metric
+        self.weights: dict[str, float] = {}
         self.steering = len(self.evaluators[SEARCH].split) if steering is None else steering
         self.identity = dict(identity)
         self.tally = Tally()
@@ -182,6 +187,16 @@ class Objective:
         twin._on_score, twin._on_batch = on_score, on_batch
         return twin
 
+    def weighing(self, weights: Mapping[str, float]) -> Objective:
+        """The same objective with a tally of its own, whose signal is a weighted mean over several splits.
+
+        Args:
+            weights: Split name to weight, together below 1; the selection split has the rest.
+        """
+        twin = self.counting()
+        twin.weights = dict(weights)
+        return twin
+
     def whole(self) -> Objective:
         """The same objective with all samples of the selection split in its scores: for reports, not for choices."""
         twin = self.counting()
@@ -200,13 +215,25 @@ class Objective:
             PoolError: The mix is not over this pool.
             RunError: The cache cannot be written.
         """
-        return self._score_mix(mix, split)
+        score = self._score_mix(mix, split)
+        return self._weighed(mix, score) if self.weights and split == SEARCH else score
+
+    def _weighed(self, mix: Mix, score: Score) -> Score:
+        """A mix's score on the selection split with the other splits that steer in its signal and its cost."""
+        beside = {name: self._score_mix(mix, name) for name in self.weights}
+        every = [score, *beside.values()]
+        signal = (1 - sum(self.weights.values())) * score.signal
+        signal += sum(weight * beside[name].signal for name, weight in self.weights.items())
+        images, seconds = sum(each.images for each in every), sum(each.seconds for each in every)
+        self.tally.asked[self.key(mix, SEARCH)] = (images, seconds)
+        cached = all(each.cached for each in every)
+        return replace(score, signal=signal, images=images, seconds=seconds, cached=cached, beside=beside)
 
     def race(self, mix: Mix, incumbent: Score) -> Score:
         """Score a mix on the steering samples, but give it up once it will not reach the incumbent.
 
         The outcomes seen are cached, and extended when the mix is scored again. What comes out does not depend on what
-        was cached.
+        was cached. The selection split alone counts, whatever weighs beside it.
 
         Args:
             mix: Over the pool's columns.
@@ -320,7 +347,7 @@ class Objective:
     @property
     def samples(self) -> int:
         """The number of samples that steer."""
-        return self.steering
+        return sum(self._count(split) for split in (SEARCH, *self.weights))
 
     def recall(self, mix: Mix, images: int, seconds: float) -> None:
         """Tally a mix that was scored on the selection split before, without scoring it."""
@@ -447,8 +474,10 @@ class Objective:
         return found, seconds * len(found) / len(known), len(known) > cached
 
     def _count(self, split: str) -> int:
-        """Samples that a score is of."""
-        return self.steering if split == SEARCH else len(self.evaluators[split].split)
+        """Samples that a score is of; the shifted images confirm where those that they were made from do."""
+        found = self.evaluators[split].split
+        held_back = split == SEARCH or (split == SYNTHETIC and found.steers)
+        return self.steering if held_back else len(found)
 
     def _images(self, mix: Mix, split: str) -> int:
         """Images that scoring a mix runs through the model."""

@@ -311,13 +311,13 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     if not searching.has_begun(study) and folder.recipe.exists():
         raise RunError(f"{folder.path}: holds the result of another study; choose a new folder with --out")
     folder.write_spec(spec.model_copy(update=assembly.settled))
-    announce_search(spec, objective.pool, announce(spec, assembly, listener), listener)
+    announce_search(spec, objective, announce(spec, assembly, listener), listener)
     baselines = run_baselines(spec, assembly, listener)
     space = searching.settle_space(study, facts, lambda: make_space(spec, objective, baselines))
     listener.say(
         f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler}, {spec.trials} trials", False
     )
-    counted = objective.counting()
+    counted = objective.weighing(spec.weights)
     if space.dims > DIMENSIONS:
         listener.say(
             f"{space.dims} dimensions are many for {spec.trials} trials; fewer --groups or --ingredients find more",
@@ -333,7 +333,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
         population=spec.population,
         deadline=None if spec.timeout is None else started + spec.timeout,
         listener=listener,
-        race=spec.race == "on",
+        race=spec.race == "on" and not spec.weights,
     )
     if not finished:
         listener.say("--timeout: stopped before all trials were complete; the same command continues", True)
@@ -355,8 +355,9 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
         # The search's own row wins over its start, where the two are equal.
         "best": best_row([row, *_made(rows)], spec.metric, objective.samples),
         "verification": {"trial": number, **crowned.verification},
+        **_select_facts(spec, assembly),
         "trials": searching.count_states(study),
-        "race": searching.race_facts(study, objective.samples),
+        "race": searching.race_facts(study, counted.samples),
         "finished": finished,
         "sampler": spec.sampler,
         "space": {"kind": space.describe()["kind"], "dims": space.dims, "labels": list(space.labels)},
@@ -370,7 +371,8 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
 def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareResult:
     started = time.monotonic()
     requests = _rows_wanted(spec, listener)
-    assembly = assemble(spec, listener)
+    # Splits that steer a search's trials beside the selection split steer no method.
+    assembly = assemble(spec.model_copy(update={"select": {}, "shifts": "none"}), listener)
     objective = assembly.objective
     facts = _compared(spec, assembly)
     _check_same_comparison(folder, facts)
@@ -460,6 +462,14 @@ def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
         "reused": assembly.objective.reused,
         "version": __version__,
     }
+
+
+def _select_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
+    """What each split that steered the trials weighed; empty where the selection split did alone."""
+    if not spec.weights:
+        return {}
+    weights = {SEARCH: 1 - sum(spec.weights.values()), **spec.weights}
+    return {"select": weights, **({"shifts": assembly.shifts} if assembly.shifts else {})}
 
 
 def _logged(listener: Listener, folder: RunFolder) -> Listener:

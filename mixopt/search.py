@@ -464,7 +464,7 @@ def _announce(
             total=total,
             value=None if score is None else score.value,
             best=float(_best(study).user_attrs["metrics"][metric]),
-            images_per_second=None if score is None or score.cached else len(score.outcomes) / score.seconds,
+            images_per_second=None if score is None or score.cached else score.images / score.seconds,
         )
     )
 
@@ -560,7 +560,9 @@ def _suggest(trial: Trial, space: Space) -> Mix:
 
 
 def _facts_of(score: Score) -> dict[str, Any]:
-    facts = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
+    facts: dict[str, Any] = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
+    if score.beside:
+        facts["beside"] = {name: each.metrics for name, each in score.beside.items()}
     return {**facts, "estimated": True} if score.estimated else facts
 
 

@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from mixopt.errors import SpecError, listing, unknown
 from mixopt.groups import SCHEMES
 from mixopt.metrics import METRICS
+from mixopt.split import SYNTHETIC
 
 POOL_FILE = "pool.toml"
 AUTO = "auto"
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
 SPACES = ("simplex",)
 STARTS = ("best", "individual", "uniform", "greedy", "learned")
+SYNTHETIC_WEIGHT = 0.5
 DTYPES = ("ingredients", "fp32", "fp16", "bf16")
 # Flags that are not called like their field.
 _FLAGS = {"data.search": "data", "data.test": "test", "top": "ingredients", "sources": "from"}
@@ -77,6 +79,10 @@ class StudySpec(BaseModel):
             is a list.
         sources: Rows whose mixes take the place of the ingredients: soups of soups. On the command line and in TOML
             files, ``from``.
+        select: Name to split and weight: more splits that steer a search's trials, beside the selection split, which
+            has the rest of the weight.
+        shifts: ``none``, or ``synthetic``: the selection images under synthetic shifts steer as well, with a weight
+            of 0.5 or another one after a colon.
         batchnorm: BatchNorm statistics of mixes: the ``average`` of the checkpoints', ``recompute`` from selection
             images, or ``auto``, the better of the two on the uniform soup.
         confirm: The share of the selection split, the last of the fixed order, that steers no method; the last choice
@@ -118,9 +124,11 @@ class StudySpec(BaseModel):
     groups: str | None = None
     space: Literal["auto", "simplex", "affine", "shared", "depth", "residual"] = "auto"
     radius: Annotated[float, Field(gt=0, le=1)] | None = None
-    top: Annotated[int, Field(ge=2)] | Literal["auto"] | None = None
+    top: int | Literal["auto"] | None = None
     start: str = "best"
     greedy_rule: Literal["at-least", "strict"] = "at-least"
+    select: dict[str, tuple[Path, float]] = Field(default_factory=dict)
+    shifts: str = "none"
     batchnorm: Literal["average", "recompute", "auto"] = "auto"
     confirm: Annotated[float, Field(ge=0, lt=1)] = 0.2
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -141,6 +149,49 @@ class StudySpec(BaseModel):
         """The run folder: ``out``, or ``runs/<pool folder name>``."""
         return self.out or Path("runs") / self.models.resolve().name
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each split that steers a search beside the selection split weighs, which has the rest."""
+        found = {name: weight for name, (_, weight) in self.select.items()}
+        return found if self.shifts == "none" else {**found, SYNTHETIC: _shift_weight(self.shifts)}
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _file_and_weight(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        found = {}
+        for name, each in value.items():
+            if isinstance(each, str):
+                file, sign, text = each.rpartition(":")
+                if not (file and sign):
+                    raise ValueError(f"{name}: expected FILE:WEIGHT, such as {each}:0.3 (found {each!r})")
+                each = (file, _weight(text))
+            found[name] = each
+        return found
+
+    @field_validator("select")
+    @classmethod
+    def _usable_select(
+        cls, value: dict[str, tuple[Path, float]], info: ValidationInfo
+    ) -> dict[str, tuple[Path, float]]:
+        if taken := {"search", SYNTHETIC} & value.keys():
+            raise ValueError(f"a split cannot be called {min(taken)!r} here; that is the name of another one")
+        if both := [name for name in value if name in getattr(info.data.get("data"), "test", {})]:
+            raise ValueError(f"{both[0]} is a test split too; what steers cannot also test")
+        _check_weights([_weight(weight) for _, weight in value.values()])
+        return value
+
+    @field_validator("shifts")
+    @classmethod
+    def _usable_shifts(cls, value: str, info: ValidationInfo) -> str:
+        if value == "none":
+            return value
+        if SYNTHETIC in getattr(info.data.get("data"), "test", {}):
+            raise ValueError(f"a test split is called {SYNTHETIC} already; give that another name")
+        _check_weights([*(weight for _, weight in info.data.get("select", {}).values()), _shift_weight(value)])
+        return value
+
     @field_validator("groups", mode="before")
     @classmethod
     def _number_or_name(cls, value: Any) -> Any:
@@ -160,6 +211,13 @@ class StudySpec(BaseModel):
         if parts and not found:
             raise ValueError("expected at least one row")
         return found
+
+    @field_validator("top")
+    @classmethod
+    def _two_or_auto(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and value < 2:
+            raise ValueError(f"expected 2 or more, or auto (found {value})")
+        return value
 
     @field_validator("metric")
     @classmethod
@@ -273,6 +331,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     for key in ("models", "base", "cache", "out"):
         if isinstance(values.get(key), str):
             values[key] = folder / values[key]
+    if isinstance(values.get("select"), dict):
+        values["select"] = {name: _in_folder(folder, value) for name, value in values["select"].items()}
     for key, endings in (("model", (".json",)), ("groups", (".toml",)), ("start", (".json", ".safetensors"))):
         if isinstance(values.get(key), str) and values[key].endswith(endings):
             values[key] = str(folder / values[key])
@@ -285,6 +345,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
                 name: folder / value if isinstance(value, str) else value for name, value in data["test"].items()
             }
     return values
+
+
+def _in_folder(folder: Path, value: Any) -> Any:
+    """FILE:WEIGHT, or a list of the two, with the file in a folder; what is neither stays, to be refused."""
+    if isinstance(value, str):
+        return str(folder / value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return [folder / value[0], *value[1:]]
+    return value
 
 
 def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
@@ -301,6 +370,30 @@ def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
     value = detail.get("input")
     shown = "" if isinstance(value, (dict, list)) or message.startswith("unknown") else f" (found {value!r})"
     return f"{head}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _shift_weight(shifts: str) -> float:
+    """The weight in ``synthetic`` or ``synthetic:WEIGHT``."""
+    name, sign, weight = shifts.partition(":")
+    if name != SYNTHETIC or (sign and not weight):
+        raise ValueError(f"expected none, {SYNTHETIC} or {SYNTHETIC}:WEIGHT")
+    return _weight(weight) if sign else SYNTHETIC_WEIGHT
+
+
+def _weight(value: str | float) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight < 1:
+        raise ValueError(f"expected a weight above 0 and below 1 (found {value!r})")
+    return weight
+
+
+def _check_weights(weights: list[float]) -> None:
+    if sum(weights) >= 1:
+        shown = " + ".join(f"{weight:g}" for weight in weights)
+        raise ValueError(f"the weights {shown} leave nothing for the selection split; their sum must be below 1")
 
 
 def _known(kind: str, value: str, known: Any, more: str = "") -> str:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORDER_SEED = 0
+# The selection images under synthetic shifts, as a split of their own.
+SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,13 @@ class Split:
     The order is class-stratified and random, so the first k samples are a fair subsample for every mix alike.
 
     Attributes:
-        name: ``search``, or the name of a test split.
+        name: ``search``, or the name of another split.
         source: The file or folder, for messages.
         images: ``[n, height, width, 3]`` uint8, memory-mapped.
         labels: ``[n]`` int64.
         digests: ``[n, 16]`` uint8, one hash per image.
         classes: The name of each label, where the source or the model knows them.
+        steers: Whether a search is steered by it beside the selection split; a test split is not.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Split:
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
     classes: tuple[str, ...] | None = None
+    steers: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -40,6 +40,7 @@ BASELINES = ("individual", "uniform", "greedy")
 LEARNED = "learned_by_layer:affine:groups=block:cosine"
 # CMA-ES and TPE gain little in more dimensions with some hundred trials; see studies/.
 DIMENSIONS = 32
+RADII = {"simplex": 0.5, "residual": 0.5, "affine": 0.1, "shared": 0.1, "depth": 0.1}
 INGREDIENTS = 8
 
 
@@ -61,7 +62,9 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
     sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
     held = len(objective.evaluators[SEARCH].split) - objective.samples
     confirmed = f", the last {held:,} of which steer nothing and decide last" if held else ""
-    listener.say(f"samples: {sizes}; every choice is made on {SEARCH} alone{confirmed}, by {spec.metric}", False)
+    others = ", ".join(f"{name} ({weight:g})" for name, weight in spec.weights.items())
+    choice = f"every choice but that between trials, in which {others} weighs too, is" if others else "every choice is"
+    listener.say(f"samples: {sizes}; {choice} made on {SEARCH} alone{confirmed}, by {spec.metric}", False)
     images = objective.samples
     done = 0
 
@@ -86,14 +89,19 @@ def _first_score(objective: Objective) -> Score:
     return objective.score(last)
 
 
-def announce_search(spec: StudySpec, pool: Pool, seconds: float, listener: Listener) -> None:
+def announce_search(spec: StudySpec, objective: Objective, seconds: float, listener: Listener) -> None:
     """Say over what a search will run, and how long at most, given the seconds of one evaluation."""
+    pool = objective.pool
     if not _is_residual(spec):
         groups, count = plan_space(spec, pool)
         what = "mixes" if spec.sources else "ingredients"
         listener.say(f"search over {len(groups)} layer groups ({names(groups.names, 3)}) and {count} {what}", False)
-    planned = 2 * len(pool.ingredients) + spec.trials
-    listener.say(f"about {planned} evaluations are planned, {_duration(planned * seconds)} without the cache", False)
+    first = 2 * len(pool.ingredients)
+    # A trial is scored on every split that steers.
+    took = seconds * (first + spec.trials * objective.weighing(spec.weights).samples / objective.samples)
+    listener.say(f"about {first + spec.trials} evaluations are planned, {_duration(took)} without the cache", False)
+    if spec.weights and spec.race == "on":
+        listener.say("race: off, because several splits steer (--select, --shifts)", False)
 
 
 def search_requests(spec: StudySpec, pool: Pool) -> dict[str, Request]:
@@ -219,8 +227,11 @@ def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, En
     chosen = set(preferred[:count])
     active = [name for name in pool.columns if name in chosen]
     centre = Mix(groups, pool.columns, rows_on(start, groups))
-    kinds: dict[str, type[Simplex | Affine]] = {"affine": Affine, "shared": Shared, "depth": Depth}
-    return kinds.get(spec.space, Simplex)(centre, active, radius_of(spec))
+    kind = spec.space
+    if kind == AUTO:  # a start that the gradient found lies off the simplex
+        kind = "affine" if np.any(centre.coefficients < 0) else "simplex"
+    kinds: dict[str, type[Simplex | Affine]] = {"affine": Affine, "shared": Shared, "depth": Depth, "simplex": Simplex}
+    return kinds[kind](centre, active, spec.radius or RADII[kind])
 
 
 def helpful(objective: Objective) -> list[str]:
@@ -238,11 +249,6 @@ def helpful(objective: Objective) -> list[str]:
     return found[: max(2, sum(slope < 0 for slope in steep.values()))]
 
 
-def radius_of(spec: StudySpec) -> float:
-    """The radius asked for, or the space's own."""
-    return spec.radius or (0.1 if spec.space in ("affine", "shared", "depth") else 0.5)
-
-
 def _is_residual(spec: StudySpec) -> bool:
     """Whether the search moves between mixes: the default, unless columns or groups are asked for."""
     asked = spec.sources or spec.groups is not None or spec.top is not None
@@ -258,14 +264,14 @@ def _residual(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
         others = source_mixes(spec, objective, baselines)
     elif pool.base is not None:
         others[pool.base] = checkpoint_mix(objective, pool.base)
-    return Residual(start, others, radius_of(spec))
+    return Residual(start, others, spec.radius or RADII["residual"])
 
 
 def _space_of_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry], groups: Groups) -> Composed:
     """The simplex of other rows' mixes, around the best of them or the one that ``--start`` names."""
     mixes = source_mixes(spec, objective, baselines)
     start = ranking(objective.counting(), mixes)[0][0] if spec.start == "best" else spec.start
-    return Composed(Simplex(one_hot(groups, tuple(mixes), start), tuple(mixes), radius_of(spec)), mixes)
+    return Composed(Simplex(one_hot(groups, tuple(mixes), start), tuple(mixes), spec.radius or RADII["simplex"]), mixes)
 
 
 def source_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> dict[str, Mix]:
@@ -359,11 +365,16 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "ingredients": spec.top,
         **({"from": list(sources_of(spec, pool))} if spec.sources else {}),
         f"data {SEARCH}": objective.evaluators[SEARCH].split.fingerprint[:12],
+        "select": {
+            name: [weight, objective.evaluators[name].split.fingerprint[:12]] for name, weight in spec.weights.items()
+        }
+        or None,
+        "shifts": assembly.shifts or None,
         "metric": spec.metric,
         "sampler": spec.sampler,
         "population": spec.population,
         "space": spec.space,
-        "radius": radius_of(spec),
+        "radius": spec.radius,
         "start": start,
         "greedy_rule": spec.greedy_rule,
         "seed": spec.seed,

@@ -141,7 +141,6 @@ def test_options_of_a_run_are_not_of_other_commands(flag: str) -> None:
         "trials",
         "metric",
         "sampler",
-        "radius",
         "start",
         "seed",
         "device",

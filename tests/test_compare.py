@@ -62,7 +62,9 @@ def test_the_best_row_is_saved_and_is_no_ensemble(finished: tuple[run.CompareRes
     best = result.report["best"]
     row = rows_of(result)[best]
     singles = [each for each in result.report["methods"] if each["models"] == 1 and each["name"] != "base"]
-    assert row["search"] == max(each["search"] for each in singles)
+    assert row in singles
+    assert result.report["steering"] == 96 - round(0.2 * 96)
+    assert f"({best})" in (folder / "said").read_text()
     assert result.recipe.method == best
     assert result.report["verification"]["difference"] == 0
     built = run.build(folder / "run" / "recipe.json", tmp_path / "again.safetensors", verify=True)

@@ -45,6 +45,23 @@ Classnames = Annotated[list[str] | None, option(DATA, "Class name, in the order 
 Templates = Annotated[list[str] | None, option(DATA, "Prompt with {} for the class name (repeatable).")]
 Data = Annotated[Path | None, option(DATA, "The split that selects: .npz, or a folder of class folders.")]
 Test = Annotated[list[str] | None, option(DATA, "A split that is only reported (repeatable).", metavar="NAME=FILE")]
+Select = Annotated[
+    list[str] | None,
+    option(
+        DATA,
+        "A split that steers the search's trials beside the selection split, and its weight (repeatable; the rest of "
+        "1 is the selection split's).",
+        metavar="NAME=FILE:WEIGHT",
+    ),
+]
+Shifts = Annotated[
+    str | None,
+    option(
+        DATA,
+        "synthetic steers the trials by the selection images under five synthetic shifts as well, at weight 0.5 or "
+        "synthetic:WEIGHT. (default: none)",
+    ),
+]
 Limit = Annotated[int | None, option(DATA, "Use the first so many images of the selection split.")]
 
 Metric = Annotated[str | None, option(CHOICE, "accuracy, nll or balanced_accuracy. (default: accuracy)")]
@@ -126,8 +143,26 @@ def splits_of(selection: Path | None, tests: list[str] | None) -> dict[str, Any]
     if selection is not None:
         found["search"] = selection
     if tests:
-        pairs = [test.partition("=") for test in tests]
-        if wrong := [name for name, sign, file in pairs if not (name and sign and file)]:
-            raise typer.BadParameter(f"--test {wrong[0]}: expected NAME=FILE")
-        found["test"] = {name: Path(file) for name, _, file in pairs}
+        found["test"] = {name: Path(file) for name, file in named("--test", tests, "NAME=FILE").items()}
     return found or None
+
+
+def named(flag: str, values: list[str], form: str) -> dict[str, str]:
+    """Values by the name that stands before each, as in NAME=FILE.
+
+    Raises:
+        typer.BadParameter: One without a name or a value.
+    """
+    pairs = [value.partition("=") for value in values]
+    if wrong := [name for name, sign, value in pairs if not (name and sign and value)]:
+        raise typer.BadParameter(f"{flag} {wrong[0]}: expected {form}")
+    return {name: value for name, _, value in pairs}
+
+
+def select_of(values: list[str] | None) -> dict[str, str] | None:
+    """The ``select`` of a study, from every ``--select``.
+
+    Raises:
+        typer.BadParameter: One without a name or a file.
+    """
+    return named("--select", values, "NAME=FILE:WEIGHT") if values else None

@@ -9,7 +9,7 @@ import typer
 
 from mixopt.cli import options as shared
 from mixopt.cli.exits import EXIT_SOME_FAILED, run_command
-from mixopt.cli.options import CHOICE, RUN, SEARCH, option, split_ingredients, splits_of
+from mixopt.cli.options import CHOICE, RUN, SEARCH, option, select_of, split_ingredients, splits_of
 from mixopt.cli.screen import Screen
 from mixopt.cli.show import show_comparison, show_run
 
@@ -35,6 +35,8 @@ def search(
     data: shared.Data = None,
     test: shared.Test = None,
     limit: shared.Limit = None,
+    select: shared.Select = None,
+    shifts: shared.Shifts = None,
     metric: shared.Metric = None,
     from_: shared.From = None,
     greedy_rule: shared.GreedyRule = None,
@@ -91,6 +93,7 @@ def search(
     options = {
         "trials": trials, "family": family, "model": model, "base": base, "ingredients": patterns, "top": top,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
+        "select": select_of(select), "shifts": shifts,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm,
         "sampler": sampler, "population": population, "groups": groups, "space": space, "race": race,
         "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed, "device": device,

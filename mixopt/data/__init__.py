@@ -11,7 +11,7 @@ import importlib
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,12 +92,11 @@ def open_split(
         DataError: Missing, empty, not decodable, or with labels or classes that are not the model's.
     """
     module = _module_for(path)
-    text = f"{CACHE_VERSION}|{path.resolve()}|{module.facts(path)}|{preprocess.size}|{preprocess.key}"
-    folder = cache / "splits" / hashlib.sha256(text.encode()).hexdigest()[:32]
-    decoded = _load(folder)
+    folder = decoded_folder(cache, f"{path.resolve()}|{module.facts(path)}|{preprocess.size}|{preprocess.key}")
+    decoded = load_decoded(folder)
     if decoded is None:
         _decode(path, module.open_source(path), preprocess, folder, notify, progress)
-        decoded = _load(folder)
+        decoded = load_decoded(folder)
     if decoded is None:
         raise RunError(f"{folder}: the decoded copy of {path} cannot be read back; choose another --cache")
     images, digests, labels, classes, resized = decoded
@@ -149,26 +148,60 @@ def _decode(
             raise DataError(f"{path}: the family's preprocess.fit gives {list(made.shape)}, expected {[*size, 3]}")
         return made
 
-    digests = np.empty((count, 16), dtype=np.uint8)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *size, 3)}
-    # Written as a stream: where a disk is full, a write says so, while a memory map would kill the process.
-    with atomic_write(folder / "images.npy") as stream, joblib.Parallel(n_jobs=-1, prefer="threads") as parallel:
-        np.lib.format.write_array_header_1_0(stream, header)
-        for start in range(0, count, CHUNK):
-            chosen = [int(index) for index in order[start : start + CHUNK]]
-            for place, image in enumerate(parallel(joblib.delayed(fitted)(index) for index in chosen), start):
-                pixels = image.tobytes()
-                stream.write(pixels)
-                digests[place] = np.frombuffer(hashlib.blake2b(pixels, digest_size=16).digest(), dtype=np.uint8)
-            if progress:
-                progress(f"decoding {path.name}", min(start + CHUNK, count), count)
+    def images() -> Iterator[NDArray[np.uint8]]:
+        with joblib.Parallel(n_jobs=-1, prefer="threads") as parallel:
+            for start in range(0, count, CHUNK):
+                yield from parallel(joblib.delayed(fitted)(int(index)) for index in order[start : start + CHUNK])
+                if progress:
+                    progress(f"decoding {path.name}", min(start + CHUNK, count), count)
+
+    digests = write_images(folder, images(), (count, *size, 3))
     sizes = ", ".join(f"{height}x{width}" for height, width in sorted(other_sizes)[:3])
-    meta = json.dumps({"classes": source.classes, "resized": sizes})
+    write_labels(folder, digests, source.labels[order], source.classes, sizes)
+
+
+def decoded_folder(cache: Path, facts: str) -> Path:
+    """Where the decoded copy of a split lies that follows from some facts."""
+    return cache / "splits" / hashlib.sha256(f"{CACHE_VERSION}|{facts}".encode()).hexdigest()[:32]
+
+
+def write_images(folder: Path, images: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Keep decoded images, and hash each of them.
+
+    Args:
+        folder: From `decoded_folder`.
+        images: ``[h, w, 3]`` each, in evaluation order.
+        shape: ``(n, h, w, 3)``.
+
+    Returns:
+        ``[n, 16]``, one hash per image.
+    """
+    digests = np.empty((shape[0], 16), dtype=np.uint8)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    # Written as a stream: where a disk is full, a write says so, while a memory map would kill the process.
+    with atomic_write(folder / "images.npy") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for place, image in enumerate(images):
+            pixels = image.tobytes()
+            stream.write(pixels)
+            digests[place] = np.frombuffer(hashlib.blake2b(pixels, digest_size=16).digest(), dtype=np.uint8)
+    return digests
+
+
+def write_labels(
+    folder: Path,
+    digests: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    classes: Sequence[str] | None,
+    resized: str = "",
+) -> None:
+    """Complete a decoded copy: its labels ``[n]``, the images' hashes, the classes and the sizes before resizing."""
+    meta = json.dumps({"classes": classes, "resized": resized})
     with atomic_write(folder / "labels.npz") as stream:
-        np.savez(stream, digests=digests, labels=source.labels[order], meta=np.array(meta))
+        np.savez(stream, digests=digests, labels=labels, meta=np.array(meta))
 
 
-def _load(
+def load_decoded(
     folder: Path,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], tuple[str, ...] | None, str] | None:
     """The decoded copy, or None where there is none or it is damaged (it is then decoded anew)."""

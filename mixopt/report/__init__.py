@@ -95,7 +95,8 @@ def make_report(rows: Sequence[Row | Failure], metric: str, facts: Mapping[str, 
     Args:
         rows: The methods, in the order of the table.
         metric: The driving metric.
-        facts: More keys.
+        facts: More keys; ``select`` maps the splits that steered a search to their weights, and those among them
+            beside the selection split are no tests.
 
     Returns:
         Plain JSON values. Scores come with 95 % intervals: accuracies Wilson's (Wilson 1927), other metrics the
@@ -106,7 +107,7 @@ def make_report(rows: Sequence[Row | Failure], metric: str, facts: Mapping[str, 
     made = {row.name: row for row in rows if isinstance(row, Row)}
     references = [made[name] for name in REFERENCES if name in made]
     methods = [
-        _entry(row, metric, references)
+        _entry(row, metric, references, _steering(facts))
         if isinstance(row, Row)
         else {"name": row.name, "search": None, "test": {}, "error": row.reason}
         for row in rows
@@ -189,7 +190,7 @@ def table(
         details: Show images and peak memory as well.
     """
     methods = report["methods"]
-    tests = _tests(report)
+    tests = [*(f"{name} (steers)" for name in _steering(report)), *_tests(report)]
     measured = details and any(entry.get("peak_memory") for entry in methods)
     ensembles = any(entry.get("models", 1) > 1 for entry in methods)
     header = ["method", "selection", *tests, "evaluations", *(["images"] if details else []), "seconds", "ingredients"]
@@ -199,7 +200,7 @@ def table(
         if entry["search"] is None:
             cells.append([entry["name"], *("-" for _ in header[1:])])
             continue
-        scores = {"search": entry["search"], **entry["test"]}
+        scores = {"search": entry["search"], **entry.get("select", {}), **entry["test"]}
         peak = entry.get("peak_memory")
         cells.append(
             [
@@ -264,12 +265,13 @@ def comparisons(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, cells
 
 
-def _entry(row: Row, metric: str, versus: Sequence[Row]) -> dict[str, Any]:
+def _entry(row: Row, metric: str, versus: Sequence[Row], steering: Sequence[str]) -> dict[str, Any]:
     values = {split: metrics[metric] for split, metrics in row.metrics.items()}
     wilsons = {split: list(wilson(samples.correct)) for split, samples in row.samples.items()}
     return {
         "name": row.name,
         "search": values.pop("search"),
+        **({"select": {name: values.pop(name) for name in steering}} if steering else {}),
         "test": values,
         "optimism": {
             split: METRICS[metric].sign * (row.metrics["search"][metric] - each) for split, each in values.items()
@@ -300,6 +302,11 @@ def _extras(row: Row) -> dict[str, Any]:
 
 def _tests(report: Mapping[str, Any]) -> list[str]:
     return next((list(entry["test"]) for entry in report["methods"] if entry["search"] is not None), [])
+
+
+def _steering(report: Mapping[str, Any]) -> list[str]:
+    """The splits that steered a search beside the selection split."""
+    return [name for name in report.get("select", {}) if name != "search"]
 
 
 def _score(value: float, bounds: Sequence[float] | None) -> str:

@@ -151,3 +151,25 @@ def test_comparisons_are_paired_differences_with_p_values() -> None:
     assert [line[0] for line in cells] == ["individual", "greedy", "uniform"]
     assert cells[0] == ["individual", "-", "-", "-0.5000 (p<0.001)", "-0.5000 (p<0.001)"]
     assert cells[2][1:3] == ["+0.0000 (p=1.000)"] * 2
+
+
+def test_the_best_row_is_chosen_by_samples_that_steered_nothing() -> None:
+    labels = np.zeros(40, dtype=np.int64)
+
+    def scored(name: str, steered: int, held: int) -> Row:
+        """So many right of the first 30, and of the last 10."""
+        predicted = np.ones(40, dtype=np.int64)
+        predicted[:steered] = 0
+        predicted[30 : 30 + held] = 0
+        samples = Samples(labels, predicted, np.where(predicted == 0, 0.1, 2.0))
+        accuracy = float(np.mean(predicted == 0))
+        return Row(name, {"search": {"accuracy": accuracy}}, {"search": samples}, 0, 0, 0, 0, 0.0, 1)
+
+    fitted, sound, poor = scored("fitted", 30, 4), scored("sound", 27, 6), scored("poor", 5, 10)
+    between = [scored(f"row {number}", 20 + number, 1) for number in range(4)]
+    rows = [poor, fitted, *between, sound]
+    assert best_row(rows, "accuracy") == "fitted"
+    assert best_row(rows, "accuracy", 40) == "fitted"
+    # The poor one does best on the samples held back, but is not among the best five where all steered.
+    assert best_row(rows, "accuracy", 30) == "sound"
+    assert best_row([scored("first", 20, 5), scored("second", 20, 5)], "accuracy", 30) == "first"
