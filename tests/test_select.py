@@ -187,7 +187,7 @@ def test_confirming_shifted_images_weigh_in_the_last_choice(pool: Path, tmp_path
     forward, backward = settle(objective, start, [other]), settle(objective, other, [start])
     better = forward if expected.mean() > 0 else backward
     assert better.gain == pytest.approx(abs(expected.mean()))
-    assert better.error == pytest.approx(expected.std() / np.sqrt(24))
+    assert better.error == pytest.approx(expected.std(ddof=1) / np.sqrt(24))
     assert objective.tally.images == 2 * (96 + 40 + 96)
 
 
