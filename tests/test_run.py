@@ -174,6 +174,7 @@ def test_on_a_real_pool(tmp_path: Path) -> None:
         trials=3,
         limit=300,
         confirm=0,
+        precision="fp32",  # open_clip runs in it below
         sampler="random",
         device="cpu",
         data={"test": {"few": tmp_path / "few.npz"}},
