@@ -104,3 +104,14 @@ def test_gpu_on_a_cpu(run: Run) -> None:
 def test_gpu_without_one_runs_no_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run("gpu")["rows"] == {}
+
+
+def test_search_on_a_surrogate_and_for_real(run: Run, clip_pool_template: Path, tmp_path: Path) -> None:
+    options = ["--models", str(clip_pool_template), "--cache", str(tmp_path)]
+    found = run("search", "surrogate", *options, "--points", "12", "--seeds", "1", "--space", "shared", "--trials", "4")
+    assert found["dims"] == 3
+    assert set(found["regret"]) == {"cmaes", "tpe", "gp", "random"}
+    assert all(regret >= 0 for each in found["regret"].values() for regret in each.values())
+    runs = run("search", "real", *options, "--trials", "4", "--audit", "--configs", "default,greedy simplex")["runs"]
+    assert list(runs) == ["default", "greedy simplex"]
+    assert all(each[0]["spared"] == 1 and each[0]["wrong"] == 0 for each in runs.values())
