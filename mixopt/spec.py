@@ -67,7 +67,8 @@ class StudySpec(BaseModel):
         sampler: ``cmaes``, ``tpe``, ``gp``, ``random``, or ``package.module:Class``.
         population: Trials asked at a time; the sampler's own default without.
         groups: Layer groups, see `mixopt.groups.make_groups`; chosen to keep the dimensions few without.
-        space: How a sampler's box becomes rows.
+        space: How a sampler's box becomes rows; ``auto`` is ``residual`` or, where columns or layer groups are given,
+            ``simplex`` (``affine`` where the start has negative entries).
         radius: How far a coefficient is pushed at the edge of the box (``residual``: the part of the way to the other
             mix); by default 0.5, or 0.1 in the spaces ``affine``, ``shared`` and ``depth``.
         top: Search over the so many ingredients that rank first, or ``auto``: those that the gradient of the loss at

@@ -200,6 +200,8 @@ def _check_sources(spec: StudySpec, pool: Pool) -> None:
         raise SpecError(f"--from {sources[0]}: a search over mixes needs at least two of them")
     if spec.start not in ("best", *sources):
         raise SpecError(f"--start {spec.start}: with --from, expected best or one of {names(sources, 20)}")
+    if spec.space not in (AUTO, "simplex", "residual"):
+        raise SpecError(f"--space {spec.space}: with --from, expected simplex or residual")
     if spec.top is not None:
         raise SpecError(f"--ingredients {spec.top}: with --from, the search is over its mixes; leave one of them out")
 

@@ -245,6 +245,10 @@ def test_a_search_may_start_from_other_mixes(clip_pool_template: Path, run_optio
         ({"sources": ("uniform", "gredy")}, "unknown row or checkpoint 'gredy'"),
         ({"sources": ("uniform", "ensemble")}, "--from ensemble: an ensemble is no mix"),
         ({"sources": ("uniform", "greedy"), "top": 2}, "--ingredients 2: with --from"),
+        (
+            {"sources": ("uniform", "greedy"), "space": "depth"},
+            "--space depth: with --from, expected simplex or residual",
+        ),
         ({"start": "wise_ft"}, "--start: unknown start 'wise_ft'"),
         (
             {"sources": ("uniform", "individual"), "start": "greedy"},

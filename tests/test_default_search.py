@@ -11,12 +11,14 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from mixopt import DataError, Listener, Objective, run
+from mixopt import DataError, Listener, Objective, SpecError, load_spec, open_objective, run
 from mixopt.evaluator import Evaluator
+from mixopt.groups import make_groups
+from mixopt.mix import constant
 from mixopt.race import hopeless
 from mixopt.run import SearchResult
 from mixopt.saving import load_recipe
-from mixopt.stages import LEARNED
+from mixopt.stages import LEARNED, helpful
 from tests.test_search import Killed, facts_of, kill_after, model_hash, trials_of
 
 SAMPLES, HELD = 96, 19
@@ -267,3 +269,35 @@ def test_plain_optuna_opens_a_raced_study(searched: SearchResult) -> None:
     storage = JournalStorage(JournalFileBackend(str(searched.folder / "study.journal")))
     study = optuna.load_study(study_name=None, storage=storage)
     assert study.best_value == max(trial.value or 0.0 for trial in trials_of(searched.folder))
+
+
+def test_ingredients_by_gradient_are_those_that_lower_the_loss(clip_pool_template: Path, tmp_path: Path) -> None:
+    objective = open_objective(load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu"}))
+    found = helpful(objective)
+    assert objective.tally.evaluations == 1
+    pool = objective.pool
+    groups = make_groups("whole", pool.sizes)
+
+    def loss(towards: str, step: float) -> float:
+        row = np.array([(name in pool.ingredients) / len(pool.ingredients) for name in pool.columns])
+        row = (1 - step) * row + step * np.array([float(name == towards) for name in pool.columns])
+        return objective.score(constant(groups, pool.columns, row)).metrics["nll"]
+
+    slopes = {name: loss(name, 0.01) - loss(name, -0.01) for name in pool.ingredients}
+    ranked = sorted(slopes, key=lambda name: slopes[name])
+    assert found == ranked[: max(2, sum(slope < 0 for slope in slopes.values()))]
+
+
+@pytest.mark.parametrize(("option", "value"), [("groups", "2"), ("top", 3)])
+def test_residual_takes_no_columns_or_groups(
+    option: str, value: str | int, clip_pool_template: Path, run_options: dict[str, Any]
+) -> None:
+    options: dict[str, Any] = {**run_options, option: value}
+    with pytest.raises(SpecError, match="--space residual: moves towards whole mixes"):
+        run.search(clip_pool_template, space="residual", trials=2, **options)
+
+
+def test_ingredients_auto_searches_over_them(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
+    result = run.search(clip_pool_template, top="auto", trials=3, **run_options)
+    assert result.report["space"]["kind"] in ("simplex", "affine")
+    assert result.report["trials"] == {"complete": 3}

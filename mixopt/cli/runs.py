@@ -55,7 +55,8 @@ def search(
         option(
             SEARCH,
             "residual (from the start towards the other baselines), simplex, affine, shared, depth, or auto: residual, "
-            "but with --from simplex. (default: auto)",
+            "but with --groups, --ingredients or --from simplex (affine, if the start has negative entries). (default: "
+            "auto)",
         ),
     ] = None,
     race: Annotated[
