@@ -119,7 +119,8 @@ class Naive:
 
 def open_trial(folder: Path, cache: Path, device: str, **flags: object) -> tuple[StudySpec, Assembly]:
     """Open a random pool as a search would."""
-    spec = load_spec({"models": folder, "cache": cache, "device": device, **flags})
+    # All images steer: a trial then runs as many as the floor and the naive way do.
+    spec = load_spec({"models": folder, "cache": cache, "device": device, "confirm": 0.0, **flags})
     return spec, assemble(spec, Listener())
 
 

@@ -28,12 +28,11 @@ from mixopt.objective import SEARCH, Objective
 from mixopt.pool import Pool, open_pool
 from mixopt.precision import device_name, low_precisions, measure, read_measured
 from mixopt.prefix import Prefix, budget_on
-from mixopt.spec import POOL_FILE, StudySpec, pool_template
+from mixopt.spec import AUTO, POOL_FILE, StudySpec, pool_template
 from mixopt.split import SYNTHETIC, Split
 from mixopt.stack import BF16, Stack, open_stack
 from mixopt.stopwatch import Stopwatch
 
-AUTO = "auto"
 BATCHNORM = "average"
 RECOMPUTE = "recompute"
 

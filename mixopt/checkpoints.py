@@ -368,7 +368,11 @@ def _load_pickle(path: Path) -> tuple[Any, bool]:
                     raise
                 # The format before zip files cannot be mapped.
                 return torch.load(path, map_location="cpu", weights_only=True), False
-    except Exception as error:  # damaged bytes can make the reader fail in any way
+    except (OSError, MemoryError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({_reason(error)}); check its permissions, the disk and the free memory"
+        ) from error
+    except Exception as error:  # damaged bytes can make the reader fail in any way; told here, never passed over
         if not isinstance(error, pickle.UnpicklingError) or "Unsupported operand" in str(error):
             raise CheckpointError(
                 f"{path}: damaged or truncated checkpoint ({_reason(error)}); copy it again from where it was trained"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +14,6 @@ from mixopt.mix import Mix, combine
 from mixopt.objective import SEARCH, Objective, Score
 from mixopt.split import SYNTHETIC
 
-# The best by a noisy score are the best and the luckiest; more of them leave the confirming samples more to luck too.
-FINALISTS = 5
 # One sample more gained, and none lost, is evidence of nothing: its share is 0 but for rounding.
 ROUNDING = 1e-9
 
@@ -31,6 +28,7 @@ class Settled:
         share: How far from the start to that candidate the mix lies, 0 to 1.
         gain: The candidate's mean gain over the start per confirming sample, in units of the search's signal.
         error: The standard error of that gain.
+        lost: How many candidates have losses on the confirming samples that are not finite, and so were none.
     """
 
     mix: Mix
@@ -38,6 +36,7 @@ class Settled:
     share: float
     gain: float
     error: float
+    lost: int = 0
 
     @property
     def evidence(self) -> dict[str, float]:
@@ -65,22 +64,25 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
     if whole.steering == steering:
         return Settled(candidates[0], 0, 1.0, math.nan, math.nan)
     reference = whole.score(start)
-    best = Settled(start, None, 0.0, 0.0, math.nan)
+    best, lost = Settled(start, None, 0.0, 0.0, math.nan), 0
     for number, mix in enumerate(candidates):
-        with suppress(ScoreError):  # finite where it steered, and not here: no candidate
+        try:
             gains = _gains(objective, whole.score(mix), reference)
-            gain = float(gains.mean())
-            error = math.sqrt(float(np.sum(np.square(gains - gain))) / (len(gains) * max(1, len(gains) - 1)))
-            if gain > best.gain:
-                share = 1 - (error / gain) ** 2
-                best = Settled(mix, number, share if share > ROUNDING else 0.0, gain, error)
+        except ScoreError:  # finite where it steered, and not here: no candidate
+            lost += 1
+            continue
+        gain = float(gains.mean())
+        error = math.sqrt(float(np.sum(np.square(gains - gain))) / (len(gains) * max(1, len(gains) - 1)))
+        if gain > best.gain:
+            share = 1 - (error / gain) ** 2
+            best = Settled(mix, number, share if share > ROUNDING else 0.0, gain, error)
     objective.tally.asked.update(whole.tally.asked)
     objective.tally.computed += whole.tally.computed
     objective.tally.spent += whole.tally.spent
     if best.share == 0:
-        return Settled(start, None, 0.0, best.gain, best.error)
+        return Settled(start, None, 0.0, best.gain, best.error, lost)
     mix = best.mix if best.share == 1 else combine([start, best.mix], [1 - best.share, best.share])
-    return Settled(mix, best.chosen, best.share, best.gain, best.error)
+    return Settled(mix, best.chosen, best.share, best.gain, best.error, lost)
 
 
 def _gains(objective: Objective, ours: Score, theirs: Score) -> NDArray[np.float64]:
@@ -103,9 +105,11 @@ def told(settled: Settled, trial: int, objective: Objective) -> str:
     held = len(objective.evaluators[SEARCH].split) - objective.samples
     if not held:
         return f"trial {trial} is the best; no samples are held back to confirm it (--confirm 0)"
+    lost = f"; {settled.lost} of the best have losses there that are not finite" if settled.lost else ""
     if settled.chosen is None:
-        return f"no trial is confirmed to be better than the start on the {held:,} samples held back: the start stays"
+        stays = f"no trial is confirmed to be better than the start on the {held:,} samples held back: the start stays"
+        return stays + lost
     return (
         f"trial {trial} gains {settled.gain:+.4f} ± {settled.error:.4f} over the start on the {held:,} samples held "
-        f"back: the mix lies {settled.share:.0%} of the way from the start to it"
+        f"back: the mix lies {settled.share:.0%} of the way from the start to it{lost}"
     )

@@ -13,7 +13,6 @@ import numpy as np
 from mixopt import checkpoints, families, saving
 from mixopt import search as searching
 from mixopt.assemble import (
-    AUTO,
     Assembly,
     assemble,
     family_of,
@@ -28,7 +27,7 @@ from mixopt.ensembles import ENSEMBLES
 from mixopt.errors import MixoptError, RunError, SpecError, listing, names
 from mixopt.evaluator import FP32, Evaluator
 from mixopt.files import ENVIRONMENT, write_json
-from mixopt.finalists import FINALISTS, settle, told
+from mixopt.finalists import settle, told
 from mixopt.inspection import describe_pool
 from mixopt.lineup import Request, default_rows, requests_of, run_requests, soups_of_soups
 from mixopt.listener import Listener, TrialEvent
@@ -36,9 +35,9 @@ from mixopt.methods import Choice
 from mixopt.metrics import smoothed
 from mixopt.mix import Recipe
 from mixopt.objective import SEARCH
-from mixopt.report import Failure, Row, best_row, make_report
+from mixopt.report import FINALISTS, Failure, Row, best_row, make_report
 from mixopt.runfolder import RunFolder
-from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
+from mixopt.spec import AUTO, POOL_FILE, DataSpec, StudySpec, load_spec
 from mixopt.stages import (
     DIMENSIONS,
     announce,

@@ -610,3 +610,16 @@ def test_metadata_of_other_kinds_is_empty_and_of_a_damaged_file_an_error(tmp_pat
 def test_prefixes_go_from_safetensors_too(tmp_path: Path) -> None:
     save_file({"module.a": torch.ones(2), "module.b": torch.zeros(1)}, tmp_path / "x.safetensors")
     assert set(checkpoints.read(tmp_path / "x.safetensors").tensors) == {"a", "b"}
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.ones(2)}, path)
+    for error, told in ((PermissionError("Permission denied"), "Permission denied"), (MemoryError(), "MemoryError")):
+
+        def fails(*_: Any, error: BaseException = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(torch, "load", fails)
+        with pytest.raises(CheckpointError, match=rf"cannot be read \({told}\); check"):
+            checkpoints.read(path)

@@ -14,6 +14,7 @@ from mixopt.metrics import METRICS, Labels, Losses, Metric, smoothed
 
 CONFIDENCE = 0.95
 RESAMPLES = 999
+# The best by a noisy score are the best and the luckiest; more of them leave the last choice more to luck too.
 FINALISTS = 5
 REFERENCES = ("individual", "greedy")
 Correct = NDArray[np.bool_]
