@@ -78,6 +78,12 @@ def _scored(name: str, entry: Entry, objective: Objective) -> Row | Failure:
     return make_row(name, entry.choice, objective, entry.tally, outcomes, metrics, entry.peak_memory)
 
 
+def samples_of(mix: Mix, objective: Objective) -> Samples:
+    """What a mix does on every sample of the selection split."""
+    found = objective.whole().score(mix).outcomes
+    return Samples(objective.evaluators[SEARCH].split.labels, found.predicted, found.losses)
+
+
 def make_row(
     name: str,
     choice: Choice | Ensemble,

@@ -48,8 +48,10 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
     """Choose among candidates by the samples after the steering ones, paired with the start's.
 
     The candidate with the largest mean gain is taken as far as the evidence carries: its step from the start is
-    multiplied by ``1 - (error / gain)**2``, and by 0 where the gain is below its standard error: the positive-part
-    James-Stein factor (James and Stein 1961) for one mean. Where there is nothing to confirm by, the first candidate.
+    multiplied by ``1 - k * (error / gain)**2``, or by 0 where that is negative: the positive-part James-Stein factor
+    (James and Stein 1961) for one mean, with ``k`` of 1. The best of n is also the luckiest, so ``k`` is ``2 ln n``
+    where that is more, the square of the universal threshold (Donoho and Johnstone 1994). Where there is nothing to
+    confirm by, the first candidate is chosen.
 
     Where the shifted images weigh in the signal, those made from the samples that confirm do so with them, at the
     weights of the two. Other splits steer whole, and confirm nothing.
@@ -65,6 +67,7 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
         return Settled(candidates[0], 0, 1.0, math.nan, math.nan)
     reference = whole.score(start)
     best, lost = Settled(start, None, 0.0, 0.0, math.nan), 0
+    luck = max(1.0, 2 * math.log(len(candidates)))
     for number, mix in enumerate(candidates):
         try:
             gains = _gains(objective, whole.score(mix), reference)
@@ -74,7 +77,7 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
         gain = float(gains.mean())
         error = math.sqrt(float(np.sum(np.square(gains - gain))) / (len(gains) * max(1, len(gains) - 1)))
         if gain > best.gain:
-            share = 1 - (error / gain) ** 2
+            share = 1 - luck * (error / gain) ** 2
             best = Settled(mix, number, share if share > ROUNDING else 0.0, gain, error)
     objective.tally.asked.update(whole.tally.asked)
     objective.tally.computed += whole.tally.computed

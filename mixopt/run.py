@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from mixopt.assemble import (
     open_splits,
     resolve_device,
 )
-from mixopt.crowning import base_entry, crown, make_row, score_rows
+from mixopt.crowning import base_entry, crown, make_row, samples_of, score_rows
 from mixopt.ensembles import ENSEMBLES
 from mixopt.errors import MixoptError, RunError, SpecError, listing, names
 from mixopt.evaluator import FP32, Evaluator
@@ -34,7 +34,8 @@ from mixopt.listener import Listener, TrialEvent
 from mixopt.methods import Choice
 from mixopt.metrics import smoothed
 from mixopt.mix import Recipe
-from mixopt.objective import SEARCH
+from mixopt.objective import SEARCH, Tally
+from mixopt.refit import refit
 from mixopt.report import FINALISTS, Failure, Row, best_row, make_report
 from mixopt.runfolder import RunFolder
 from mixopt.spec import AUTO, POOL_FILE, DataSpec, StudySpec, load_spec
@@ -44,6 +45,7 @@ from mixopt.stages import (
     announce_search,
     check_plan,
     greedy_defaults,
+    learned_start,
     make_space,
     run_baselines,
     start_tally,
@@ -345,14 +347,19 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     tally = tally.merged(counted.tally)
     number = 0 if settled.chosen is None else list(best)[settled.chosen]
     listener.say(told(settled, number, objective), False)
-    mix = settled.mix
+    learned = learned_start(spec, objective, baselines) if spec.refit == "on" else None
+    refitted = refit(assembly, learned, start, settled.mix, spec.seed, listener) if learned else None
+    mix, more = refitted or (settled.mix, Tally())
+    tally = tally.merged(more)
     crowned = crown(spec, assembly, folder, SEARCH, mix, listener)
-    choice = Choice(mix, notes={"trial": number, "share": settled.share, **settled.evidence})
-    row = make_row(SEARCH, choice, objective, tally, crowned.outcomes, crowned.metrics)
+    notes = {"trial": number, "share": settled.share, **settled.evidence, "refit": refitted is not None}
+    row = make_row(SEARCH, Choice(mix, notes=notes), objective, tally, crowned.outcomes, crowned.metrics)
+    # What all samples taught cannot be compared with others by some of them: the mix before is, in its place.
+    before = row if refitted is None else replace(row, samples={SEARCH: samples_of(settled.mix, objective)})
     facts = {
         "command": "search",
         # The search's own row wins over its start, where the two are equal.
-        "best": best_row([row, *_made(rows)], spec.metric, objective.samples),
+        "best": best_row([before, *_made(rows)], spec.metric, objective.samples),
         "verification": {"trial": number, **crowned.verification},
         **_select_facts(spec, assembly),
         "trials": searching.count_states(study),

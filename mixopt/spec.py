@@ -88,6 +88,8 @@ class StudySpec(BaseModel):
             images, or ``auto``, the better of the two on the uniform soup.
         confirm: The share of the selection split, the last of the fixed order, that steers no method; the last choice
             is made by it. 0 steers by all.
+        refit: Whether a start that the gradient learned is learned again, from all selection samples, once the last
+            choice is made.
         limit: Use only the first so many images of the selection split.
         timeout: Stop asking for trials after so many seconds.
         seed: Of the samplers.
@@ -132,6 +134,7 @@ class StudySpec(BaseModel):
     shifts: str = "none"
     batchnorm: Literal["average", "recompute", "auto"] = "auto"
     confirm: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    refit: Literal["on", "off"] = "on"
     limit: Annotated[int, Field(ge=1)] | None = None
     timeout: Annotated[float, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0

@@ -294,8 +294,7 @@ def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
     Raises:
         PoolError: The recipe uses a checkpoint that the pool does not hold, or other tensors.
     """
-    name = best_baseline(objective, baselines) if spec.start == "best" else spec.start
-    name = LEARNED if name == "learned" else name
+    name = _start_name(spec, objective, baselines)
     if name in baselines:
         mix = baselines[name].mix
         if mix is not None:
@@ -316,6 +315,17 @@ def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
     filled = [number for number, (_, tensors) in enumerate(kept) if tensors]
     groups = Groups(tuple(kept[number] for number in filled))
     return Mix(groups, pool.columns, rows[filled])
+
+
+def learned_start(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Request | None:
+    """The row that the search starts from, where the gradient learned it."""
+    started = not spec.sources and _start_name(spec, objective, baselines) == LEARNED
+    return baselines[LEARNED].request if started else None
+
+
+def _start_name(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> str:
+    name = best_baseline(objective, baselines) if spec.start == "best" else spec.start
+    return LEARNED if name == "learned" else name
 
 
 def start_tally(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Tally:

@@ -29,7 +29,7 @@ LAYERS = (
     {"methods", "search", "assemble", "saving"},
     {"ensembles", "finalists"},
     {"lineup"},
-    {"crowning", "stages"},
+    {"crowning", "refit", "stages"},
     {"run"},
     {"demo"},
     {"cli", "__main__"},

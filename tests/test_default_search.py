@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from mixopt import DataError, Listener, Objective, SpecError, load_spec, open_objective, run
+from mixopt import DataError, Listener, Objective, ScoreError, SpecError, load_spec, open_objective, run
 from mixopt.evaluator import Evaluator
+from mixopt.finalists import Settled
 from mixopt.groups import make_groups
-from mixopt.mix import constant
+from mixopt.mix import Mix, combine, constant
 from mixopt.race import hopeless
 from mixopt.run import SearchResult
 from mixopt.saving import load_recipe
@@ -60,7 +62,7 @@ def test_report_of_a_search_with_all_defaults(searched: SearchResult) -> None:
     assert "first/base" in report["space"]["labels"]
     notes = rows["search"]["notes"]
     assert 0 <= notes["share"] <= 1
-    assert (notes["share"] > 0) == (searched.recipe.mix != start_of(searched.folder))
+    assert (notes["share"] > 0 or notes["refit"]) == (searched.recipe.mix != start_of(searched.folder))
     assert all(len(row["metrics"]) == 3 and len(row["test"]) == 2 for row in rows.values())
     assert rows[LEARNED]["gradient_images"] == 3 * STEERING
     assert rows[LEARNED]["evaluations"] == 3
@@ -201,8 +203,69 @@ def test_confirm_0_takes_the_best_trial_of_all_samples(clip_pool_template: Path,
     best = max(trials, key=lambda trial: (trial.value or 0.0, -trial.number))
     assert result.recipe.mix.coefficients.tolist() == best.user_attrs["coefficients"]
     assert {trial.user_attrs["images"] for trial in trials} == {SAMPLES}
-    assert rows_of(result)["search"]["notes"] == {"trial": best.number, "share": 1.0}
+    assert rows_of(result)["search"]["notes"] == {"trial": best.number, "share": 1.0, "refit": False}
     assert rows_of(result)["search"]["metrics"]["search"] == pytest.approx(best.user_attrs["metrics"], abs=1e-6)
+
+
+# Learning the start again
+
+
+def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    listener = Listener(say=lambda text, _: said.append(text))
+    options = options_of(clip_pool_template, tmp_path, start="learned", trials=1)
+    result = run.search(**options, listener=listener)
+    compared = run.compare(
+        clip_pool_template, methods=LEARNED, confirm=0, out=tmp_path / "all", cache=tmp_path / "cache", device="cpu"
+    )
+    assert result.recipe.mix == compared.recipe.mix
+    row = rows_of(result)["search"]
+    assert row["notes"]["refit"]
+    assert row["gradient_images"] == 3 * STEERING + 3 * SAMPLES
+    (told,) = [text for text in said if "learned again" in text]
+    assert f"from all {SAMPLES} selection samples" in told
+    assert f"the {HELD} held back" in told
+    without = run.search(**options, refit="off")
+    assert without.recipe.mix == start_of(without.folder)
+    assert not rows_of(without)["search"]["notes"]["refit"]
+    assert facts_of(without.folder) == facts_of(result.folder)
+
+
+def test_a_confirmed_step_is_taken_from_what_is_learned_again(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settled:
+        return Settled(combine([start, candidates[0]], [0.5, 0.5]), 0, 0.5, 0.1, 0.05)
+
+    monkeypatch.setattr("mixopt.run.settle", half)
+    options = options_of(clip_pool_template, tmp_path, start="learned", trials=4)
+    plain = run.search(**options, refit="off").recipe.mix
+    again = run.search(**options).recipe.mix
+    compared = run.compare(
+        clip_pool_template, methods=LEARNED, confirm=0, out=tmp_path / "all", cache=tmp_path / "cache", device="cpu"
+    )
+    start = start_of(tmp_path / "run")
+    assert plain != start, "control: a step is taken"
+    expected = combine([plain, compared.recipe.mix, start], [1, 1, -1])
+    assert again == expected
+
+
+def test_where_learning_again_fails_the_mix_stays(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Objective.gradient
+
+    def gradient(self: Objective, mix: Mix, samples: Any, scale: float = 1.0) -> Any:
+        if self.samples == SAMPLES:
+            raise ScoreError("the loss is not finite")
+        return real(self, mix, samples, scale)
+
+    monkeypatch.setattr(Objective, "gradient", gradient)
+    warned: list[str] = []
+    listener = Listener(say=lambda text, warns: warned.append(text) if warns else None)
+    result = run.search(**options_of(clip_pool_template, tmp_path, start="learned", trials=1), listener=listener)
+    assert result.recipe.mix == start_of(result.folder)
+    assert any("not learned again" in text and "the loss is not finite" in text for text in warned)
 
 
 def test_a_comparison_holds_samples_back_too(clip_pool_template: Path, run_options: dict[str, Any]) -> None:

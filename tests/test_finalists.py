@@ -56,11 +56,22 @@ def test_the_candidate_that_gains_most_is_taken_as_far_as_the_evidence_carries(
     error = gains.std(ddof=1) / np.sqrt(held)
     assert settled.chosen == 1
     assert settled.gain == pytest.approx(gains.mean())
-    assert settled.share == pytest.approx(1 - (error / gains.mean()) ** 2)
+    assert settled.share == pytest.approx(1 - 2 * np.log(2) * (error / gains.mean()) ** 2)
     expected = (1 - settled.share) * start.coefficients + settled.share * better.coefficients
     np.testing.assert_allclose(settled.mix.coefficients, expected)
     assert objective.tally.images == 3 * len(objective.evaluators["search"].split)
     assert "lies" in told(settled, 7, objective)
+
+
+def test_the_best_of_many_needs_more_evidence_than_one_alone(objective: Objective, pretend: Any) -> None:
+    held = len(objective.evaluators["search"].split) - objective.steering
+    start, candidate = pretend(held // 2, held // 2 + 2)  # a gain of 1.4 standard errors
+    alone = settle(objective, start, [candidate])
+    assert alone.chosen == 0
+    assert 0 < alone.share < 1
+    among = settle(objective, start, [candidate] * 5)
+    assert among.gain == alone.gain
+    assert among.mix == start
 
 
 @pytest.mark.parametrize("more", [0, 1, -5])

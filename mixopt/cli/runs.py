@@ -42,6 +42,12 @@ def search(
     greedy_rule: shared.GreedyRule = None,
     batchnorm: shared.BatchNorm = None,
     confirm: shared.Confirm = None,
+    refit: Annotated[
+        str | None,
+        option(
+            CHOICE, "on learns a learned start again from all samples, after the last choice; or off. (default: on)"
+        ),
+    ] = None,
     sampler: Annotated[
         str | None, option(SEARCH, "cmaes, tpe, gp, random, or package.module:Class. (default: cmaes)")
     ] = None,
@@ -96,6 +102,7 @@ def search(
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
         "select": select_of(select), "shifts": shifts,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm,
+        "refit": refit,
         "sampler": sampler, "population": population, "groups": groups, "space": space, "race": race,
         "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed, "device": device,
         "batch_size": batch_size, "precision": precision, "compile": compile_, "stack": stack, "dtype": dtype,

@@ -1,18 +1,25 @@
 """Which learned soup generalises, and which signal tells: cross-validated on the selection split alone.
 
     OMP_NUM_THREADS=1 python studies/cifar10/learner.py learn --models DIR [--folds 5] [--rows block:cosine,...]
+    OMP_NUM_THREADS=1 python studies/cifar10/learner.py samples --models DIR [--rows block:cosine,...]
     OMP_NUM_THREADS=1 python studies/cifar10/learner.py signal --models DIR [--mixes 90]
+    OMP_NUM_THREADS=1 python studies/cifar10/learner.py ceiling --models DIR --test NAME [--rows block:cosine,...]
 
 ``learn``: every row is learned on all folds but one and scored on that one; differences to the first row are paired.
-``signal``: mixes around a learned soup are scored on four fifths and on the other fifth of the split, 40 times at
+``samples``: every row is learned on 1,000, 2,000, ... samples of all folds but one and scored on that one: what more
+samples are worth. ``signal``: mixes around a learned soup are scored on four fifths and on the other fifth of the split, 40 times at
 random; how accuracy, loss and the two together on the former correlate with accuracy on the latter. No test split is
-opened. Prints a table and one JSON line.
+opened. ``ceiling`` chooses nothing: every row is learned on the selection split and one half of a test split, and
+scored on the other half (what more samples of that very distribution would give), and learned on the whole test split
+and scored there (what the best mix of that kind could at most score). Prints a table and one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -83,6 +90,63 @@ def cross_validate(objective: Objective, rows: list[str], count: int) -> dict[st
     return found
 
 
+def by_samples(objective: Objective, rows: list[str], step: int = 1000) -> dict[str, Any]:
+    """Held-out accuracy and loss of every row by the number of samples it was learned from, over five folds."""
+    labels = objective.evaluators["search"].split.labels
+    folds = np.array_split(np.arange(len(labels)), 5)
+    found: dict[str, Any] = {}
+    for name in rows:
+        first: NDArray[np.float64] | None = None
+        for size in range(step, len(labels) - len(folds[0]) + 1, step):
+            hits, losses = [], []
+            for fold, held in enumerate(folds):
+                rest = np.random.default_rng(fold).permutation(np.setdiff1d(np.arange(len(labels)), held))[:size]
+                outcomes = objective.score(learned(objective, name, np.sort(rest))).outcomes
+                hits.append((outcomes.predicted == labels)[held])
+                losses.append(outcomes.losses[held])
+            lost = np.concatenate(losses)
+            first = lost if first is None else first
+            values = (np.concatenate(hits).mean(), lost.mean(), (lost - first).mean(), (lost - first).std())
+            accuracy, nll, change, spread = map(float, values)
+            error = spread / np.sqrt(len(lost))
+            found.setdefault(name, {})[size] = {"accuracy": accuracy, "nll": nll, "nll_change": change, "error": error}
+            print(f"| {name} | {size:,} | {accuracy:.4f} | {nll:.4f} | {change:+.4f} ± {error:.4f} |", flush=True)
+    return found
+
+
+def ceiling(objective: Objective, rows: list[str], selection: int) -> dict[str, Any]:
+    """Accuracies on the samples after the selection split's, which stand in one split behind those.
+
+    Args:
+        objective: Of a split that holds both.
+        rows: What to learn.
+        selection: How many samples the selection split has.
+    """
+    labels = objective.evaluators["search"].split.labels
+    own, test = np.arange(selection), np.arange(selection, len(labels))
+    halves = test[::2], test[1::2]
+
+    def right(name: str, numbers: Numbers) -> NDArray[np.bool_]:
+        return np.asarray(objective.score(learned(objective, name, numbers)).outcomes.predicted == labels)
+
+    found: dict[str, Any] = {}
+    for name in rows:
+        crossed = [right(name, np.concatenate([own, half]))[other].mean() for half, other in (halves, halves[::-1])]
+        values = (right(name, own)[test].mean(), np.mean(crossed), right(name, test)[test].mean())
+        found[name] = dict(zip(("selection", "selection and half", "test itself"), map(float, values), strict=True))
+        print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in found[name].values()) + " |", flush=True)
+    return found
+
+
+def joined(first: Path, second: Path, folder: Path) -> Path:
+    """One split of the samples of two."""
+    with np.load(first) as one, np.load(second) as other:
+        arrays = {key: np.concatenate([one[key], other[key]]) for key in ("x", "y")}
+        arrays |= {key: one[key] for key in one.files if key not in arrays}
+    np.savez(folder / "both.npz", **arrays)
+    return folder / "both.npz"
+
+
 def correlate(objective: Objective, mixes: int) -> dict[str, Any]:
     """Correlations over mixes around a learned soup."""
     labels = objective.evaluators["search"].split.labels
@@ -120,18 +184,37 @@ def correlate(objective: Objective, mixes: int) -> dict[str, Any]:
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["learn", "signal"])
+    parser.add_argument("kind", choices=["learn", "samples", "signal", "ceiling"])
     parser.add_argument("--models", required=True)
     parser.add_argument("--cache")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--mixes", type=int, default=90)
+    parser.add_argument("--test", default="test", help="ceiling: which test split")
     options = parser.parse_args()
-    given = {"models": options.models, "confirm": 0.0, "data": {"test": {}}, "cache": options.cache}
-    objective = open_objective(load_spec(given))
-    if options.kind == "learn":
+    rows = options.rows.split(",")
+    given: dict[str, Any] = {"models": options.models, "confirm": 0.0, "data": {"test": {}}, "cache": options.cache}
+    if options.kind == "ceiling":
+        data = load_spec({"models": options.models}).data
+        if data.search is None or options.test not in data.test:
+            parser.error(f"--test {options.test}: the pool has {', '.join(data.test)}, and needs a selection split")
+        with tempfile.TemporaryDirectory() as folder:
+            given["data"] = {"search": joined(data.search, data.test[options.test], Path(folder)), "test": {}}
+            objective = open_objective(load_spec(given))
+        with np.load(data.search) as arrays:
+            selection = len(arrays["y"])
+    else:
+        objective = open_objective(load_spec(given))
+    if options.kind == "samples":
+        print("| row | samples | accuracy | nll | nll less the first row's |\n|---|---|---|---|---|")
+        found = by_samples(objective, rows)
+    elif options.kind == "ceiling":
+        print("| row | from the selection split | and from half of the test split | from the test split itself |")
+        print("|---|---|---|---|")
+        found = ceiling(objective, rows, selection)
+    elif options.kind == "learn":
         print("| row | accuracy | nll | nll less the first row's | standard error |\n|---|---|---|---|---|")
-        found = cross_validate(objective, options.rows.split(","), options.folds)
+        found = cross_validate(objective, rows, options.folds)
     else:
         print("| mixes | accuracy | loss | accuracy - loss |\n|---|---|---|---|")
         found = correlate(objective, options.mixes)

@@ -1,0 +1,59 @@
+"""The last step of a search: what its start learned by gradient is learned again, from all selection samples.
+
+Samples held back choose between mixes; once they have, they teach as well. What more samples are worth to a learned
+soup is measured in studies/.
+"""
+
+from __future__ import annotations
+
+from mixopt.assemble import Assembly
+from mixopt.errors import MixoptError
+from mixopt.lineup import Request, run_requests
+from mixopt.listener import Listener
+from mixopt.mix import Mix, combine
+from mixopt.objective import SEARCH, Tally
+
+
+def refit(
+    assembly: Assembly, learned: Request, start: Mix, mix: Mix, seed: int, listener: Listener
+) -> tuple[Mix, Tally] | None:
+    """A search's mix with its learned start replaced by the one that all selection samples teach.
+
+    The mix's step from the start stays as it is. Where learning fails, or the new mix's scores are not finite, a
+    warning says so.
+
+    Args:
+        assembly: Gives the gradients.
+        learned: The row that the search started from.
+        start: Its mix.
+        mix: What the search chose.
+        seed: The run's.
+        listener: Told what came of it.
+
+    Returns:
+        The mix and what it took; None where no samples were held back, and where it failed.
+    """
+    objective = assembly.objective
+    whole = objective.whole()
+    if whole.samples == objective.samples:
+        return None
+    quiet = Listener(progress=listener.progress)
+    entry = run_requests(whole, {learned.name: learned}, seed=seed, device=assembly.device, listener=quiet)[
+        learned.name
+    ]
+    try:
+        if entry.error is not None or entry.mix is None:
+            raise entry.error or MixoptError(f"{learned.name} chose no mix")
+        again = entry.mix if mix == start else combine([mix, entry.mix, start], [1, 1, -1])
+        whole.score(again)
+    except MixoptError as error:
+        listener.say(f"not learned again from all selection samples (--refit): {error}; the mix stays as it was", True)
+        return None
+    held = whole.score(mix).outcomes.rest(objective.steering)
+    labels = objective.evaluators[SEARCH].split.labels[objective.steering :]
+    listener.say(
+        f"learned again from all {whole.samples:,} selection samples (--refit); before, its {objective.metric.name} on "
+        f"the {len(labels):,} held back was {objective.metric.of(labels, held):.4f}",
+        False,
+    )
+    return again, entry.tally
