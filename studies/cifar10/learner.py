@@ -7,11 +7,12 @@
 
 ``learn``: every row is learned on all folds but one and scored on that one; differences to the first row are paired.
 ``samples``: every row is learned on 1,000, 2,000, ... samples of all folds but one and scored on that one: what more
-samples are worth. ``signal``: mixes around a learned soup are scored on four fifths and on the other fifth of the split, 40 times at
-random; how accuracy, loss and the two together on the former correlate with accuracy on the latter. No test split is
-opened. ``ceiling`` chooses nothing: every row is learned on the selection split and one half of a test split, and
-scored on the other half (what more samples of that very distribution would give), and learned on the whole test split
-and scored there (what the best mix of that kind could at most score). Prints a table and one JSON line.
+samples are worth. ``signal``: mixes around a learned soup are scored on four fifths and on the other fifth of the
+split, 40 times at random; how accuracy, loss and the two together on the former correlate with accuracy on the latter.
+No test split is opened. ``ceiling`` chooses nothing: every row is learned on the selection split and one half of a
+test split, and scored on the other half (what more samples of that very distribution would give), and learned on the
+whole test split and scored there (what the best mix of that kind could at most score). Prints a table and one JSON
+line.
 """
 
 from __future__ import annotations
