@@ -134,10 +134,11 @@ class _Rules:
     images: int | None
 
     def left(self, objective: Objective) -> int:
-        """How many more mixes may be scored."""
+        """How many more mixes may be scored, each at what the dearest so far cost (BatchNorm statistics cost too)."""
         if self.images is None:
             return sys.maxsize
-        return max(0, self.images - objective.tally.images) // objective.samples
+        each = max(images for images, _ in objective.tally.asked.values())
+        return max(0, self.images - objective.tally.images) // each
 
     def calls(self, objective: Objective) -> int:
         """The function calls of the next pass."""
