@@ -1,14 +1,21 @@
 """What to search with: samplers, spaces and starts, on a recorded surrogate and for real.
 
     python benchmarks/search.py surrogate --models DIR [--space residual] [--points 300] [--seeds 20]
+    python benchmarks/search.py surrogate --grid --models DIR [--cells residual:learned,affine:greedy,...] [--points 70]
     python benchmarks/search.py real --models DIR [--configs default,gp,...] [--trials 200] [--seeds 5]
 
-``surrogate`` scores random points of a space on the steering samples, fits a quadratic (ridge) to the signal, checks it
-on points that it was not fitted to, and lets every sampler search it: the regret, which is how far the best point found
-is from the best that any run found, in units of the signal. ``real`` runs whole searches. What chooses between them is
-``held``: the gain over the start of the best trial on the samples held back, which steered nothing; no test split is
-opened. It tells too what racing spared, and whether a trial that was given up would have been the best after all. The
-two kinds of result are printed as tables of their own, and as one JSON line.
+``surrogate`` scores the start and random points of a space on the steering samples (cached: a run that was stopped goes
+on), fits a ridge regression to the signal (its terms, linear, with squares or with all products, and its strength by
+cross-validation), checks it on a fifth of the points that it was not fitted to, and lets every sampler search it: the
+regret is how far the best point found is from the best that any run found, in units of the signal. With ``--grid``, all
+that for every space and start, with the surrogate's value reached beside the regret. All values are of the same signal
+on the same steering samples, but each surrogate has an error of its own, larger where it explains less and far from
+the points that it was fitted to: small differences between rows tell nothing.
+
+``real`` runs whole searches. What chooses between them is ``held``: the gain over the start of the best trial on the
+samples held back, which steered nothing; no test split is opened. It tells too what racing spared, and whether a trial
+that was given up would have been the best after all. The two kinds of result are printed as tables of their own, and as
+one JSON line.
 """
 
 from __future__ import annotations
@@ -16,30 +23,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import optuna
-from numpy.typing import NDArray
+from surrogate import GRID, grid, opened, run_study, show_grid, show_one
 
-from mixopt import load_spec, search
-from mixopt.assemble import Assembly, assemble
-from mixopt.evaluator import NO_OUTCOMES
+from mixopt import search
 from mixopt.finalists import settle
-from mixopt.listener import Listener
 from mixopt.metrics import smoothed
-from mixopt.mix import Mix
-from mixopt.objective import SEARCH, Objective, Score
-from mixopt.spaces import Space
-from mixopt.spec import StudySpec
-from mixopt.stages import make_space, run_baselines
-from mixopt.stopwatch import Stopwatch
+from mixopt.objective import SEARCH
+from mixopt.stages import make_space
 
-SAMPLERS = ("cmaes", "tpe", "gp", "random")
 CONFIGS: dict[str, dict[str, Any]] = {
     "default": {},
     "tpe": {"sampler": "tpe"},
@@ -55,115 +51,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "greedy simplex": {"start": "greedy", "space": "simplex"},
     "uniform affine": {"start": "uniform", "space": "affine", "radius": 0.1},
 }
-Floats = NDArray[np.float64]
-
-
-class Surrogate:
-    """A quadratic of a point, in the place of an objective.
-
-    Args:
-        space: Whose points it is of.
-        points: ``[n, dims]`` that were scored.
-        values: ``[n]`` their signal.
-        direction: Which way is better.
-    """
-
-    def __init__(self, space: Space, points: Floats, values: Floats, direction: Any) -> None:
-        self.stopwatch = Stopwatch()
-        self.metric = self.signal = direction
-        self.samples = 0
-        self._space = space
-        terms = quadratic(points)
-        self._centre = float(values.mean())
-        # A ridge that the scale of the terms makes weak; the linear ones are free of correlation by design.
-        self._weights = np.linalg.solve(
-            terms.T @ terms + 1e-3 * np.eye(terms.shape[1]), terms.T @ (values - self._centre)
-        )
-
-    def at(self, points: Floats) -> Floats:
-        """The signal at points ``[n, dims]``, ``[n]``."""
-        return np.asarray(self._centre + quadratic(points) @ self._weights)
-
-    def score(self, mix: Mix) -> Score:
-        """The score of a mix of the space."""
-        point = self._space.from_mix(mix)
-        value = float(self.at(np.zeros((1, self._space.dims)) if point is None else point[None])[0])
-        return Score(value, {self.metric.name: value}, NO_OUTCOMES, 1.0, cached=True, signal=value)
-
-
-def quadratic(points: Floats) -> Floats:
-    """1, every coordinate, and every product of two: ``[n, dims]`` to ``[n, terms]``."""
-    first, second = np.triu_indices(points.shape[1])
-    return np.hstack([np.ones((len(points), 1)), points, points[:, first] * points[:, second]])
-
-
-def opened(options: dict[str, Any]) -> tuple[StudySpec, Assembly, Space]:
-    """A pool, and the space that a search of it would have."""
-    spec = load_spec(options)
-    assembly = assemble(spec, Listener())
-    if spec.signal == "smooth":
-        assembly.objective.signal = smoothed(assembly.objective.metric)
-    baselines = run_baselines(spec, assembly, Listener())
-    return spec, assembly, make_space(spec, assembly.objective, baselines)
-
-
-def run_study(objective: Any, space: Space, spec: StudySpec, seed: int, race: bool) -> optuna.Study:
-    """A search without a run folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        storage = search.open_storage(Path(folder) / "study.journal", None)
-        study = search.open_study(storage, "benchmark", objective.signal.direction)
-        search.run_trials(
-            study,
-            objective,
-            space,
-            sampler=spec.sampler,
-            trials=spec.trials,
-            seed=seed,
-            population=spec.population,
-            race=race,
-        )
-        memory = optuna.create_study(direction=objective.signal.direction)
-        memory.add_trials(study.get_trials(deepcopy=False))
-    return memory
-
-
-def surrogate(options: dict[str, Any], points: int, seeds: int) -> dict[str, Any]:
-    """Record, fit, check, and let every sampler search."""
-    spec, assembly, space = opened(options)
-    objective = assembly.objective
-    random = np.random.default_rng(0)
-    drawn = random.uniform(-1, 1, (points, space.dims)) * random.uniform(0.1, 1, (points, 1))
-    values = np.array([objective.score(space.to_mix(point)).signal for point in drawn])
-    fitted = max(1, 4 * points // 5)
-    checked = Surrogate(space, drawn[:fitted], values[:fitted], objective.signal).at(drawn[fitted:])
-    truth = values[fitted:]
-    explained = 1 - float(np.sum((truth - checked) ** 2) / np.sum((truth - truth.mean()) ** 2))
-    fit = Surrogate(space, drawn, values, objective.signal)
-    found: dict[str, list[list[float]]] = {}
-    for sampler in SAMPLERS:
-        for seed in range(seeds):
-            # GP takes half a second or more to ask.
-            one = spec.model_copy(update={"sampler": sampler, "trials": spec.trials // (2 if sampler == "gp" else 1)})
-            study = run_study(cast(Objective, fit), space, one, seed, race=False)
-            told = np.array([trial.value for trial in study.get_trials(deepcopy=False)])
-            found.setdefault(sampler, []).append(np.maximum.accumulate(told).tolist())
-    best = max(curve[-1] for curves in found.values() for curve in curves)
-    stops = sorted({stop for stop in (25, 50, 100, 200) if stop < spec.trials} | {spec.trials})
-    regret = {
-        sampler: {
-            stop: best - float(np.mean([curve[stop - 1] for curve in curves]))
-            for stop in stops
-            if stop <= len(curves[0])
-        }
-        for sampler, curves in found.items()
-    }
-    start = float(fit.at(np.zeros((1, space.dims)))[0])
-    return {"dims": space.dims, "points": points, "explained": explained, "start": best - start, "regret": regret}
 
 
 def real(options: dict[str, Any], seed: int, audit: bool) -> dict[str, Any]:
     """One search."""
-    spec, assembly, space = opened({**options, "seed": seed})
+    spec, assembly, baselines = opened({**options, "seed": seed})
+    space = make_space(spec, assembly.objective, baselines)
     objective = assembly.objective.counting()
     started = time.perf_counter()
     study = run_study(objective, space, spec, seed, spec.race == "on")
@@ -217,13 +110,24 @@ def show_real(results: dict[str, list[dict[str, Any]]]) -> None:
         )
 
 
+def cells_of(text: str) -> list[tuple[str, str]]:
+    """Spaces and starts, from space:start,space:start,..."""
+    cells = [tuple(cell.split(":")) for cell in text.split(",")]
+    if wrong := [cell for cell in cells if len(cell) != 2]:
+        raise argparse.ArgumentTypeError(f"expected space:start,space:start,..., found {':'.join(wrong[0])}")
+    return [(space, start) for space, start in cells]
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["surrogate", "real"])
     parser.add_argument("--models", required=True)
     parser.add_argument("--cache", help="mixopt's; its own choice without")
+    parser.add_argument("--precision", help="mixopt's; its own choice without, measured anew by each run")
     parser.add_argument("--space", default="residual")
+    parser.add_argument("--grid", action="store_true", help="a surrogate for every space and start")
+    parser.add_argument("--cells", type=cells_of, default=GRID, help="those of the grid, space:start,space:start,...")
     parser.add_argument("--points", type=int, default=300)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=1)
@@ -232,22 +136,16 @@ def main(given: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     base: dict[str, Any] = {"models": options.models, "trials": options.trials, "data": {"test": {}}}
     base |= {} if options.cache is None else {"cache": options.cache}
+    base |= {} if options.precision is None else {"precision": options.precision}
     if options.kind == "surrogate":
-        found = surrogate({**base, "space": options.space}, options.points, options.seeds)
-        print(
-            f"surrogate: {found['dims']} dimensions, {found['points']} points, explains {found['explained']:.1%} of "
-            "the variance of points that it was not fitted to\n"
-        )
-        stops = list(next(iter(found["regret"].values())))
-        print("| sampler | " + " | ".join(f"regret at {stop}" for stop in stops) + " |\n|---|" + "---|" * len(stops))
-        print("| (the start) | " + " | ".join(f"{found['start']:.5f}" for _ in stops) + " |")
-        for sampler, regret in found["regret"].items():
-            print(
-                f"| {sampler} | "
-                + " | ".join(f"{regret[stop]:.5f}" if stop in regret else "-" for stop in stops)
-                + " |"
-            )
-        print(json.dumps({"benchmark": "search", "kind": "surrogate", "space": options.space, **found}))
+        cells = options.cells if options.grid else [(options.space, "best")]
+        rows = grid(base, cells, options.points, options.seeds)
+        if options.grid:
+            print(json.dumps({"benchmark": "search", "kind": "grid", "rows": show_grid(rows)}))
+        else:
+            found = next(rows)
+            show_one(found)
+            print(json.dumps({"benchmark": "search", "kind": "surrogate", **found}))
         return 0
     results: dict[str, list[dict[str, Any]]] = {}
     for name in options.configs.split(","):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
@@ -115,3 +116,27 @@ def test_search_on_a_surrogate_and_for_real(run: Run, clip_pool_template: Path, 
     runs = run("search", "real", *options, "--trials", "4", "--audit", "--configs", "default,greedy simplex")["runs"]
     assert list(runs) == ["default", "greedy simplex"]
     assert all(each[0]["spared"] == 1 and each[0]["wrong"] == 0 for each in runs.values())
+
+
+def test_a_grid_of_surrogates(run: Run, clip_pool_template: Path, tmp_path: Path) -> None:
+    options = ["--models", str(clip_pool_template), "--cache", str(tmp_path), "--precision", "fp32"]
+    small = ["--points", "12", "--seeds", "1", "--trials", "4", "--cells", "depth:learned,simplex:uniform"]
+    rows = run("search", "surrogate", "--grid", *options, *small)["rows"]
+    assert [(row["space"], row["from"]) for row in rows] == [("depth", "learned"), ("simplex", "uniform")]
+    for row in rows:
+        assert max(max(each.values()) for each in row["reached"].values()) == pytest.approx(row["best"])
+        assert row["best_scored"] >= row["start_scored"]
+
+
+@pytest.mark.parametrize(("terms", "dims"), [("linear", 40), ("diagonal", 6), ("quadratic", 4)])
+def test_a_surrogate_finds_the_function(monkeypatch: pytest.MonkeyPatch, terms: str, dims: int) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    surrogate: Any = importlib.import_module("surrogate")
+    random = np.random.default_rng(0)
+    points = random.uniform(-1, 1, (100, dims))
+    features = surrogate.TERMS[terms](points)
+    values = 3 + features @ random.normal(size=features.shape[1])
+    fit = surrogate.fitted(points, values)
+    assert fit.at(points) == pytest.approx(values, abs=0.01)
+    assert surrogate.explained(points, values) > 0.999
+    assert surrogate.explained(points, random.normal(size=100)) < 0.2

@@ -6,6 +6,7 @@ by default as in the author's code.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ def choose(
     passes: int = 3,
     phase2: bool = False,
     models: int | None = None,
+    images: int | None = None,
 ) -> Choice:
     """From the best down, fuse each column into the soup with one coefficient per component, found by COBYLA.
 
@@ -63,13 +65,15 @@ def choose(
         passes: 1 to 3: the first pass alone, a second where it was no worse, a third where the second gained enough.
         phase2: Afterwards optimise all coefficients together; kept where that is no worse.
         models: Inspect only so many of the best columns; None for all.
+        images: Stop before more than so many images have gone through models, and take the best soup so far; None for
+            no such end. The columns themselves are always scored.
 
     Raises:
         SpecError: An option is out of range, or there is no such group scheme.
     """
-    _check(prefix, budget, tolerance, spread, passes, models)
+    _check(prefix, budget, tolerance, spread, passes, models, images)
     parts = _parts(objective.pool, columns, _components(objective, prefix, groups))
-    rules = _Rules(tolerance, spread, passes, budget * len(parts.live))
+    rules = _Rules(tolerance, spread, passes, budget * len(parts.live), images)
     ranked = ranking(objective, columns)[:models]
     rows = {name: rows_on(columns[name], parts.groups) for name, _ in ranked}
     members, best = [ranked[0][0]], ranked[0][1]
@@ -79,6 +83,8 @@ def choose(
     near_misses: list[str] = []
     run = 0
     for name, _ in ranked[1:] if parts.live else []:
+        if rules.left(objective) < 1:
+            break
         tried = _try(objective, parts, (soup, rows[name]), best, len(members), rules)
         run += tried.passes
         if tried.accepted:
@@ -92,8 +98,9 @@ def choose(
     saved = budget * len(parts.dead) * run
     mix = columns[members[0]] if len(members) == 1 else Mix(parts.groups, parts.columns, soup)
     notes: dict[str, Any] = {}
-    if phase2 and len(members) > 1:
-        joint = _optimise_jointly(objective, parts, [rows[name] for name in members], coefficients, budget)
+    if phase2 and len(members) > 1 and rules.left(objective) >= 1:
+        most = min(budget * coefficients.size, rules.left(objective))
+        joint = _optimise_jointly(objective, parts, [rows[name] for name in members], coefficients, most)
         kept = objective.metric.at_least(joint.value, best)
         notes["phase2"] = {"value": joint.value, "kept": kept, "factors": joint.factors.tolist()}
         saved += budget * len(parts.dead) * len(members)
@@ -111,18 +118,31 @@ def choose(
         "passes_run": run,
         "dead": list(parts.dead),
         "saved_evaluations": saved,
+        **({"cut_short": rules.left(objective) < 1} if images is not None else {}),
     }
     return Choice(mix, curves={"manifold": curve}, notes=notes)
 
 
 @dataclass(frozen=True)
 class _Rules:
-    """The paper's tau and delta, the most passes, and the function calls of one pass."""
+    """The paper's tau and delta, the most passes, the function calls of one pass, and the images of the whole."""
 
     tolerance: float
     spread: float
     passes: int
     budget: int
+    images: int | None
+
+    def left(self, objective: Objective) -> int:
+        """How many more mixes may be scored, each at what the dearest so far cost (BatchNorm statistics cost too)."""
+        if self.images is None:
+            return sys.maxsize
+        each = max(images for images, _ in objective.tally.asked.values())
+        return max(0, self.images - objective.tally.images) // each
+
+    def calls(self, objective: Objective) -> int:
+        """The function calls of the next pass."""
+        return min(self.budget, self.left(objective))
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,22 +235,28 @@ def _try(
     value = score(lambdas)
     if not _reaches(metric, value, rules.tolerance, best):
         return _Tried(lambdas, value, passes=0, accepted=False)
+    if not rules.left(objective):
+        return _Tried(lambdas, value, passes=0, accepted=metric.at_least(value, best))
     margin = rules.spread * (1 - middle)
-    lambdas, value = optimise(score, metric, lambdas, (middle - margin, middle + margin), rules.budget)
+    bounds = (middle - margin, middle + margin)
+    lambdas, value = optimise(score, metric, lambdas, bounds, rules.calls(objective))
     if not metric.at_least(value, best):
         return _Tried(lambdas, value, passes=1, accepted=False)
     run, enough = 1, 1 + 0.3 * (1 - rules.tolerance)
-    while run < rules.passes:
-        before = value
-        lambdas, value = optimise(score, metric, np.clip(lambdas, *LATER_BOUNDS), LATER_BOUNDS, rules.budget)
+    while run < rules.passes and rules.left(objective):
+        before = lambdas, value
+        start = np.clip(lambdas, *LATER_BOUNDS)
+        lambdas, value = optimise(score, metric, start, LATER_BOUNDS, rules.calls(objective))
         run += 1
-        if not _reaches(metric, value, enough, before):
+        if not rules.left(objective) and metric.better(before[1], value):
+            lambdas, value = before  # a pass that was cut short replaces nothing better
+        if not _reaches(metric, value, enough, before[1]):
             break
     return _Tried(lambdas, value, run, accepted=True)
 
 
 def _optimise_jointly(
-    objective: Objective, parts: _Parts, rows: list[Coefficients], coefficients: Coefficients, budget: int
+    objective: Objective, parts: _Parts, rows: list[Coefficients], coefficients: Coefficients, calls: int
 ) -> _Joint:
     """Phase 2: a factor on every coefficient, all rescaled to sum to 1 per component."""
 
@@ -243,7 +269,7 @@ def _optimise_jointly(
         return objective.score(parts.weighted(rows, weights(factors))).value
 
     start = np.ones(coefficients.size)
-    factors, value = optimise(score, objective.metric, start, FACTOR_BOUNDS, budget * coefficients.size)
+    factors, value = optimise(score, objective.metric, start, FACTOR_BOUNDS, calls)
     found = weights(factors)
     return _Joint(parts.weighted(rows, found), value, factors.reshape(coefficients.shape), found)
 
@@ -293,7 +319,9 @@ def _varying(pool: Pool, columns: Mapping[str, Mix]) -> set[str]:
     }
 
 
-def _check(prefix: int, budget: int, tolerance: float, spread: float, passes: int, models: int | None) -> None:
+def _check(
+    prefix: int, budget: int, tolerance: float, spread: float, passes: int, models: int | None, images: int | None
+) -> None:
     wrong = [
         f"{option}: expected {expected}, found {found}"
         for option, found, fits, expected in (
@@ -303,6 +331,7 @@ def _check(prefix: int, budget: int, tolerance: float, spread: float, passes: in
             ("spread", spread, 0 < spread <= 1, "a number above 0 and up to 1"),
             ("passes", passes, passes in (1, 2, 3), "1, 2 or 3"),
             ("models", models, models is None or models >= 1, "1 or more columns"),
+            ("images", images, images is None or images >= 1, "1 or more images"),
         )
         if not fits
     ]

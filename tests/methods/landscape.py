@@ -17,7 +17,7 @@ from mixopt.builder import tensor_rows
 from mixopt.cache import Gradient
 from mixopt.groups import Groups, make_groups
 from mixopt.metrics import METRICS
-from mixopt.objective import Score
+from mixopt.objective import Score, Tally
 from mixopt.pool import Pool, open_pool
 from tests.conftest import random_states
 
@@ -78,6 +78,11 @@ class Landscape:
         self.asked.append(tensor_rows(mix, self.pool).tobytes())
         nothing: Any = None
         return Score(self.value(mix), {}, nothing, 0.0, cached=False)
+
+    @property
+    def tally(self) -> Tally:
+        """The distinct mixes scored so far."""
+        return Tally({rows.hex(): (self.samples, 0.0) for rows in self.asked})
 
     def gradient(self, mix: Mix, samples: NDArray[np.int64], scale: float = 1.0) -> Gradient:
         """As `mixopt.objective.Objective.gradient`, of the distance plus ``(scale - 1)^2``."""

@@ -292,6 +292,26 @@ def test_the_budget_is_kept_exactly(passes: int, pool: Pool, monkeypatch: pytest
         assert len(set(landscape.asked)) == 5 + screened_out + 6 * len(LIVE) * (4 - screened_out)
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "nll"])
+@pytest.mark.parametrize("mixes", [1, 5, 6, 7, 12, 30, 61])
+def test_it_can_be_cut_off_after_so_many_images(metric: str, mixes: int, pool: Pool) -> None:
+    landscape = Landscape(pool, metric=metric)
+    choice = chosen(landscape, images=mixes * landscape.samples, tolerance=0.5, budget=4, phase2=True)
+    # The columns themselves are always scored.
+    assert landscape.tally.evaluations <= max(mixes, len(pool.ingredients))
+    assert choice.notes["cut_short"]
+    assert choice.notes["value"] == landscape.value(choice.mix)
+    singles = [landscape.value(mix) for mix in ingredients_of(pool).values()]
+    best = max(singles) if metric == "accuracy" else min(singles)
+    assert landscape.metric.at_least(choice.notes["value"], best)
+
+
+def test_a_cut_that_is_not_reached_changes_nothing(pool: Pool) -> None:
+    free, capped = chosen(Landscape(pool), budget=4), chosen(Landscape(pool), budget=4, images=10**6)
+    assert capped.mix == free.mix
+    assert capped.notes == free.notes | {"cut_short": False}
+
+
 def test_two_runs_ask_the_same_mixes(pool: Pool) -> None:
     first, second = Landscape(pool, seed=4), Landscape(pool, seed=4)
     one = chosen(first, budget=8, tolerance=0.8, phase2=True)
@@ -474,6 +494,7 @@ def test_the_second_phase_has_its_own_budget_and_is_dropped_where_it_is_worse(
         ({"spread": 1.5}, "spread: .* found 1.5"),
         ({"passes": 4}, "passes: expected 1, 2 or 3, found 4"),
         ({"models": 0}, "models: expected 1 or more columns, found 0"),
+        ({"images": 0}, "images: expected 1 or more images, found 0"),
         ({"groups": "blocks"}, "groups: unknown group scheme 'blocks'; did you mean 'block'"),
         ({"groups": "99"}, "groups 99: expected a number from 1 to 7"),
         ({"passes": 0, "budget": -1}, r"manifold, 2 problems:\n  - budget.*\n  - passes"),

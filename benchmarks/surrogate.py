@@ -1,0 +1,273 @@
+"""A surrogate of a search: recorded scores of a space's points, a polynomial fitted to them, and samplers on it.
+
+Used by ``search.py surrogate``, for one space or for a grid of spaces and starts.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from mixopt import load_spec, search
+from mixopt.assemble import Assembly, assemble
+from mixopt.evaluator import NO_OUTCOMES
+from mixopt.lineup import Entry
+from mixopt.listener import Listener
+from mixopt.metrics import smoothed
+from mixopt.mix import Mix
+from mixopt.objective import Objective, Score
+from mixopt.spaces import Space
+from mixopt.spec import StudySpec
+from mixopt.stages import make_space, run_baselines
+from mixopt.stopwatch import Stopwatch
+
+SAMPLERS = ("cmaes", "tpe", "gp", "random")
+STOPS = (25, 50, 100, 200)
+# The learned soup lies off the simplex.
+GRID = tuple(
+    (space, start)
+    for space in ("residual", "simplex", "affine", "shared", "depth")
+    for start in ("learned", "greedy", "uniform")
+    if (space, start) != ("simplex", "learned")
+)
+STRENGTHS = np.logspace(-4, 4, 17)
+FOLDS = 5
+GP_TRIALS, GP_SEEDS = 4, 3  # GP takes half a second or more to ask: so many times fewer
+Floats = NDArray[np.float64]
+
+
+def linear(points: Floats) -> Floats:
+    """Every coordinate."""
+    return points
+
+
+def diagonal(points: Floats) -> Floats:
+    """Every coordinate and its square."""
+    return np.hstack([points, points**2])
+
+
+def quadratic(points: Floats) -> Floats:
+    """Every coordinate and every product of two: ``[n, dims]`` to ``[n, terms]``."""
+    first, second = np.triu_indices(points.shape[1])
+    return np.hstack([points, points[:, first] * points[:, second]])
+
+
+TERMS = {"linear": linear, "diagonal": diagonal, "quadratic": quadratic}
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A ridge regression on terms of a point.
+
+    Attributes:
+        terms: A key of `TERMS`.
+        strength: Of the ridge, on terms that were scaled to a deviation of 1.
+        centre: ``[terms]``, the terms' means.
+        scale: ``[terms]``, their deviations.
+        weights: ``[terms]``.
+        constant: The mean of the values.
+    """
+
+    terms: str
+    strength: float
+    centre: Floats
+    scale: Floats
+    weights: Floats
+    constant: float
+
+    def at(self, points: Floats) -> Floats:
+        """The value at points ``[n, dims]``, ``[n]``."""
+        return np.asarray(self.constant + (TERMS[self.terms](points) - self.centre) / self.scale @ self.weights)
+
+
+def ridge(terms: str, strength: float, points: Floats, values: Floats) -> Fit:
+    """A fit to values ``[n]`` at points ``[n, dims]``."""
+    raw = TERMS[terms](points)
+    centre, scale = raw.mean(axis=0), raw.std(axis=0) + 1e-12
+    design, wanted = (raw - centre) / scale, values - values.mean()
+    # In the space of the samples: there may be fewer of them than terms.
+    dual = np.linalg.solve(design @ design.T + strength * np.eye(len(values)), wanted)
+    return Fit(terms, strength, centre, scale, design.T @ dual, float(values.mean()))
+
+
+def fitted(points: Floats, values: Floats) -> Fit:
+    """The terms and the strength with the least error of 5-fold cross-validation, fitted to all."""
+    folds = np.array_split(np.arange(len(values)), min(FOLDS, len(values)))
+
+    def error(terms: str, strength: float) -> float:
+        errors = []
+        for fold in folds:
+            rest = np.setdiff1d(np.arange(len(values)), fold)
+            errors.append(ridge(terms, strength, points[rest], values[rest]).at(points[fold]) - values[fold])
+        return float(np.mean(np.concatenate(errors) ** 2))
+
+    terms, strength = min(
+        ((terms, float(each)) for terms in TERMS for each in STRENGTHS), key=lambda pair: error(*pair)
+    )
+    return ridge(terms, strength, points, values)
+
+
+def explained(points: Floats, values: Floats) -> float:
+    """The share of variance that a fit to four fifths explains on the last fifth, which chose nothing of it."""
+    most = max(2, 4 * len(values) // 5)
+    truth = values[most:]
+    found = fitted(points[:most], values[:most]).at(points[most:])
+    return 1 - float(np.sum((truth - found) ** 2) / np.sum((truth - truth.mean()) ** 2))
+
+
+class Surrogate:
+    """A fit in the place of an objective.
+
+    Args:
+        space: Whose points it is of.
+        fit: The signal at a point.
+        direction: Which way is better.
+    """
+
+    def __init__(self, space: Space, fit: Fit, direction: Any) -> None:
+        self.stopwatch = Stopwatch()
+        self.metric = self.signal = direction
+        self.samples = 0
+        self._space = space
+        self._fit = fit
+
+    def score(self, mix: Mix) -> Score:
+        """The score of a mix of the space."""
+        point = self._space.from_mix(mix)
+        value = float(self._fit.at(np.zeros((1, self._space.dims)) if point is None else point[None])[0])
+        return Score(value, {self.metric.name: value}, NO_OUTCOMES, 1.0, cached=True, signal=value)
+
+
+def opened(options: dict[str, Any]) -> tuple[StudySpec, Assembly, dict[str, Entry]]:
+    """A pool, and the baselines of a search of it."""
+    spec = load_spec(options)
+    assembly = assemble(spec, Listener())
+    if spec.signal == "smooth":
+        assembly.objective.signal = smoothed(assembly.objective.metric)
+    return spec, assembly, run_baselines(spec, assembly, Listener())
+
+
+def run_study(objective: Any, space: Space, spec: StudySpec, seed: int, race: bool) -> optuna.Study:
+    """A search without a run folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage = search.open_storage(Path(folder) / "study.journal", None)
+        study = search.open_study(storage, "benchmark", objective.signal.direction)
+        search.run_trials(
+            study,
+            objective,
+            space,
+            sampler=spec.sampler,
+            trials=spec.trials,
+            seed=seed,
+            population=spec.population,
+            race=race,
+        )
+        memory = optuna.create_study(direction=objective.signal.direction)
+        memory.add_trials(study.get_trials(deepcopy=False))
+    return memory
+
+
+def recorded(objective: Objective, space: Space, count: int) -> tuple[Floats, Floats]:
+    """The start and random points of the box, ``[count, dims]``, and the signal that scoring them gave, ``[count]``.
+
+    The first points of more of them are the same.
+    """
+    random = np.random.default_rng(0)
+    others = [random.uniform(-1, 1, space.dims) * random.uniform(0.1, 1) for _ in range(count - 1)]
+    points = np.array([np.zeros(space.dims), *others])
+    values = []
+    for number, point in enumerate(points, start=1):
+        values.append(objective.score(space.to_mix(point)).signal)
+        if number % 10 == 0:
+            print(f"{number} of {count} points scored", file=sys.stderr, flush=True)
+    return points, np.array(values)
+
+
+def one(spec: StudySpec, objective: Objective, baselines: dict[str, Entry], points: int, seeds: int) -> dict[str, Any]:
+    """Record, fit, check, and let every sampler search: the space and the start that the spec names."""
+    space = make_space(spec, objective, baselines)
+    drawn, values = recorded(objective, space, points)
+    fit = fitted(drawn, values)
+    stand_in = cast(Objective, Surrogate(space, fit, objective.signal))
+    best_so_far: dict[str, Floats] = {}
+    for sampler in SAMPLERS:
+        slow = sampler == "gp"
+        changes = {"sampler": sampler, "trials": max(1, spec.trials // (GP_TRIALS if slow else 1))}
+        told = []
+        for seed in range(max(1, seeds // (GP_SEEDS if slow else 1))):
+            study = run_study(stand_in, space, spec.model_copy(update=changes), seed, race=False)
+            told.append([float(trial.value or 0.0) for trial in study.get_trials(deepcopy=False)])
+        best_so_far[sampler] = np.maximum.accumulate(np.array(told), axis=1)
+        print(f"{spec.space} from {spec.start}: {sampler} searched", file=sys.stderr, flush=True)
+    best = max(float(curves.max()) for curves in best_so_far.values())
+    stops = sorted({stop for stop in STOPS if stop < spec.trials} | {spec.trials, max(1, spec.trials // GP_TRIALS)})
+    reached = {
+        sampler: {stop: float(curves[:, stop - 1].mean()) for stop in stops if stop <= curves.shape[1]}
+        for sampler, curves in best_so_far.items()
+    }
+    return {
+        "space": spec.space,
+        "from": spec.start,
+        "dims": space.dims,
+        "points": points,
+        "terms": fit.terms,
+        "explained": explained(drawn, values),
+        "start_scored": float(values[0]),
+        "start": float(fit.at(drawn[:1])[0]),
+        "best_scored": float(values.max()),
+        "best": best,
+        "reached": reached,
+        "regret": {name: {stop: best - value for stop, value in each.items()} for name, each in reached.items()},
+    }
+
+
+def grid(
+    options: dict[str, Any], cells: Sequence[tuple[str, str]], points: int, seeds: int
+) -> Iterator[dict[str, Any]]:
+    """The same for spaces and starts of one pool, one by one."""
+    specs = [load_spec({**options, "space": space, "start": start}) for space, start in cells]
+    _, assembly, baselines = opened(options)
+    for spec in specs:
+        yield one(spec, assembly.objective, baselines, points, seeds)
+
+
+def show_one(found: dict[str, Any]) -> None:
+    """Print the regret of every sampler in one space."""
+    print(
+        f"surrogate: {found['dims']} dimensions, {found['points']} points, {found['terms']} terms, explains "
+        f"{found['explained']:.1%} of the variance of points that it was not fitted to\n"
+    )
+    stops = list(found["regret"]["random"])
+    print("| sampler | " + " | ".join(f"regret at {stop}" for stop in stops) + " |\n|---|" + "---|" * len(stops))
+    print("| (the start) | " + " | ".join(f"{found['best'] - found['start']:.5f}" for _ in stops) + " |")
+    for sampler, regret in found["regret"].items():
+        cells = [f"{regret[stop]:.5f}" if stop in regret else "-" for stop in stops]
+        print(f"| {sampler} | " + " | ".join(cells) + " |")
+
+
+def show_grid(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Print what every sampler reached in every space from every start, and its regret there, row by row."""
+    found: list[dict[str, Any]] = []
+    for each in rows:
+        if not found:
+            last = [f"{sampler}, {max(each['reached'][sampler])} trials" for sampler in SAMPLERS]
+            heads = ["space", "start", "dims", "points", "terms", "explained", "start, scored", "start"]
+            heads += ["best point scored", "best of all runs", *last]
+            print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
+        found.append(each)
+        cells = [each["space"], each["from"], str(each["dims"]), str(each["points"]), each["terms"]]
+        cells += [f"{each['explained']:.1%}"]
+        cells += [f"{each[key]:.4f}" for key in ("start_scored", "start", "best_scored", "best")]
+        for sampler in SAMPLERS:
+            stop = max(each["reached"][sampler])
+            cells.append(f"{each['reached'][sampler][stop]:.4f} ({each['regret'][sampler][stop]:.4f})")
+        print("| " + " | ".join(cells) + " |", flush=True)
+    return found

@@ -1,0 +1,90 @@
+"""The studies' scripts run, on sizes that prove nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from mixopt import demo, run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def batchnorm(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "batchnorm"))
+    monkeypatch.chdir(ROOT)
+    return importlib.import_module("make_pool")
+
+
+@pytest.fixture
+def winning(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "winning"))
+    return importlib.import_module("run_study")
+
+
+def test_the_batchnorm_pool_is_one(batchnorm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn = demo.draw_hyperparameters
+    monkeypatch.setattr(demo, "draw_hyperparameters", lambda rng: replace(drawn(rng), epochs=2))
+    for folder in ("pool", "again"):
+        batchnorm.make_pool(tmp_path / folder, seed=1, ingredients=2, base=replace(demo.BASE, epochs=2))
+    files = {path.name: path.read_bytes() for path in (tmp_path / "pool").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    found = run.inspect(tmp_path / "pool")
+    assert found["problems"] == []
+    options: dict[str, Any] = {"cache": tmp_path / "cache", "out": tmp_path / "run", "limit": 100}
+    report = run.compare(tmp_path / "pool", methods="uniform", **options).report
+    assert list(report["methods"][-1]["test"]) == ["test", "inverted", "blurred", "noisy", "edges"]
+    with pytest.raises(SystemExit):
+        batchnorm.main([str(tmp_path / "pool")])
+
+
+def test_the_study_of_the_search(
+    winning: Any, clip_pool_template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--models", str(clip_pool_template), "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    command += ["--results", str(tmp_path / "results"), "--precision", "fp32", "--seeds", "2", "--trials", "4"]
+    command += ["--arms", "default,random", "--rows", "individual,greedy,ensemble,manifold:budget=2"]
+    command += ["--cut", "manifold:budget=2"]
+    assert not winning.main(command)
+    first = capsys.readouterr().out
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    images = [each["row"]["images"] for each in results["arms"]["default"]]
+    cut = results["rows"][-1]
+    assert cut["name"] == f"manifold:budget=2:images={round(np.mean(images))}"
+    assert cut["images"] <= np.mean(images)
+    for runs in results["arms"].values():
+        for each in runs:
+            (begin, start), *_, (end, best) = each["best_so_far"]
+            assert begin <= end == each["race"]["images"]
+            assert best >= start
+    assert "| **search, random** |" in first
+    assert "± " in first
+    ElementTree.parse(tmp_path / "results" / "best_so_far.svg")
+
+    (tmp_path / "runs" / "default-1.json").unlink()
+    assert not winning.main(command)
+    resumed = json.loads((tmp_path / "results" / "results.json").read_text())
+    again = resumed["arms"]["default"][1]
+    assert again["wall_seconds"] is None
+    assert again["row"]["search"] == results["arms"]["default"][1]["row"]["search"]
+    assert resumed["arms"]["random"] == results["arms"]["random"]
+
+
+def test_the_best_so_far_of_a_seed_is_read_between_its_steps(winning: Any) -> None:
+    show: Any = importlib.import_module("show")
+    curve = [[100.0, 0.5], [300.0, 0.7], [400.0, 0.7]]
+    assert show.steps(curve, np.array([100.0, 299.0, 300.0, 900.0])).tolist() == [0.5, 0.5, 0.7, 0.7]
+
+
+def test_the_interval_is_students(winning: Any) -> None:
+    show: Any = importlib.import_module("show")
+    assert show.spread([1.0, 2.0, 3.0], 2) == "2.00 ± 2.48"
+    assert show.spread([0.5]) == "0.5000"
