@@ -37,10 +37,10 @@ from mixopt.stages import (
     start_tally,
     study_facts,
 )
-from mixopt.verbs import build, evaluate, inspect
+from mixopt.verbs import build, evaluate, inspect, report
 from mixopt.version import __version__
 
-__all__ = ["CompareResult", "SearchResult", "build", "compare", "evaluate", "inspect", "search"]
+__all__ = ["CompareResult", "SearchResult", "build", "compare", "evaluate", "inspect", "report", "search"]
 
 Result = TypeVar("Result")
 
@@ -311,6 +311,7 @@ def _run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
             for name, evaluator in assembly.objective.evaluators.items()
         },
         "steering": assembly.objective.samples,
+        "signal": assembly.objective.signal.name,
         "batchnorm": assembly.batchnorm,
         "precision": assembly.precision,
         "stack": assembly.stack,

@@ -1,4 +1,4 @@
-"""The verbs that leave no run: build, evaluate, inspect."""
+"""The verbs that leave no run: build, evaluate, inspect, report."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 
 from mixopt import checkpoints, families, saving
 from mixopt.assemble import family_of, ingredient_files, limit_threads, open_pool_of, open_splits, resolve_device
-from mixopt.errors import MixoptError, SpecError
+from mixopt.errors import MixoptError, RunError, SpecError
 from mixopt.evaluator import FP32, Evaluator
+from mixopt.files import write_text
 from mixopt.inspection import describe_pool
 from mixopt.listener import Listener
 from mixopt.objective import SEARCH
+from mixopt.report import html as pages
 from mixopt.runfolder import RunFolder
+from mixopt.search import read_trials
 from mixopt.spec import AUTO, POOL_FILE, DataSpec, StudySpec, load_spec
 
 
@@ -149,6 +152,47 @@ def inspect(models: str | Path, *, listener: Listener | None = None, **options: 
     if family is not None:
         found["splits"] = _inspect_splits(spec, family, heard, problems)
     return found
+
+
+def report(folder: str | Path, *, html: str | Path | None = None, listener: Listener | None = None) -> dict[str, Any]:
+    """What a run found, from what its folder holds.
+
+    Args:
+        folder: The run folder.
+        html: Write a page of its tables and pictures, which stands alone, to this file.
+        listener: Told about notices.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        RunError: Not a run folder, a run without a report yet, or a report of another version.
+    """
+    run, heard = RunFolder(Path(folder)), listener or Listener()
+    found = run.finished_report()
+    if not found.get("finished", True):
+        heard.say(f"{run.path}: the search was stopped before all its trials were complete", True)
+    if html is not None:
+        trials = _trials_of(run, heard) if found["command"] == "search" else []
+        write_text(Path(html), pages.page(found, run.path.resolve().name, trials))
+        heard.say(f"wrote {html}", False)
+    return found
+
+
+def _trials_of(run: RunFolder, listener: Listener) -> list[dict[str, Any]]:
+    """The trials in a run's journal; where they are not to be had, none, and the reason is told."""
+    left_out = "the picture of the search is left out: "
+    if not run.journal.is_file():
+        listener.say(f"{left_out}{run.path} holds no journal; the study is in the run's --storage", True)
+        return []
+    try:
+        trials = read_trials(run.journal)
+    except RunError as error:
+        listener.say(f"{left_out}{error}", True)
+        return []
+    if not trials:
+        listener.say(f"{left_out}its trials have several values each; the Pareto front shows them", True)
+    return trials
 
 
 def _likely_folders(recipe: Path) -> list[Path]:

@@ -102,6 +102,8 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "open_clip" not in found
     if name != "checkpoints":
         assert "safetensors" not in found
+    if name != "report.plots":
+        assert "matplotlib" not in found
     if name.split(".")[0] != "cli":
         assert "typer" not in found
         assert "rich" not in found
@@ -121,7 +123,14 @@ def test_only_the_command_line_prints_or_exits(name: str) -> None:
 def test_the_command_line_starts_without_torch() -> None:
     import subprocess
 
-    code = "import sys, mixopt, mixopt.cli; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+    code = "import sys, mixopt, mixopt.cli; sys.exit(bool({'torch', 'optuna', 'matplotlib'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_needs_no_pictures() -> None:
+    import subprocess
+
+    code = "import sys, mixopt.run; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
