@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from mixopt.metrics import METRICS
 from mixopt.report import plots, tables
 
 STYLE = """
-body { font: 15px/1.5 sans-serif; color: #222; max-width: 60em; margin: 2em auto; padding: 0 1em }
+body { font: 15px/1.5 sans-serif; color: #222; max-width: 70em; margin: 2em auto; padding: 0 1em }
 div { overflow-x: auto }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
 td, th { padding: 3px 9px; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd }
@@ -45,10 +46,12 @@ def page(report: Mapping[str, Any], title: str, trials: Sequence[Mapping[str, An
 def _summary(report: Mapping[str, Any]) -> str:
     samples = report["splits"]["search"]["samples"]
     held = f", of which {samples - report['steering']:,} steered nothing" if samples > report["steering"] else ""
+    better = "higher" if METRICS[report["metric"]].sign > 0 else "lower"
+    kind = {"search": "search", "compare": "comparison"}[report["command"]]
     parts = [
-        f"{report['metric']} of a {report['command']}; the best row is {report['best']}.",
+        f"{report['metric']} ({better} is better) of a {kind}; the best row is {report['best']}.",
         f"Selection split: {samples:,} samples{held}.",
-        "Every choice was made on it; test splits are only reported.",
+        "Test splits are only reported; nothing was chosen on them.",
     ]
     if not report.get("finished", True):
         parts.append("The search was stopped before all of its trials were complete.")
@@ -70,11 +73,11 @@ def _tables(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _pictures(report: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if trials and "signal" in report:
+    if trials:
         yield from _section("The search", _svg(plots.progress(report, trials)))
         yield _caption(
             "Images are those of the trials, the ones seen of a trial that was given up early included."
-            + ("" if report.get("select") else " Each other row stands where it would have got by itself.")
+            + ("" if report.get("select") else " Each other row stands at what it takes and scores by itself.")
         )
     if "front" in report:
         yield from _section("The Pareto front", _svg(plots.front(report)))

@@ -157,6 +157,8 @@ def test_page_stands_alone_and_holds_everything() -> None:
     links = set(re.findall(r'(?:url\(|href=")#([^")]+)', page))
     assert links <= set(re.findall(r' id="([^"]+)"', page))
     assert "p&lt;" in page or "p=" in page
+    assert "accuracy (higher is better) of a search" in page
+    assert "nll (lower is better) of a comparison" in html.page(made("nll", command="compare"), "run", [])
 
 
 def test_page_without_trials_leaves_the_picture_of_the_search_out() -> None:
