@@ -1,7 +1,7 @@
 """mixopt: finds the best weight mix of a folder of fine-tuned checkpoints.
 
-The verbs are in `mixopt.run` (``search``, ``compare``, ``build``, ``evaluate``, ``inspect``), the Optuna side in
-`mixopt.search`. What is listed here is public; it is imported when it is first used.
+The verbs are in `mixopt.run` (``search``, ``compare``, ``build``, ``evaluate``, ``inspect``,
+``report``), the Optuna side in `mixopt.search`. What is listed here is public; it is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from mixopt.files import write_text
 from mixopt.spec import StudySpec
 
 LOCK = "run.lock"
+# What the tables and pictures of a report need.
+REPORT_KEYS = ("metric", "methods", "best", "command", "splits", "steering", "signal")
 
 
 class RunFolder:
@@ -80,6 +82,24 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    def finished_report(self) -> dict[str, Any]:
+        """What report.json holds.
+
+        Raises:
+            RunError: Not a run folder, a run that has not got so far, or a report of another version.
+        """
+        if not self.report.is_file():
+            if self.journal.exists() or self.spec.exists():
+                raise RunError(f"{self.path}: the run has no report yet; the same command that began it continues")
+            raise RunError(f"{self.path}: not a run folder; expected the --out of a search or a comparison")
+        found = self.content()
+        if missing := [key for key in REPORT_KEYS if key not in found]:
+            raise RunError(
+                f"{self.report}: written by another version of mixopt (it lacks {names(missing)}); the run's own "
+                "command writes it anew, with scores from the cache"
+            )
+        return found
 
     def check_free_for(self, command: str) -> None:
         """Refuse to write one command's result over the other's.

@@ -624,3 +624,33 @@ def _foreign_sampler(name: str, seed: int) -> BaseSampler:
 def _short(value: Any, width: int = 60) -> str:
     text = json.dumps(value)
     return text if len(text) <= width else f"{text[:width]}..."
+
+
+def read_trials(journal: Path) -> list[dict[str, Any]]:
+    """The complete trials of a run folder's journal, in number order, for reports; nothing is written.
+
+    Args:
+        journal: The journal file of a run that has ended.
+
+    Returns:
+        For each, ``{"trial": number, "value": what the sampler was told, "images": scored, "estimated": given up
+        early}``; trials of several values are left out.
+
+    Raises:
+        RunError: Not a journal of one study.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(journal))))
+    except (OSError, ValueError, KeyError, optuna.exceptions.OptunaError) as error:
+        raise RunError(f"{journal}: the study cannot be read ({error})") from error
+    return [
+        {
+            "trial": trial.number,
+            "value": trial.values[0],
+            "images": trial.user_attrs.get("images", 0),
+            "estimated": bool(trial.user_attrs.get("estimated")),
+        }
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if len(trial.values) == 1
+    ]

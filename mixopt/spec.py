@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mixopt.errors import SpecError, listing, unknown
 from mixopt.groups import SCHEMES
@@ -22,6 +22,8 @@ SAMPLERS = ("cmaes", "tpe", "gp", "random")
 SPACES = ("simplex",)
 STARTS = ("best", "individual", "uniform", "greedy", "learned")
 SYNTHETIC_WEIGHT = 0.5
+# What a preset sets where nothing else does.
+PRESETS: dict[str, dict[str, Any]] = {"fast": {"trials": 30}, "default": {}, "thorough": {"trials": 1000}}
 DTYPES = ("ingredients", "fp32", "fp16", "bf16")
 # Flags that are not called like their field.
 _FLAGS = {"data.search": "data", "data.test": "test", "top": "ingredients", "sources": "from"}
@@ -61,6 +63,7 @@ class StudySpec(BaseModel):
         templates: Prompts with ``{}`` for the class name.
         data: The splits.
         metric: Drives every choice.
+        preset: ``fast`` (30 trials), ``default``, or ``thorough`` (1,000 trials); what else is given wins.
         trials: Complete trials in all, the start included.
         race: Whether a trial is given up once it will not reach the best so far.
         signal: What the sampler is told: the metric, or ``smooth``, the metric and the loss in one.
@@ -119,6 +122,7 @@ class StudySpec(BaseModel):
     metric: str = "accuracy"
     methods: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    preset: Literal["fast", "default", "thorough"] = "default"
     trials: Annotated[int, Field(ge=1)] = 200
     race: Literal["on", "off"] = "on"
     signal: Literal["metric", "smooth"] = "smooth"
@@ -158,6 +162,11 @@ class StudySpec(BaseModel):
         """What each split that steers a search beside the selection split weighs, which has the rest."""
         found = {name: weight for name, (_, weight) in self.select.items()}
         return found if self.shifts == "none" else {**found, SYNTHETIC: _shift_weight(self.shifts)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        return {**PRESETS.get(str(values.get("preset")), {}), **values} if isinstance(values, dict) else values
 
     @field_validator("select", mode="before")
     @classmethod

@@ -29,12 +29,12 @@ LAYERS = (
     {"methods", "search", "assemble", "saving"},
     {"ensembles", "finalists"},
     {"lineup"},
-    {"crowning", "refit", "stages"},
+    {"crowning", "refit", "stages", "verbs"},
     {"run"},
     {"demo"},
     {"cli", "__main__"},
 )
-ADAPTERS = {"families": {"assemble", "saving", "run", "demo"}, "data": {"assemble", "demo"}}
+ADAPTERS = {"families": {"assemble", "saving", "verbs", "demo"}, "data": {"assemble", "demo"}}
 NO_TORCH = {
     "errors",
     "files",
@@ -84,7 +84,7 @@ def test_imports_go_one_way(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] in ADAPTERS])
 def test_adapters_see_no_run(name: str) -> None:
-    above = {"run", "stages", "search", "assemble", "saving", "methods", "objective", "cli"}
+    above = {"run", "verbs", "stages", "search", "assemble", "saving", "methods", "objective", "cli"}
     assert not own_imports(name) & above
 
 
@@ -102,6 +102,8 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "open_clip" not in found
     if name != "checkpoints":
         assert "safetensors" not in found
+    if name != "report.plots":
+        assert "matplotlib" not in found
     if name.split(".")[0] != "cli":
         assert "typer" not in found
         assert "rich" not in found
@@ -121,7 +123,14 @@ def test_only_the_command_line_prints_or_exits(name: str) -> None:
 def test_the_command_line_starts_without_torch() -> None:
     import subprocess
 
-    code = "import sys, mixopt, mixopt.cli; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+    code = "import sys, mixopt, mixopt.cli; sys.exit(bool({'torch', 'optuna', 'matplotlib'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_needs_no_pictures() -> None:
+    import subprocess
+
+    code = "import sys, mixopt.run; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -139,6 +140,7 @@ def test_options_of_a_run_are_not_of_other_commands(flag: str) -> None:
     "field",
     [
         "trials",
+        "preset",
         "metric",
         "sampler",
         "start",
@@ -214,7 +216,7 @@ def test_search_says_what_it_does(home: Path) -> None:
         assert part in said
 
 
-@pytest.mark.parametrize("command", ["search", "compare", "inspect", "evaluate", "build"])
+@pytest.mark.parametrize("command", ["search", "compare", "inspect", "evaluate", "build", "report"])
 def test_output_is_plain_where_it_is_not_a_terminal(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -225,6 +227,7 @@ def test_output_is_plain_where_it_is_not_a_terminal(
         "inspect": [home / "pool", "--cache", home / "cache"],
         "evaluate": [home / "run/model.safetensors", "--data", home / "pool/test.npz", "--cache", home / "cache"],
         "build": [home / "run/recipe.json", "-o", tmp_path / "fused.safetensors"],
+        "report": [home / "run", "--html", tmp_path / "report.html"],
     }
     result = invoke(command, *arguments[command])
     assert result.exit_code == 0, result.output
@@ -251,6 +254,71 @@ def test_table_holds_the_reports_numbers(home: Path) -> None:
 def columns_of(line: str) -> list[str]:
     """The cells of a line: two spaces or more stand between them."""
     return re.split(r"\s{2,}", line.strip())
+
+
+# report
+
+
+def test_report_shows_what_the_search_showed(home: Path, tmp_path: Path) -> None:
+    searched = invoke("search", *options_of(home), "--trials", "6", "-q")
+    result = invoke("report", home / "run")
+    assert (result.exit_code, result.stdout) == (0, searched.stdout)
+    page = tmp_path / "pages" / "report.html"
+    result = invoke("report", home / "run", "--html", page, "--json")
+    assert json.loads(result.stdout) == json.loads((home / "run" / "report.json").read_text())
+    assert f"wrote {page}" in result.stderr
+    assert "best trial so far" in page.read_text()
+
+
+def test_report_shows_what_the_comparison_showed(home: Path, tmp_path: Path) -> None:
+    options = [*options_of(home), "--out", tmp_path / "run", "--methods", "individual,greedy,lines:alphas=0/-1"]
+    compared = invoke("compare", *options, "-q")
+    result = invoke("report", tmp_path / "run", "-q")
+    assert result.exit_code == 0
+    assert (result.stdout, result.stderr) == (compared.stdout, compared.stderr)
+
+
+def test_report_lists_the_front_and_says_where_a_search_ended_early(home: Path, tmp_path: Path) -> None:
+    run_folder = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    report = json.loads((run_folder / "report.json").read_text())
+    points = [{"trial": number, "values": [0.25, number / 8], "on_front": number == 3} for number in range(4)]
+    objectives = [{"name": name, "weight": 0.5} for name in ("search", "synthetic")]
+    report["front"] = {"objectives": objectives, "signal": "accuracy", "points": points, "picked": 3}
+    (run_folder / "report.json").write_text(json.dumps({**report, "finished": False}))
+    result = invoke("report", run_folder)
+    assert result.exit_code == 0
+    assert columns_of(result.stdout.splitlines()[-2]) == ["3", "0.2500", "0.3750", "picked"]
+    assert "stopped before all its trials" in result.stderr
+
+
+def test_report_without_a_journal_leaves_a_picture_out(home: Path, tmp_path: Path) -> None:
+    run_folder = Path(shutil.copytree(home / "run", tmp_path / "run", ignore=shutil.ignore_patterns("*.journal")))
+    page = tmp_path / "report.html"
+    result = invoke("report", run_folder, "--html", page)
+    assert result.exit_code == 0
+    assert "the picture of the search is left out" in result.stderr
+    assert "--storage" in result.stderr
+    assert "best trial so far" not in page.read_text()
+    (run_folder / "study.journal").write_text("nothing\n")
+    assert "the study cannot be read" in invoke("report", run_folder, "--html", page).stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "not a run folder"),
+        ({"run.toml": ""}, "the run has no report yet; the same command that began it continues"),
+        ({"run.toml": "", "report.json": '{"metric": "accuracy"}'}, "another version of mixopt (it lacks methods, "),
+        ({"run.toml": "", "report.json": "no JSON"}, "another version of mixopt (it lacks metric, "),
+    ],
+)
+def test_report_of_no_finished_run(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    result = invoke("report", tmp_path)
+    assert result.exit_code == 2
+    assert str(tmp_path) in result.stderr
+    assert message in result.stderr
 
 
 # compare
@@ -338,12 +406,48 @@ def test_new_options_reach_the_search(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(run, "search", search)
     assert (
         invoke(
-            "search", "--models", "x", "--from", "greedy,uniform", "--batchnorm", "average", "--precision", "fp16"
+            "search",
+            "--models",
+            "x",
+            "--from",
+            "greedy,uniform",
+            "--batchnorm",
+            "average",
+            "--precision",
+            "fp16",
+            "--preset",
+            "fast",
         ).exit_code
         == 0
     )
     assert (calls[0]["sources"], calls[0]["batchnorm"]) == (["greedy,uniform"], "average")
     assert calls[0]["precision"] == "fp16"
+    assert (calls[0]["preset"], calls[0]["trials"]) == ("fast", None)
+
+
+@pytest.mark.parametrize(("preset", "trials"), [(None, 200), ("fast", 30), ("default", 200), ("thorough", 1000)])
+def test_preset_sets_what_nothing_else_does(tmp_path: Path, preset: str | None, trials: int) -> None:
+    assert load_spec({"models": tmp_path, "preset": preset}).trials == trials
+    assert load_spec({"models": tmp_path, "preset": preset, "trials": 7}).trials == 7
+    (tmp_path / "study.toml").write_text("trials = 9")
+    assert load_spec({"models": tmp_path, "preset": preset}, tmp_path / "study.toml").trials == 9
+    (tmp_path / "pool.toml").write_text('preset = "thorough"')
+    assert load_spec({"models": tmp_path, "preset": preset}).trials == (trials if preset else 1000)
+
+
+def test_unknown_preset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MixoptError, match="--preset: input should be 'fast', 'default' or 'thorough'"):
+        load_spec({"models": tmp_path, "preset": "quick"})
+
+
+def test_a_run_keeps_what_its_preset_meant(clip_pool: Path, tmp_path: Path) -> None:
+    options = ["--models", clip_pool, "--out", tmp_path / "run", "--cache", tmp_path / "cache", "--device", "cpu"]
+    assert invoke("search", *options, "--preset", "fast", "--limit", "30", "-q").exit_code == 0
+    kept = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert (kept["preset"], kept["trials"]) == ("fast", 30)
+    # The same study goes on, by its number of trials as well.
+    again = invoke("search", *options, "--trials", "32", "--limit", "30", "--json", "-q")
+    assert json.loads(again.stdout)["trials"]["complete"] == 32
 
 
 @pytest.mark.parametrize("command", ["search", "compare"])

@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from mixopt import Objective, ScoreError, Simplex, search
+from mixopt import Objective, RunError, ScoreError, Simplex, search
 from mixopt.evaluator import Outcomes
 from mixopt.groups import Groups
 from mixopt.metrics import METRICS
@@ -228,3 +228,19 @@ def test_plain_optuna_goes_on_with_the_study(tmp_path: Path) -> None:
     study.sampler = CmaEsSampler(seed=0, popsize=POPULATION)
     study.optimize(lambda trial: sum(trial.suggest_float(label, -1, 1) for label in SPACE.labels), n_trials=1)
     assert study.trials[-1].system_attrs["cma:generation"] == 3
+
+
+def test_trials_are_read_for_reports_and_nothing_is_written(tmp_path: Path) -> None:
+    study = run_at(tmp_path, objective=Near(failing=lambda call: call == 5))
+    [journal] = tmp_path.glob("*.journal")
+    before = journal.read_bytes()
+    found = search.read_trials(journal)
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    assert len(complete) == TRIALS < len(study.trials)
+    assert [(each["trial"], each["value"]) for each in found] == [(each.number, each.value) for each in complete]
+    assert all(each["images"] == 0 and each["estimated"] is False for each in found)
+    assert journal.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [journal]
+    journal.write_text("nothing\n")
+    with pytest.raises(RunError, match="cannot be read"):
+        search.read_trials(journal)

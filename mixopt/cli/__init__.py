@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mixopt.cli.files import build, evaluate, inspect
+from mixopt.cli.files import build, evaluate, inspect, report
 from mixopt.cli.runs import METHODS, compare, demo, search
 from mixopt.version import __version__
 
@@ -32,6 +32,7 @@ app.command(
 app.command(epilog="Example: [bold]mixopt build runs/my_sweep/recipe.json -o fused.safetensors[/bold]")(build)
 app.command(epilog="Example: [bold]mixopt evaluate fused.safetensors --data test.npz[/bold]")(evaluate)
 app.command(epilog="Example: [bold]mixopt inspect my_sweep/[/bold]")(inspect)
+app.command(epilog="Example: [bold]mixopt report runs/my_sweep/ --html report.html[/bold]")(report)
 app.command(epilog="Example: [bold]mixopt demo[/bold]. Needs scikit-learn: pip install 'mixopt\\[demo]'.")(demo)
 
 

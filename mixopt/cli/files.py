@@ -1,4 +1,4 @@
-"""Commands that look at what is there, a model or a pool, and leave no run: build, evaluate, inspect."""
+"""Commands that look at what is there, a model, a pool or a run: build, evaluate, inspect, report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mixopt.cli import options as shared
 from mixopt.cli.exits import EXIT_BAD_INPUT, run_command
 from mixopt.cli.options import POOL, option, split_ingredients, splits_of
 from mixopt.cli.screen import Screen
-from mixopt.cli.show import show_pool, show_splits
+from mixopt.cli.show import show_pool, show_report, show_splits
 
 
 def build(
@@ -111,5 +111,26 @@ def inspect(
         show_pool(screen, found)
         if found["problems"]:
             raise typer.Exit(EXIT_BAD_INPUT)
+
+    run_command(work, quiet, as_json)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The --out of a search or a comparison.")],
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write tables and pictures as one page to this file.", metavar="FILE", show_default=False),
+    ] = None,
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Show the tables of a run again, or make a page of them with pictures."""
+
+    def work(screen: Screen) -> None:
+        from mixopt import run
+
+        with screen.listening() as listener:
+            found = run.report(folder, html=html, listener=listener)
+        show_report(screen, found, folder)
 
     run_command(work, quiet, as_json)

@@ -25,6 +25,10 @@ COMPARE_RESUMES = "; scores so far are kept: the same command again goes on from
 def search(
     models: shared.Models = None,
     trials: Annotated[int | None, option(SEARCH, "Complete trials in all, the start included. (default: 200)")] = None,
+    preset: Annotated[
+        str | None,
+        option(SEARCH, "fast (30 trials), default, or thorough (1,000); other options win over it. (default: default)"),
+    ] = None,
     study: shared.Study = None,
     family: shared.Family = None,
     model: shared.Model = None,
@@ -98,9 +102,9 @@ def search(
     """Find the best mix of a pool: the main job."""
     patterns, top = split_ingredients(ingredients)
     options = {
-        "trials": trials, "family": family, "model": model, "base": base, "ingredients": patterns, "top": top,
-        "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
-        "select": select_of(select), "shifts": shifts,
+        "trials": trials, "preset": preset, "family": family, "model": model, "base": base, "ingredients": patterns,
+        "top": top, "classnames": classnames, "templates": templates, "data": splits_of(data, test),
+        "limit": limit, "select": select_of(select), "shifts": shifts,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm,
         "refit": refit,
         "sampler": sampler, "population": population, "groups": groups, "space": space, "race": race,

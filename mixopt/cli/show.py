@@ -44,6 +44,18 @@ def show_comparison(screen: Screen, report: Mapping[str, Any], failed: Mapping[s
         screen.error(f"{', '.join(rows)}: {reason}", kind="failed")
 
 
+def show_report(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
+    """What the run's own command showed, and the Pareto front where there is one."""
+    if report["command"] == "compare":
+        show_comparison(screen, report, report["failed"], folder)
+        return
+    show_run(screen, report, folder)
+    if "front" in report and not screen.as_json:
+        from mixopt.report import front
+
+        screen.table("trials on the Pareto front", *front(report))
+
+
 def _show_scores(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
     """The scores with their intervals; where the terminal is too narrow for those, with the widest in a line below."""
     from mixopt.report import table, widths

@@ -1,4 +1,4 @@
-"""What a run found: rows for report.json, and the tables of them."""
+"""What a run found: rows for report.json; the tables, the pictures and the page of it are in modules beside."""
 
 from __future__ import annotations
 
@@ -11,12 +11,33 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mixopt.metrics import METRICS, Labels, Losses, Metric, smoothed
+from mixopt.report.tables import REFERENCES, comparisons, front, steering_of, table, tests_of, ties, widths
+
+__all__ = [
+    "CONFIDENCE",
+    "FINALISTS",
+    "REFERENCES",
+    "Failure",
+    "Row",
+    "Samples",
+    "best_row",
+    "comparisons",
+    "front",
+    "interval",
+    "make_report",
+    "mcnemar",
+    "steering_of",
+    "table",
+    "tests_of",
+    "ties",
+    "widths",
+    "wilson",
+]
 
 CONFIDENCE = 0.95
 RESAMPLES = 999
 # The best by a noisy score are the best and the luckiest; more of them leave the last choice more to luck too.
 FINALISTS = 5
-REFERENCES = ("individual", "greedy")
 Correct = NDArray[np.bool_]
 
 
@@ -103,12 +124,13 @@ def make_report(rows: Sequence[Row | Failure], metric: str, facts: Mapping[str, 
         Plain JSON values. Scores come with 95 % intervals: accuracies Wilson's (Wilson 1927), other metrics the
         percentile bootstrap's (Efron 1979); and each row with the p-value of an exact McNemar test (McNemar 1947) on
         the same samples against the best individual and the greedy soup. ``optimism`` is how much better a row does on
-        the split that it was chosen on than on each test split.
+        the split that it was chosen on than on each test split, ``signals`` the metric and the metric less the loss on
+        the samples that steered.
     """
     made = {row.name: row for row in rows if isinstance(row, Row)}
     references = [made[name] for name in REFERENCES if name in made]
     methods = [
-        _entry(row, metric, references, _steering(facts))
+        _entry(row, metric, references, facts)
         if isinstance(row, Row)
         else {"name": row.name, "search": None, "test": {}, "error": row.reason}
         for row in rows
@@ -180,93 +202,8 @@ def mcnemar(first: Correct, second: Correct) -> float:
     return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
-def table(
-    report: Mapping[str, Any], intervals: bool = False, details: bool = False
-) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table that a terminal or a README shows.
-
-    Args:
-        report: Of `make_report`.
-        intervals: Show half the width of every score's 95 % interval beside it.
-        details: Show images and peak memory as well.
-    """
-    methods = report["methods"]
-    tests = [*(f"{name} (steers)" for name in _steering(report)), *_tests(report)]
-    measured = details and any(entry.get("peak_memory") for entry in methods)
-    ensembles = any(entry.get("models", 1) > 1 for entry in methods)
-    header = ["method", "selection", *tests, "evaluations", *(["images"] if details else []), "seconds", "ingredients"]
-    header += [*(["peak MB"] if measured else []), *(["inference"] if ensembles else [])]
-    cells = []
-    for entry in methods:
-        if entry["search"] is None:
-            cells.append([entry["name"], *("-" for _ in header[1:])])
-            continue
-        scores = {"search": entry["search"], **entry.get("select", {}), **entry["test"]}
-        peak = entry.get("peak_memory")
-        cells.append(
-            [
-                entry["name"],
-                *(_score(scores[split], entry["interval"][split] if intervals else None) for split in scores),
-                str(entry["evaluations"]),
-                *([f"{entry['images']:,}"] if details else []),
-                f"{entry['seconds']:.1f}",
-                str(entry["ingredients"]),
-                *([f"{peak / 1e6:,.0f}" if peak else "-"] if measured else []),
-                *([f"{entry['models']}x"] if ensembles else []),
-            ]
-        )
-    return header, cells
-
-
-def widths(report: Mapping[str, Any]) -> dict[str, float]:
-    """Column name to half the width of its widest 95 % interval."""
-    made = [entry for entry in report["methods"] if entry["search"] is not None]
-    columns = {"search": "selection", **{name: name for name in _tests(report)}}
-    return {
-        shown: max((_half(entry["interval"][split]) for entry in made), default=0.0) for split, shown in columns.items()
-    }
-
-
-def ties(report: Mapping[str, Any]) -> list[str]:
-    """The other rows that score exactly as the best does on the selection split, and are single models too."""
-    made = {entry["name"]: entry for entry in report["methods"] if entry["search"] is not None}
-    best = made[report["best"]]
-    return [
-        name
-        for name, entry in made.items()
-        if entry is not best and entry["models"] == 1 and entry["search"] == best["search"]
-    ]
-
-
-def comparisons(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the paired differences in accuracy against the references, with McNemar p-values.
-
-    The header alone names ``method`` where the report holds none of the references.
-    """
-    made = [entry for entry in report["methods"] if entry["search"] is not None]
-    accuracy = {entry["name"]: {split: each["accuracy"] for split, each in entry["metrics"].items()} for entry in made}
-    references = [name for name in REFERENCES if name in accuracy]
-    splits = ["search", *_tests(report)]
-    shown = {split: "selection" if split == "search" else split for split in splits}
-    header = ["method", *(f"{shown[split]} - {name}" for name in references for split in splits)]
-    cells = [
-        [
-            entry["name"],
-            *(
-                "-"
-                if name == entry["name"]
-                else f"{accuracy[entry['name']][split] - accuracy[name][split]:+.4f} "
-                f"({_p_value(entry['mcnemar_p'][name][split])})"
-                for name in references
-                for split in splits
-            ),
-        ]
-        for entry in made
-    ]
-    return header, cells
-
-
-def _entry(row: Row, metric: str, versus: Sequence[Row], steering: Sequence[str]) -> dict[str, Any]:
+def _entry(row: Row, metric: str, versus: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
+    steering = steering_of(facts)
     values = {split: metrics[metric] for split, metrics in row.metrics.items()}
     wilsons = {split: list(wilson(samples.correct)) for split, samples in row.samples.items()}
     return {
@@ -286,6 +223,7 @@ def _entry(row: Row, metric: str, versus: Sequence[Row], steering: Sequence[str]
         "models": row.models,
         "peak_memory": row.peak_memory,
         "metrics": row.metrics,
+        "signals": _signals(row.samples["search"], metric, facts.get("steering")),
         "interval": {split: list(interval(metric, samples)) for split, samples in row.samples.items()},
         "accuracy_interval": wilsons,
         "mcnemar_p": {
@@ -297,26 +235,14 @@ def _entry(row: Row, metric: str, versus: Sequence[Row], steering: Sequence[str]
     }
 
 
+def _signals(samples: Samples, metric: str, steering: int | None) -> dict[str, float]:
+    """What a sampler could be told of a row: the metric, raw and smoothed, on the samples that steer."""
+    first = slice(steering)
+    return {
+        each.name: each.value(samples.labels[first], samples.predicted[first], samples.losses[first])
+        for each in (METRICS[metric], smoothed(METRICS[metric]))
+    }
+
+
 def _extras(row: Row) -> dict[str, Any]:
     return {"notes": row.notes, "curves": row.curves, "sweep": row.sweep}
-
-
-def _tests(report: Mapping[str, Any]) -> list[str]:
-    return next((list(entry["test"]) for entry in report["methods"] if entry["search"] is not None), [])
-
-
-def _steering(report: Mapping[str, Any]) -> list[str]:
-    """The splits that steered a search beside the selection split."""
-    return [name for name in report.get("select", {}) if name != "search"]
-
-
-def _score(value: float, bounds: Sequence[float] | None) -> str:
-    return f"{value:.4f}" if bounds is None else f"{value:.4f} ±{_half(bounds):.4f}"
-
-
-def _half(bounds: Sequence[float]) -> float:
-    return (bounds[1] - bounds[0]) / 2
-
-
-def _p_value(value: float) -> str:
-    return "p<0.001" if value < 0.001 else f"p={value:.3f}"
