@@ -164,7 +164,7 @@ def test_another_writer_waits_for_the_generation(tmp_path: Path) -> None:
     study = run_at(tmp_path, trials=1)
     other = plain(tmp_path)
     writer = threading.Thread(target=lambda: other.set_user_attr("note", "mine"))
-    with search._together(study):
+    with search.storage.write_together(study):
         writer.start()
         for _ in range(3):
             study.ask()
@@ -179,7 +179,7 @@ def test_another_writer_waits_for_the_generation(tmp_path: Path) -> None:
         assert [trial.number for trial in seen.trials] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("sampler", search.SPACE_LEARNERS)
+@pytest.mark.parametrize("sampler", search.samplers.SPACE_LEARNERS)
 def test_the_space_is_the_one_that_optuna_works_out(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +189,7 @@ def test_the_space_is_the_one_that_optuna_works_out(
     for name in ("told", "worked out"):
         (tmp_path / name).mkdir()
     told = run_at(tmp_path / "told", sampler, Near(fail))
-    monkeypatch.setattr(search, "SPACE_LEARNERS", ())
+    monkeypatch.setattr(search.samplers, "SPACE_LEARNERS", ())
     assert facts_of(run_at(tmp_path / "worked out", sampler, Near(fail))) == facts_of(told)
 
 
@@ -197,7 +197,9 @@ def test_cmaes_proposes_what_optunas_own_does(tmp_path: Path, monkeypatch: pytes
     ours = run_at(tmp_path).trials
     (tmp_path / "own").mkdir()
     monkeypatch.setattr(
-        search, "_CmaEs", lambda seed, size, _: CmaEsSampler(seed=seed, popsize=size, warn_independent_sampling=False)
+        search.samplers,
+        "_CmaEs",
+        lambda seed, size, _: CmaEsSampler(seed=seed, popsize=size, warn_independent_sampling=False),
     )
     theirs = run_at(tmp_path / "own").trials
     for one, other in zip(ours, theirs, strict=True):

@@ -1,0 +1,138 @@
+"""A run's study: what it must keep to, its space, and what its trials say."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from mixopt.errors import RunError, listing
+from mixopt.metrics import Direction
+from mixopt.mix import Mix
+from mixopt.objective import Objective
+from mixopt.spaces import Space, from_description
+
+ATTRIBUTE = "mixopt"
+
+
+def open_study(storage: optuna.storages.BaseStorage, name: str, direction: Direction) -> optuna.Study:
+    """The run's study, new or as it was left; one that never began takes the direction of today."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Looked up before it is made: a journal would keep the trace of an attempt to make it a second time.
+    known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}.get(name)
+    if known is not None and not known.n_trials and not known.user_attrs and known.direction.name.lower() != direction:
+        optuna.delete_study(study_name=name, storage=storage)
+        known = None
+    if known is None:
+        study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+    else:
+        study = optuna.load_study(study_name=name, storage=storage)
+    study.sampler = RandomSampler(seed=0)  # replaced before every ask
+    study.pruner = optuna.pruners.NopPruner()
+    return study
+
+
+def has_begun(study: optuna.Study) -> bool:
+    """Whether the study has a space, and so belongs to a run."""
+    return ATTRIBUTE in study.user_attrs
+
+
+def check_facts(study: optuna.Study, facts: Mapping[str, Any], out: Path) -> None:
+    """Refuse a study that was made with other facts, before any work.
+
+    Args:
+        study: The run's study.
+        facts: What must not change between sessions, as JSON values.
+        out: The run folder, for messages.
+
+    Raises:
+        RunError: Some facts differ; names them and how to start anew.
+    """
+    stored = study.user_attrs.get(ATTRIBUTE)
+    if stored is None:
+        if study.get_trials(deepcopy=False):
+            raise RunError(f"{out}: the study {study.study_name!r} holds trials that are not mixopt's; choose --out")
+        return
+    before, now = stored["facts"], json.loads(json.dumps(dict(facts)))
+    differences = [
+        f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}"
+        for key in [*before, *(key for key in now if key not in before)]
+        if before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise RunError(
+            listing(f"{out} holds another study", differences)
+            + "\nTo go on with that study, use its options and files. To start anew from what it found: "
+            + f"--out NEW_FOLDER --start {out / 'recipe.json'}"
+        )
+
+
+def settle_space(study: optuna.Study, facts: Mapping[str, Any], make_space: Callable[[], Space]) -> Space:
+    """The space of a study: read back, or made and stored with the facts where the study is new."""
+    stored = study.user_attrs.get(ATTRIBUTE)
+    if stored is not None:
+        return from_description(stored["space"])
+    space = make_space()
+    study.set_user_attr(ATTRIBUTE, {"facts": dict(facts), "space": space.describe()})
+    return space
+
+
+def best_mixes(study: optuna.Study, space: Space, count: int) -> dict[int, Mix]:
+    """Number to mix of the trials with the best values, best first; of equals, the earliest. Estimates do not count."""
+    found: dict[int, Mix] = {}
+    for trial in _ranked(study.get_trials(deepcopy=False), study.direction):
+        mix = mix_of(trial, space)
+        if len(found) < count and mix not in found.values():
+            found[trial.number] = mix
+    return found
+
+
+def race_facts(study: optuna.Study, steering: int) -> dict[str, Any]:
+    """How many trials were given up, and what share of the images that spared."""
+    images = [trial.user_attrs["images"] for trial in study.get_trials(deepcopy=False) if "images" in trial.user_attrs]
+    given_up = sum(bool(trial.user_attrs.get("estimated")) for trial in study.get_trials(deepcopy=False))
+    return {"given_up": given_up, "images": sum(images), "unraced_images": len(images) * steering}
+
+
+def recall_trials(study: optuna.Study, objective: Objective, space: Space) -> None:
+    """Count every finished trial in the objective's tally, also those of earlier sessions."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        if "images" not in trial.user_attrs:
+            continue  # told FAIL by somebody else
+        objective.recall(mix_of(trial, space), trial.user_attrs["images"], trial.user_attrs["seconds"])
+
+
+def count_states(study: optuna.Study) -> dict[str, int]:
+    """How many trials are in each state, by Optuna's name for it."""
+    counted = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
+    return dict(sorted(counted.items()))
+
+
+def best_trial(study: optuna.Study, among: Sequence[FrozenTrial]) -> FrozenTrial:
+    """The best of some of a study's trials."""
+    return _ranked(among, study.direction)[0]
+
+
+def mix_of(trial: FrozenTrial, space: Space) -> Mix:
+    """The mix that a trial applied, from the rows it recorded."""
+    start = space.to_mix(np.zeros(space.dims))
+    return Mix(start.groups, start.columns, np.array(trial.user_attrs["coefficients"], dtype=np.float64))
+
+
+def _ranked(trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection) -> list[FrozenTrial]:
+    """The complete trials that were scored on all samples, best first; of equals, the earliest."""
+    sign = -1 if direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    scored = [each for each in trials if each.state == TrialState.COMPLETE and not each.user_attrs.get("estimated")]
+    return sorted(scored, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
+
+
+def _short(value: Any, width: int = 60) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= width else f"{text[:width]}..."
