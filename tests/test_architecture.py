@@ -30,6 +30,7 @@ LAYERS = (
     {"ensembles", "finalists"},
     {"lineup"},
     {"crowning", "stages"},
+    {"exploration"},
     {"run"},
     {"demo"},
     {"cli", "__main__"},

@@ -99,7 +99,7 @@ def test_a_generation_and_a_told_trial_are_one_write_each(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("sampler", ["cmaes", "tpe", "random"])
+@pytest.mark.parametrize("sampler", ["cmaes", "nsgaii", "tpe", "random"])
 def test_a_kill_at_any_write_is_resumed_to_equality(sampler: str, torn: bool, tmp_path: Path) -> None:
     def kill(number: int, backend: JournalFileBackend, logs: list[Any]) -> None:
         if number != at:
@@ -230,3 +230,28 @@ def test_plain_optuna_goes_on_with_the_study(tmp_path: Path) -> None:
     study.sampler = CmaEsSampler(seed=0, popsize=POPULATION)
     study.optimize(lambda trial: sum(trial.suggest_float(label, -1, 1) for label in SPACE.labels), n_trials=1)
     assert study.trials[-1].system_attrs["cma:generation"] == 3
+
+
+def test_nsgaii_stores_generations_as_optuna_does_and_counts_the_start(tmp_path: Path) -> None:
+    trials = run_at(tmp_path, "nsgaii").trials
+    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in trials]
+    assert generations == [0] * (1 + POPULATION) + [1] * POPULATION + [2] * POPULATION + [3]
+    study = plain(tmp_path)
+    study.sampler = optuna.samplers.NSGAIISampler(seed=0, population_size=POPULATION)
+    study.optimize(lambda trial: sum(trial.suggest_float(label, -1, 1) for label in SPACE.labels), n_trials=1)
+    assert study.trials[-1].system_attrs["NSGAIISampler:generation"] == 3
+    assert set(study._storage.get_study_system_attrs(study._study_id)) == {
+        f"NSGAIISampler:parent:{generation}" for generation in (1, 2, 3)
+    }
+
+
+def test_nsgaii_learns_from_the_generations_before(tmp_path: Path) -> None:
+    trials = run_at(tmp_path, "nsgaii", trials=1 + 10 * POPULATION).trials
+    values = [trial.values[0] for trial in trials]
+    assert np.mean(values[-2 * POPULATION :]) > np.mean(values[1 : 1 + 2 * POPULATION])
+
+
+@pytest.mark.parametrize(("trials", "expected"), [(1000, 50), (200, 40), (60, 12), (5, 4)])
+def test_nsgaii_has_five_generations(trials: int, expected: int) -> None:
+    assert search.population_of("nsgaii", 8, None, trials) == expected
+    assert search.population_of("nsgaii", 8, 7, trials) == 7

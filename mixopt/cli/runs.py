@@ -37,13 +37,19 @@ def search(
     limit: shared.Limit = None,
     select: shared.Select = None,
     shifts: shared.Shifts = None,
+    pareto: shared.Pareto = None,
     metric: shared.Metric = None,
     from_: shared.From = None,
     greedy_rule: shared.GreedyRule = None,
     batchnorm: shared.BatchNorm = None,
     confirm: shared.Confirm = None,
     sampler: Annotated[
-        str | None, option(SEARCH, "cmaes, tpe, gp, random, or package.module:Class. (default: cmaes)")
+        str | None,
+        option(
+            SEARCH,
+            "cmaes, tpe, gp, random, package.module:Class, nsgaii (with --pareto alone), or auto: cmaes, or nsgaii "
+            "with --pareto. (default: auto)",
+        ),
     ] = None,
     population: Annotated[int | None, option(SEARCH, "Trials asked at a time; the sampler's own.")] = None,
     groups: Annotated[
@@ -94,7 +100,7 @@ def search(
     options = {
         "trials": trials, "family": family, "model": model, "base": base, "ingredients": patterns, "top": top,
         "classnames": classnames, "templates": templates, "data": splits_of(data, test), "limit": limit,
-        "select": select_of(select), "shifts": shifts,
+        "select": select_of(select), "shifts": shifts, "pareto": pareto,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm,
         "sampler": sampler, "population": population, "groups": groups, "space": space, "race": race,
         "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed, "device": device,

@@ -4,13 +4,19 @@ The only package that knows Optuna. Its trials, studies and samplers are Optuna'
 with plain ``optuna.load_study``, and `optuna_objective` is an ordinary Optuna objective.
 """
 
+from optuna import Study
+
+from mixopt.search.fronts import front
 from mixopt.search.samplers import make_sampler, population_of
 from mixopt.search.storage import open_storage
 from mixopt.search.studies import (
     best_mixes,
+    best_of_stages,
     check_facts,
     count_states,
     has_begun,
+    numbered,
+    open_second,
     open_study,
     race_facts,
     recall_trials,
@@ -19,11 +25,16 @@ from mixopt.search.studies import (
 from mixopt.search.trials import optuna_objective, run_trials
 
 __all__ = [
+    "Study",
     "best_mixes",
+    "best_of_stages",
     "check_facts",
     "count_states",
+    "front",
     "has_begun",
     "make_sampler",
+    "numbered",
+    "open_second",
     "open_storage",
     "open_study",
     "optuna_objective",

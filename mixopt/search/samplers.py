@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
+from optuna import samplers
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
@@ -16,7 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from mixopt.errors import SpecError
 
 BOX = FloatDistribution(-1.0, 1.0)
-SPACE_LEARNERS = ("cmaes", "tpe", "gp")
+SPACE_LEARNERS = ("cmaes", "nsgaii", "tpe", "gp")
+POPULATION = 50  # of NSGA-II, as in Optuna
 
 
 def make_sampler(
@@ -29,9 +31,9 @@ def make_sampler(
     """A fresh sampler of Optuna.
 
     Args:
-        name: ``cmaes``, ``tpe``, ``gp``, ``random``, or ``package.module:Class``.
+        name: ``cmaes``, ``nsgaii``, ``tpe``, ``gp``, ``random``, or ``package.module:Class``.
         seed: Of its random state.
-        population: Of CMA-ES; its own default without.
+        population: Of CMA-ES and NSGA-II; their own defaults without.
         before: The study's trials so far, where CMA-ES finds its state.
         labels: Of the space's dimensions: samplers that would work the space out before every ask are told it.
 
@@ -46,6 +48,8 @@ def _sampler_of(name: str, seed: int, population: int | None, before: Sequence[F
     if name == "cmaes":
         # The box is centred on the start, so CMA-ES begins there, with a sixth of the range as its step.
         return _CmaEs(seed, population, before)
+    if name == "nsgaii":
+        return NSGAIISampler(population_size=population or POPULATION, seed=seed)
     if name == "tpe":
         return TPESampler(seed=seed)
     if name == "gp":
@@ -55,11 +59,35 @@ def _sampler_of(name: str, seed: int, population: int | None, before: Sequence[F
     return _foreign_sampler(name, seed)
 
 
-def population_of(name: str, dims: int, population: int | None) -> int:
-    """Trials asked at a time: CMA-ES's own population, 1 for samplers that learn from every trial."""
+def population_of(name: str, dims: int, population: int | None, trials: int) -> int:
+    """Trials asked at a time: an evolutionary sampler's population, 1 for samplers that learn from every trial.
+
+    CMA-ES has its own; NSGA-II has Optuna's, but so few that the trials make five generations.
+    """
     if population is not None:
         return population
+    if name == "nsgaii":
+        return max(4, min(POPULATION, trials // 5))
     return 4 + math.floor(3 * math.log(dims)) if name == "cmaes" else 1
+
+
+def start_attributes(name: str) -> dict[str, Any]:
+    """What marks the start as one of the sampler's own trials: for NSGA-II, it is in the first generation."""
+    return {NSGAIISampler._get_generation_key(): 0} if name == "nsgaii" else {}
+
+
+class NSGAIISampler(samplers.NSGAIISampler):
+    """Optuna's NSGA-II, with a generation's parents always in the order in which they are read back.
+
+    Optuna hands them over by rank when it chooses them, and by number from then on: where a killed process had chosen
+    them, the first trial of the generation would have other parents. It stores generations under the name of the
+    class, so that this one is called as Optuna's is.
+    """
+
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """The parents of a generation, chosen where they are not yet."""
+        super().get_parent_population(study, generation)
+        return super().get_parent_population(study, generation)
 
 
 class _KnownSpace(BaseSampler):

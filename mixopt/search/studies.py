@@ -11,32 +11,47 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mixopt.errors import RunError, listing
 from mixopt.metrics import Direction
 from mixopt.mix import Mix
 from mixopt.objective import Objective
+from mixopt.search.fronts import on_front
 from mixopt.spaces import Space, from_description
 
 ATTRIBUTE = "mixopt"
 
 
-def open_study(storage: optuna.storages.BaseStorage, name: str, direction: Direction) -> optuna.Study:
-    """The run's study, new or as it was left; one that never began takes the direction of today."""
+def open_study(
+    storage: optuna.storages.BaseStorage, name: str, direction: Direction, objectives: int = 1
+) -> optuna.Study:
+    """The run's study, new or as it was left; one that never began takes the direction and objectives of today."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Looked up before it is made: a journal would keep the trace of an attempt to make it a second time.
     known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}.get(name)
-    if known is not None and not known.n_trials and not known.user_attrs and known.direction.name.lower() != direction:
+    directions = [direction] * objectives
+    if (
+        known is not None
+        and not (known.n_trials or known.user_attrs)
+        and [each.name.lower() for each in known.directions] != directions
+    ):
         optuna.delete_study(study_name=name, storage=storage)
         known = None
     if known is None:
-        study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+        study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     else:
         study = optuna.load_study(study_name=name, storage=storage)
     study.sampler = RandomSampler(seed=0)  # replaced before every ask
     study.pruner = optuna.pruners.NopPruner()
     return study
+
+
+def open_second(study: optuna.Study) -> optuna.Study:
+    """The study of a search's second stage, beside the first one in its storage."""
+    direction: Direction = "minimize" if _sign(study) == 1 else "maximize"
+    return open_study(study._storage, f"{study.study_name}-refine", direction)
 
 
 def has_begun(study: optuna.Study) -> bool:
@@ -85,16 +100,47 @@ def settle_space(study: optuna.Study, facts: Mapping[str, Any], make_space: Call
 
 
 def best_mixes(study: optuna.Study, space: Space, count: int) -> dict[int, Mix]:
-    """Number to mix of the trials with the best values, best first; of equals, the earliest. Estimates do not count."""
+    """Number to mix of the trials with the best values, best first; of equals, the earliest. Estimates do not count.
+
+    Of several objectives, those on the front, by their weighted mean: the best of all trials by that is among them.
+    """
+    return best_of_stages([(study, space)], count)
+
+
+def best_of_stages(stages: Sequence[tuple[optuna.Study, Space]], count: int) -> dict[int, Mix]:
+    """As `best_mixes`, of studies one after the other, whose numbers go on counting and whose first trials are known.
+
+    Args:
+        stages: Studies and their spaces.
+        count: How many at most.
+    """
+    every: list[tuple[float, int, FrozenTrial, Space]] = []
+    first = 0
+    for study, space in stages:
+        trials = study.get_trials(deepcopy=False)
+        kept = _front_of(study, trials) if len(study.directions) > 1 else trials
+        every += [
+            (_cost(study, each), first + each.number, each, space)
+            for each in _fully_scored(kept)
+            if each.number or not first
+        ]
+        first += len(trials)
     found: dict[int, Mix] = {}
-    for trial in _ranked(study.get_trials(deepcopy=False), study.direction):
+    for _, number, trial, space in sorted(every, key=lambda each: each[:2]):
         mix = mix_of(trial, space)
-        if len(found) < count and mix not in found.values():
-            found[trial.number] = mix
+        if mix not in found.values():
+            found[number] = mix
+        if len(found) == count:
+            break
     return found
 
 
-def race_facts(study: optuna.Study, steering: int) -> dict[str, Any]:
+def numbered(studies: Sequence[optuna.Study]) -> dict[int, FrozenTrial]:
+    """The trials of studies one after the other, by numbers that go on counting."""
+    return dict(enumerate(trial for study in studies for trial in study.get_trials(deepcopy=False)))
+
+
+def race_facts(study: optuna.Study, steering: int) -> dict[str, int]:
     """How many trials were given up, and what share of the images that spared."""
     images = [trial.user_attrs["images"] for trial in study.get_trials(deepcopy=False) if "images" in trial.user_attrs]
     given_up = sum(bool(trial.user_attrs.get("estimated")) for trial in study.get_trials(deepcopy=False))
@@ -117,7 +163,7 @@ def count_states(study: optuna.Study) -> dict[str, int]:
 
 def best_trial(study: optuna.Study, among: Sequence[FrozenTrial]) -> FrozenTrial:
     """The best of some of a study's trials."""
-    return _ranked(among, study.direction)[0]
+    return min(_fully_scored(among), key=lambda trial: (_cost(study, trial), trial.number))
 
 
 def mix_of(trial: FrozenTrial, space: Space) -> Mix:
@@ -126,11 +172,24 @@ def mix_of(trial: FrozenTrial, space: Space) -> Mix:
     return Mix(start.groups, start.columns, np.array(trial.user_attrs["coefficients"], dtype=np.float64))
 
 
-def _ranked(trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection) -> list[FrozenTrial]:
-    """The complete trials that were scored on all samples, best first; of equals, the earliest."""
-    sign = -1 if direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    scored = [each for each in trials if each.state == TrialState.COMPLETE and not each.user_attrs.get("estimated")]
-    return sorted(scored, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
+def _fully_scored(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The complete trials that were scored on all samples."""
+    return [each for each in trials if each.state == TrialState.COMPLETE and not each.user_attrs.get("estimated")]
+
+
+def _front_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    front = on_front(dict(enumerate(trials)), -_sign(study))
+    return [trials[number] for number, is_on in front.items() if is_on]
+
+
+def _cost(study: optuna.Study, trial: FrozenTrial) -> float:
+    """A trial's value, or of several the weighted mean; the best have the lowest."""
+    value = trial.values[0] if len(trial.values) == 1 else trial.user_attrs["weighted"]
+    return _sign(study) * float(value)
+
+
+def _sign(study: optuna.Study) -> int:
+    return -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
 
 
 def _short(value: Any, width: int = 60) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from mixopt.errors import ScoreError, listing
 from mixopt.listener import Listener, TrialEvent
 from mixopt.mix import Mix
-from mixopt.objective import Objective, Score
-from mixopt.search.samplers import BOX, make_sampler, population_of
+from mixopt.objective import SEARCH, Objective, Score
+from mixopt.search.samplers import BOX, make_sampler, population_of, start_attributes
 from mixopt.search.storage import write_together
 from mixopt.search.studies import best_trial, mix_of
 from mixopt.spaces import Space
@@ -41,7 +41,7 @@ def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], fl
         mix = _suggest(trial, space)
         trial.set_user_attr("coefficients", mix.coefficients.tolist())
         score = objective.score(mix)
-        for key, value in _facts_of(score).items():
+        for key, value in _facts_of(objective, score).items():
             trial.set_user_attr(key, value)
         return score.signal
 
@@ -60,8 +60,11 @@ def run_trials(
     deadline: float | None = None,
     listener: Listener | None = None,
     race: bool = False,
+    after: optuna.Study | None = None,
 ) -> bool:
     """Bring a study to so many complete trials, the start included.
+
+    A study of several objectives is told the signal on each split that steers, any other their weighted mean.
 
     Trial 0 is the start. After it, whole generations are asked, scored, and told in number order. Before every ask
     the sampler is fresh and seeded from (seed, trial number), and a batch's extent follows from the trials before
@@ -81,6 +84,7 @@ def run_trials(
         listener: Told every finished trial, and warned of failed ones.
         race: Give trials up that will not reach the best of the generations before theirs; what the sampler is told of
             them is an estimate.
+        after: A study whose trials came before: numbers and counts, as seeds and as told, go on from its.
 
     Returns:
         Whether all trials were completed (False: the deadline passed).
@@ -88,17 +92,18 @@ def run_trials(
     Raises:
         ScoreError: Three trials in a row were not finite.
     """
-    size = population_of(sampler, space.dims, population)
+    size = population_of(sampler, space.dims, population, trials)
     heard = listener or Listener()
+    earlier = [] if after is None else after.get_trials(deepcopy=False)
 
     def announce(number: int, score: Score | None) -> None:
-        _announce(study, heard, objective.metric.name, number, trials, score)
+        _announce(study, heard, objective.metric.name, number, trials, score, earlier)
 
     def fresh_sampler(before: Sequence[FrozenTrial]) -> BaseSampler:
-        return make_sampler(sampler, _seed_for(seed, len(before)), population, before, space.labels)
+        return make_sampler(sampler, _seed_for(seed, len(earlier) + len(before)), size, before, space.labels)
 
     if not study.get_trials(deepcopy=False):
-        _add_start(study, objective, space, announce)
+        _add_start(study, objective, space, start_attributes(sampler), announce)
     first = 1
     while True:
         known = study.get_trials(deepcopy=False)
@@ -119,37 +124,50 @@ def run_trials(
 
 
 def _add_start(
-    study: optuna.Study, objective: Objective, space: Space, announce: Callable[[int, Score | None], None]
+    study: optuna.Study,
+    objective: Objective,
+    space: Space,
+    attributes: dict[str, Any],
+    announce: Callable[[int, Score | None], None],
 ) -> None:
     start = space.to_mix(np.zeros(space.dims))
     score = objective.score(start)
+    facts = _facts_of(objective, score)
     study.add_trial(
         create_trial(
             state=TrialState.COMPLETE,
-            value=score.signal,
+            values=_values(study, facts, score),
             params=dict.fromkeys(space.labels, 0.0),
             distributions=dict.fromkeys(space.labels, BOX),
-            user_attrs={"coefficients": start.coefficients.tolist(), **_facts_of(score)},
+            user_attrs={"coefficients": start.coefficients.tolist(), **facts},
+            system_attrs=attributes,
         )
     )
     announce(0, score)
 
 
 def _announce(
-    study: optuna.Study, listener: Listener, metric: str, number: int, total: int, score: Score | None
+    study: optuna.Study,
+    listener: Listener,
+    metric: str,
+    number: int,
+    wanted: int,
+    score: Score | None,
+    earlier: Sequence[FrozenTrial],
 ) -> None:
     known = study.get_trials(deepcopy=False)
-    complete = sum(trial.state == TrialState.COMPLETE for trial in known)
+    done = sum(trial.state == TrialState.COMPLETE for trial in earlier)
+    shown = len(earlier) + number
     if score is None:
         attributes = known[number].user_attrs
-        listener.say(f"trial {number} failed and is replaced: {attributes['error']}", True)
+        listener.say(f"trial {shown} failed and is replaced: {attributes['error']}", True)
     listener.trial(
         TrialEvent(
-            number=number,
-            complete=complete,
-            total=total,
+            number=shown,
+            complete=done + sum(trial.state == TrialState.COMPLETE for trial in known),
+            total=done + wanted,
             value=None if score is None else score.value,
-            best=float(best_trial(study, study.get_trials(deepcopy=False)).user_attrs["metrics"][metric]),
+            best=float(best_trial(study, known).user_attrs["metrics"][metric]),
             images_per_second=None if score is None or score.cached else score.images / score.seconds,
         )
     )
@@ -202,7 +220,7 @@ def _tell_batch(
                 before = study.get_trials(deepcopy=False)[: batch[0]]
                 incumbent = objective.score(mix_of(best_trial(study, before), space))
             score = objective.score(mix) if incumbent is None else objective.race(mix, incumbent)
-            facts = _facts_of(score)
+            facts = _facts_of(objective, score)
         except ScoreError as error:
             facts = {
                 "images": objective.samples,
@@ -216,7 +234,7 @@ def _tell_batch(
             if score is None:
                 study.tell(number, state=TrialState.FAIL)
             else:
-                study.tell(number, score.signal)
+                study.tell(number, _values(study, facts, score))
         announce(number, score)
         if score is None:
             _stop_after_failures(study, number)
@@ -239,11 +257,20 @@ def _suggest(trial: Trial, space: Space) -> Mix:
     return space.to_mix(np.array(point))
 
 
-def _facts_of(score: Score) -> dict[str, Any]:
+def _facts_of(objective: Objective, score: Score) -> dict[str, Any]:
     facts: dict[str, Any] = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
     if score.beside:
         facts["beside"] = {name: each.metrics for name, each in score.beside.items()}
+        labels = objective.evaluators[SEARCH].split.labels[: len(score.outcomes)]
+        own = objective.signal.of(labels, score.outcomes)
+        facts["signals"] = {SEARCH: own, **{name: each.signal for name, each in score.beside.items()}}
+        facts["weighted"] = score.signal
     return {**facts, "estimated": True} if score.estimated else facts
+
+
+def _values(study: optuna.Study, facts: Mapping[str, Any], score: Score) -> list[float]:
+    """What the study is told of a score."""
+    return list(facts["signals"].values()) if len(study.directions) > 1 else [score.signal]
 
 
 def _seed_for(seed: int, number: int) -> int:
