@@ -307,13 +307,15 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     )
     facts = study_facts(spec, assembly)
     searching.check_facts(study, facts, folder.path)
+    studies = [study, searching.open_second(study)] if spec.refine else [study]
+    searching.check_facts(studies[-1], facts, folder.path)
     if not searching.has_begun(study) and folder.recipe.exists():
         raise RunError(f"{folder.path}: holds the result of another study; choose a new folder with --out")
     folder.write_spec(spec.model_copy(update=assembly.settled))
     announce_search(spec, objective, announce(spec, assembly, listener), listener)
     baselines = run_baselines(spec, assembly, listener)
     deadline = None if spec.timeout is None else started + spec.timeout
-    explored = explore(spec, assembly, [study], facts, baselines, deadline, listener)
+    explored = explore(spec, assembly, studies, facts, baselines, deadline, listener)
     counted = explored.objective
     tally = start_tally(spec, objective, baselines).merged(counted.tally)
     rows = score_rows(objective, base_entry(objective) | baselines, listener)

@@ -86,6 +86,8 @@ class StudySpec(BaseModel):
         shifts: ``none``, or ``synthetic``: the selection images under synthetic shifts steer as well, with a weight
             of 0.5 or another one after a colon.
         pareto: Whether the sampler is told the signal on each split that steers rather than their weighted mean.
+        refine: How many layer groups the second half of the trials moves: those that matter most at the best mix of
+            the first half. One stage without.
         batchnorm: BatchNorm statistics of mixes: the ``average`` of the checkpoints', ``recompute`` from selection
             images, or ``auto``, the better of the two on the uniform soup.
         confirm: The share of the selection split, the last of the fixed order, that steers no method; the last choice
@@ -133,6 +135,7 @@ class StudySpec(BaseModel):
     select: dict[str, tuple[Path, float]] = Field(default_factory=dict)
     shifts: str = "none"
     pareto: Annotated[bool, Field(validate_default=True)] = False
+    refine: Annotated[int, Field(ge=1)] | None = None
     batchnorm: Literal["average", "recompute", "auto"] = "auto"
     confirm: Annotated[float, Field(ge=0, lt=1)] = 0.2
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -216,6 +219,13 @@ class StudySpec(BaseModel):
             )
         if sampler == "cmaes":
             raise ValueError("cmaes takes one objective; leave the sampler out (nsgaii), or choose tpe, gp or random")
+        return value
+
+    @field_validator("refine")
+    @classmethod
+    def _one_objective(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("pareto"):
+            raise ValueError("a second stage begins at one best mix, and a front has many; leave out this or pareto")
         return value
 
     @field_validator("groups", mode="before")

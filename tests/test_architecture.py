@@ -30,6 +30,7 @@ LAYERS = (
     {"ensembles", "finalists"},
     {"lineup"},
     {"crowning", "stages"},
+    {"refinement"},
     {"exploration"},
     {"run"},
     {"demo"},

@@ -65,6 +65,15 @@ def search(
             "auto)",
         ),
     ] = None,
+    refine: Annotated[
+        int | None,
+        option(
+            SEARCH,
+            "The last half of the trials moves the rows of the so many layer groups that matter most, around the best "
+            "trial so far.",
+            metavar="N",
+        ),
+    ] = None,
     race: Annotated[
         str | None, option(SEARCH, "on gives up trials that will not reach the best so far; or off. (default: on)")
     ] = None,
@@ -103,9 +112,9 @@ def search(
         "select": select_of(select), "shifts": shifts, "pareto": pareto,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm,
         "sampler": sampler, "population": population, "groups": groups, "space": space, "race": race,
-        "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed, "device": device,
-        "batch_size": batch_size, "precision": precision, "compile": compile_, "stack": stack, "dtype": dtype,
-        "cache": cache, "out": out, "storage": storage,
+        "refine": refine, "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed,
+        "device": device, "batch_size": batch_size, "precision": precision, "compile": compile_, "stack": stack,
+        "dtype": dtype, "cache": cache, "out": out, "storage": storage,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
