@@ -164,7 +164,7 @@ def run_study(objective: Any, space: Space, spec: StudySpec, seed: int, race: bo
             study,
             objective,
             space,
-            sampler=spec.sampler,
+            sampler=spec.sampler_name,
             trials=spec.trials,
             seed=seed,
             population=spec.population,

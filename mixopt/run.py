@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from mixopt import search as searching
 from mixopt.assemble import Assembly, assemble, ingredient_files
 from mixopt.crowning import base_entry, crown, make_row, samples_of, score_rows
 from mixopt.ensembles import ENSEMBLES
 from mixopt.errors import RunError, SpecError, listing, names
+from mixopt.exploration import explore, split_weights
 from mixopt.files import ENVIRONMENT, write_json
 from mixopt.finalists import settle, told
 from mixopt.lineup import Request, default_rows, requests_of, run_requests, soups_of_soups
@@ -24,17 +23,15 @@ from mixopt.metrics import smoothed
 from mixopt.mix import Recipe
 from mixopt.objective import SEARCH, Tally
 from mixopt.refit import refit
-from mixopt.report import FINALISTS, Failure, Row, best_row, make_report
+from mixopt.report import Failure, Row, best_row, make_report
 from mixopt.runfolder import RunFolder
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages import (
-    DIMENSIONS,
     announce,
     announce_search,
     check_plan,
     greedy_defaults,
     learned_start,
-    make_space,
     run_baselines,
     start_tally,
     study_facts,
@@ -159,55 +156,34 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     objective = assembly.objective
     if spec.signal == "smooth":
         objective.signal = smoothed(objective.metric)
-    searching.make_sampler(spec.sampler, spec.seed, spec.population)
+    searching.make_sampler(spec.sampler_name, spec.seed, spec.population)
     check_plan(spec, objective)
     study = searching.open_study(
         searching.open_storage(folder.journal, spec.storage, objective.stopwatch),
         folder.path.resolve().name,
         objective.signal.direction,
+        objectives=1 + len(spec.weights) if spec.pareto else 1,
     )
     facts = study_facts(spec, assembly)
     searching.check_facts(study, facts, folder.path)
+    studies = [study, searching.open_second(study)] if spec.refine else [study]
+    searching.check_facts(studies[-1], facts, folder.path)
     if not searching.has_begun(study) and folder.recipe.exists():
         raise RunError(f"{folder.path}: holds the result of another study; choose a new folder with --out")
     folder.write_spec(spec.model_copy(update=assembly.settled))
     announce_search(spec, objective, announce(spec, assembly, listener), listener)
     baselines = run_baselines(spec, assembly, listener)
-    space = searching.settle_space(study, facts, lambda: make_space(spec, objective, baselines))
-    listener.say(
-        f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler}, {spec.trials} trials", False
-    )
-    counted = objective.weighing(spec.weights)
-    if space.dims > DIMENSIONS:
-        listener.say(
-            f"{space.dims} dimensions are many for {spec.trials} trials; fewer --groups or --ingredients find more",
-            True,
-        )
-    finished = searching.run_trials(
-        study,
-        counted,
-        space,
-        sampler=spec.sampler,
-        trials=spec.trials,
-        seed=spec.seed,
-        population=spec.population,
-        deadline=None if spec.timeout is None else started + spec.timeout,
-        listener=listener,
-        race=spec.race == "on" and not spec.weights,
-    )
-    if not finished:
-        listener.say("--timeout: stopped before all trials were complete; the same command continues", True)
-    searching.recall_trials(study, counted, space)
+    deadline = None if spec.timeout is None else started + spec.timeout
+    explored = explore(spec, assembly, studies, facts, baselines, deadline, listener)
+    counted = explored.objective
     tally = start_tally(spec, objective, baselines).merged(counted.tally)
     rows = score_rows(objective, base_entry(objective) | baselines, listener)
-    best = searching.best_mixes(study, space, FINALISTS)
-    start = space.to_mix(np.zeros(space.dims))
-    settled = settle(counted, start, list(best.values()))
+    settled = settle(counted, explored.start, list(explored.best.values()))
     tally = tally.merged(counted.tally)
-    number = 0 if settled.chosen is None else list(best)[settled.chosen]
+    number = 0 if settled.chosen is None else list(explored.best)[settled.chosen]
     listener.say(told(settled, number, objective), False)
     learned = learned_start(spec, objective, baselines) if spec.refit == "on" else None
-    refitted = refit(assembly, learned, start, settled.mix, spec.seed, listener) if learned else None
+    refitted = refit(assembly, learned, explored.start, settled.mix, spec.seed, listener) if learned else None
     mix, more = refitted or (settled.mix, Tally())
     tally = tally.merged(more)
     crowned = crown(spec, assembly, folder, SEARCH, mix, listener)
@@ -221,16 +197,13 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
         "best": best_row([before, *_made(rows)], spec.metric, objective.samples),
         "verification": {"trial": number, **crowned.verification},
         **_select_facts(spec, assembly),
-        "trials": searching.count_states(study),
-        "race": searching.race_facts(study, counted.samples),
-        "finished": finished,
-        "sampler": spec.sampler,
-        "space": {"kind": space.describe()["kind"], "dims": space.dims, "labels": list(space.labels)},
+        "sampler": spec.sampler_name,
+        **explored.facts(number),
         **_run_facts(spec, assembly, started),
     }
     report = make_report([*rows, row], spec.metric, facts)
     write_json(folder.report, report)
-    return SearchResult(folder.path, crowned.recipe, report, finished)
+    return SearchResult(folder.path, crowned.recipe, report, explored.finished)
 
 
 def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareResult:
@@ -334,8 +307,7 @@ def _select_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
     """What each split that steered the trials weighed; empty where the selection split did alone."""
     if not spec.weights:
         return {}
-    weights = {SEARCH: 1 - sum(spec.weights.values()), **spec.weights}
-    return {"select": weights, **({"shifts": assembly.shifts} if assembly.shifts else {})}
+    return {"select": split_weights(spec.weights), **({"shifts": assembly.shifts} if assembly.shifts else {})}
 
 
 def _logged(listener: Listener, folder: RunFolder) -> Listener:

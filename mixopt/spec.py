@@ -18,7 +18,7 @@ from mixopt.split import SYNTHETIC
 
 POOL_FILE = "pool.toml"
 AUTO = "auto"
-SAMPLERS = ("cmaes", "tpe", "gp", "random")
+SAMPLERS = (AUTO, "cmaes", "nsgaii", "tpe", "gp", "random")
 SPACES = ("simplex",)
 STARTS = ("best", "individual", "uniform", "greedy", "learned")
 SYNTHETIC_WEIGHT = 0.5
@@ -67,7 +67,8 @@ class StudySpec(BaseModel):
         trials: Complete trials in all, the start included.
         race: Whether a trial is given up once it will not reach the best so far.
         signal: What the sampler is told: the metric, or ``smooth``, the metric and the loss in one.
-        sampler: ``cmaes``, ``tpe``, ``gp``, ``random``, or ``package.module:Class``.
+        sampler: ``cmaes``, ``tpe``, ``gp``, ``random``, ``package.module:Class``, with ``pareto`` alone ``nsgaii``, or
+            ``auto``: ``cmaes``, or ``nsgaii`` with ``pareto``.
         population: Trials asked at a time; the sampler's own default without.
         groups: Layer groups, see `mixopt.groups.make_groups`; chosen to keep the dimensions few without.
         space: How a sampler's box becomes rows; ``auto`` is ``residual`` or, where columns or layer groups are given,
@@ -87,6 +88,9 @@ class StudySpec(BaseModel):
             has the rest of the weight.
         shifts: ``none``, or ``synthetic``: the selection images under synthetic shifts steer as well, with a weight
             of 0.5 or another one after a colon.
+        pareto: Whether the sampler is told the signal on each split that steers rather than their weighted mean.
+        refine: How many layer groups the second half of the trials moves: those that matter most at the best mix of
+            the first half. One stage without.
         batchnorm: BatchNorm statistics of mixes: the ``average`` of the checkpoints', ``recompute`` from selection
             images, or ``auto``, the better of the two on the uniform soup.
         confirm: The share of the selection split, the last of the fixed order, that steers no method; the last choice
@@ -126,7 +130,7 @@ class StudySpec(BaseModel):
     trials: Annotated[int, Field(ge=1)] = 200
     race: Literal["on", "off"] = "on"
     signal: Literal["metric", "smooth"] = "smooth"
-    sampler: str = "cmaes"
+    sampler: str = AUTO
     population: Annotated[int, Field(ge=2)] | None = None
     groups: str | None = None
     space: Literal["auto", "simplex", "affine", "shared", "depth", "residual"] = "auto"
@@ -136,6 +140,8 @@ class StudySpec(BaseModel):
     greedy_rule: Literal["at-least", "strict"] = "at-least"
     select: dict[str, tuple[Path, float]] = Field(default_factory=dict)
     shifts: str = "none"
+    pareto: Annotated[bool, Field(validate_default=True)] = False
+    refine: Annotated[int, Field(ge=1)] | None = None
     batchnorm: Literal["average", "recompute", "auto"] = "auto"
     confirm: Annotated[float, Field(ge=0, lt=1)] = 0.2
     refit: Literal["on", "off"] = "on"
@@ -156,6 +162,11 @@ class StudySpec(BaseModel):
     def folder(self) -> Path:
         """The run folder: ``out``, or ``runs/<pool folder name>``."""
         return self.out or Path("runs") / self.models.resolve().name
+
+    @property
+    def sampler_name(self) -> str:
+        """The sampler, with ``auto`` settled."""
+        return self.sampler if self.sampler != AUTO else "nsgaii" if self.pareto else "cmaes"
 
     @property
     def weights(self) -> dict[str, float]:
@@ -203,6 +214,30 @@ class StudySpec(BaseModel):
         if SYNTHETIC in getattr(info.data.get("data"), "test", {}):
             raise ValueError(f"a test split is called {SYNTHETIC} already; give that another name")
         _check_weights([*(weight for _, weight in info.data.get("select", {}).values()), _shift_weight(value)])
+        return value
+
+    @field_validator("pareto")
+    @classmethod
+    def _several_objectives(cls, value: bool, info: ValidationInfo) -> bool:
+        sampler = info.data.get("sampler")
+        if not value:
+            if sampler == "nsgaii":
+                raise ValueError("the sampler nsgaii is for several objectives; add pareto, or choose another sampler")
+            return value
+        if not info.data.get("select", True) and info.data.get("shifts", "none") == "none":
+            raise ValueError(
+                "one split alone has no front; add another that steers: --shifts synthetic, or --select "
+                "NAME=FILE:WEIGHT"
+            )
+        if sampler == "cmaes":
+            raise ValueError("cmaes takes one objective; leave the sampler out (nsgaii), or choose tpe, gp or random")
+        return value
+
+    @field_validator("refine")
+    @classmethod
+    def _one_objective(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("pareto"):
+            raise ValueError("a second stage begins at one best mix, and a front has many; leave out this or pareto")
         return value
 
     @field_validator("groups", mode="before")

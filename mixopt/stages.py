@@ -139,7 +139,7 @@ def run_baselines(spec: StudySpec, assembly: Assembly, listener: Listener) -> di
     found = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=quiet, on_score=on_score)
     values = {}
     for name, entry in found.items():
-        if entry.error is not None and (name != LEARNED or spec.start == "learned"):
+        if entry.error is not None and (name != LEARNED or spec.start == "learned" or spec.refine):
             raise entry.error
         if entry.error is not None:
             listener.say(f"{name} is left out: {entry.error}", True)
@@ -171,6 +171,11 @@ def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:
     return groups, count if spec.sources else min(count, len(pool.ingredients))
 
 
+def refined_groups(spec: StudySpec, pool: Pool) -> Groups:
+    """The layer groups that the second stage chooses from: blocks, where none are given."""
+    return make_groups(spec.groups or "block", pool.sizes)
+
+
 def check_plan(spec: StudySpec, objective: Objective) -> None:
     """Find out before any work whether layer groups and start can be used.
 
@@ -187,6 +192,8 @@ def check_plan(spec: StudySpec, objective: Objective) -> None:
     if len(pool.ingredients) < 2:
         raise PoolError(f"{spec.models}: a search needs at least two ingredients, found {names(pool.ingredients)}")
     plan_space(spec, pool)
+    if spec.refine is not None and spec.refine > (most := len(refined_groups(spec, pool))):
+        raise SpecError(f"--refine {spec.refine}: expected at most {most}, the layer groups; or finer --groups")
     search_requests(spec, pool)
     if spec.sources:
         _check_sources(spec, pool)
@@ -383,7 +390,9 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         or None,
         "shifts": assembly.shifts or None,
         "metric": spec.metric,
-        "sampler": spec.sampler,
+        "sampler": spec.sampler_name,
+        **({"pareto": True} if spec.pareto else {}),
+        **({"refine": spec.refine} if spec.refine else {}),
         "population": spec.population,
         "space": spec.space,
         "radius": spec.radius,

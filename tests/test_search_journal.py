@@ -99,7 +99,7 @@ def test_a_generation_and_a_told_trial_are_one_write_each(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("sampler", ["cmaes", "tpe", "random"])
+@pytest.mark.parametrize("sampler", ["cmaes", "nsgaii", "tpe", "random"])
 def test_a_kill_at_any_write_is_resumed_to_equality(sampler: str, torn: bool, tmp_path: Path) -> None:
     def kill(number: int, backend: JournalFileBackend, logs: list[Any]) -> None:
         if number != at:
@@ -164,7 +164,7 @@ def test_another_writer_waits_for_the_generation(tmp_path: Path) -> None:
     study = run_at(tmp_path, trials=1)
     other = plain(tmp_path)
     writer = threading.Thread(target=lambda: other.set_user_attr("note", "mine"))
-    with search._together(study):
+    with search.storage.write_together(study):
         writer.start()
         for _ in range(3):
             study.ask()
@@ -179,7 +179,7 @@ def test_another_writer_waits_for_the_generation(tmp_path: Path) -> None:
         assert [trial.number for trial in seen.trials] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("sampler", search.SPACE_LEARNERS)
+@pytest.mark.parametrize("sampler", search.samplers.SPACE_LEARNERS)
 def test_the_space_is_the_one_that_optuna_works_out(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +189,7 @@ def test_the_space_is_the_one_that_optuna_works_out(
     for name in ("told", "worked out"):
         (tmp_path / name).mkdir()
     told = run_at(tmp_path / "told", sampler, Near(fail))
-    monkeypatch.setattr(search, "SPACE_LEARNERS", ())
+    monkeypatch.setattr(search.samplers, "SPACE_LEARNERS", ())
     assert facts_of(run_at(tmp_path / "worked out", sampler, Near(fail))) == facts_of(told)
 
 
@@ -197,7 +197,9 @@ def test_cmaes_proposes_what_optunas_own_does(tmp_path: Path, monkeypatch: pytes
     ours = run_at(tmp_path).trials
     (tmp_path / "own").mkdir()
     monkeypatch.setattr(
-        search, "_CmaEs", lambda seed, size, _: CmaEsSampler(seed=seed, popsize=size, warn_independent_sampling=False)
+        search.samplers,
+        "_CmaEs",
+        lambda seed, size, _: CmaEsSampler(seed=seed, popsize=size, warn_independent_sampling=False),
     )
     theirs = run_at(tmp_path / "own").trials
     for one, other in zip(ours, theirs, strict=True):
@@ -244,3 +246,28 @@ def test_trials_are_read_for_reports_and_nothing_is_written(tmp_path: Path) -> N
     journal.write_text("nothing\n")
     with pytest.raises(RunError, match="cannot be read"):
         search.read_trials(journal)
+
+
+def test_nsgaii_stores_generations_as_optuna_does_and_counts_the_start(tmp_path: Path) -> None:
+    trials = run_at(tmp_path, "nsgaii").trials
+    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in trials]
+    assert generations == [0] * (1 + POPULATION) + [1] * POPULATION + [2] * POPULATION + [3]
+    study = plain(tmp_path)
+    study.sampler = optuna.samplers.NSGAIISampler(seed=0, population_size=POPULATION)
+    study.optimize(lambda trial: sum(trial.suggest_float(label, -1, 1) for label in SPACE.labels), n_trials=1)
+    assert study.trials[-1].system_attrs["NSGAIISampler:generation"] == 3
+    assert set(study._storage.get_study_system_attrs(study._study_id)) == {
+        f"NSGAIISampler:parent:{generation}" for generation in (1, 2, 3)
+    }
+
+
+def test_nsgaii_learns_from_the_generations_before(tmp_path: Path) -> None:
+    trials = run_at(tmp_path, "nsgaii", trials=1 + 10 * POPULATION).trials
+    values = [trial.values[0] for trial in trials]
+    assert np.mean(values[-2 * POPULATION :]) > np.mean(values[1 : 1 + 2 * POPULATION])
+
+
+@pytest.mark.parametrize(("trials", "expected"), [(1000, 50), (200, 40), (60, 12), (5, 4)])
+def test_nsgaii_has_five_generations(trials: int, expected: int) -> None:
+    assert search.population_of("nsgaii", 8, None, trials) == expected
+    assert search.population_of("nsgaii", 8, 7, trials) == 7

@@ -62,6 +62,15 @@ Shifts = Annotated[
         "synthetic:WEIGHT. (default: none)",
     ),
 ]
+Pareto = Annotated[
+    bool | None,
+    option(
+        DATA,
+        "The sampler is told the signal on each split that steers, not their weighted mean, and looks for the front; "
+        "the best of the front by the weighted mean go to the last choice. (default: no)",
+        "--pareto/--no-pareto",
+    ),
+]
 Limit = Annotated[int | None, option(DATA, "Use the first so many images of the selection split.")]
 
 Metric = Annotated[str | None, option(CHOICE, "accuracy, nll or balanced_accuracy. (default: accuracy)")]

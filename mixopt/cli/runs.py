@@ -41,6 +41,7 @@ def search(
     limit: shared.Limit = None,
     select: shared.Select = None,
     shifts: shared.Shifts = None,
+    pareto: shared.Pareto = None,
     metric: shared.Metric = None,
     from_: shared.From = None,
     greedy_rule: shared.GreedyRule = None,
@@ -53,7 +54,12 @@ def search(
         ),
     ] = None,
     sampler: Annotated[
-        str | None, option(SEARCH, "cmaes, tpe, gp, random, or package.module:Class. (default: cmaes)")
+        str | None,
+        option(
+            SEARCH,
+            "cmaes, tpe, gp, random, package.module:Class, nsgaii (with --pareto alone), or auto: cmaes, or nsgaii "
+            "with --pareto. (default: auto)",
+        ),
     ] = None,
     population: Annotated[int | None, option(SEARCH, "Trials asked at a time; the sampler's own.")] = None,
     groups: Annotated[
@@ -67,6 +73,15 @@ def search(
             "residual (from the start towards the other baselines), simplex, affine, shared, depth, or auto: residual, "
             "but with --groups, --ingredients or --from simplex (affine, if the start has negative entries). (default: "
             "auto)",
+        ),
+    ] = None,
+    refine: Annotated[
+        int | None,
+        option(
+            SEARCH,
+            "The last half of the trials moves the rows of the so many layer groups that matter most, around the best "
+            "trial so far.",
+            metavar="N",
         ),
     ] = None,
     race: Annotated[
@@ -104,13 +119,13 @@ def search(
     options = {
         "trials": trials, "preset": preset, "family": family, "model": model, "base": base, "ingredients": patterns,
         "top": top, "classnames": classnames, "templates": templates, "data": splits_of(data, test),
-        "limit": limit, "select": select_of(select), "shifts": shifts,
+        "limit": limit, "select": select_of(select), "shifts": shifts, "pareto": pareto,
         "metric": metric, "sources": from_, "greedy_rule": greedy_rule, "batchnorm": batchnorm, "confirm": confirm,
         "refit": refit,
         "sampler": sampler, "population": population, "groups": groups, "space": space, "race": race,
-        "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed, "device": device,
-        "batch_size": batch_size, "precision": precision, "compile": compile_, "stack": stack, "dtype": dtype,
-        "cache": cache, "out": out, "storage": storage,
+        "refine": refine, "signal": signal, "radius": radius, "start": start, "timeout": timeout, "seed": seed,
+        "device": device, "batch_size": batch_size, "precision": precision, "compile": compile_, "stack": stack,
+        "dtype": dtype, "cache": cache, "out": out, "storage": storage,
     }  # fmt: skip
 
     def work(screen: Screen) -> None:

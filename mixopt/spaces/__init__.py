@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mixopt.errors import MixoptError, unknown
 from mixopt.mix import Mix
 from mixopt.spaces.composed import Composed
-from mixopt.spaces.linear import Affine, Depth, Residual, Shared
+from mixopt.spaces.linear import Affine, Depth, Layers, Residual, Shared
 from mixopt.spaces.simplex import Simplex
 
 Point = NDArray[np.float64]
@@ -49,6 +49,7 @@ SPACES: dict[str, type[Simplex | Composed | Affine | Residual]] = {
     "simplex": Simplex,
     "composed": Composed,
     "affine": Affine,
+    "layers": Layers,
     "shared": Shared,
     "depth": Depth,
     "residual": Residual,

@@ -4,6 +4,7 @@ Every direction's rows sum to 0, so that the rows of the mix sum to 1; they may 
 in their directions alone:
 
 - ``affine``: every layer group moves by itself, in all directions that its active columns span.
+- ``layers``: as ``affine``, but some layer groups alone.
 - ``shared``: all layer groups move alike.
 - ``depth``: as ``shared`` at three points along the network's depth, interpolated between them.
 - ``residual``: towards other mixes (and away from them), each at the same three points.
@@ -136,6 +137,40 @@ class Affine(Linear):
     def from_description(cls, value: Mapping[str, Any]) -> Affine:
         """Make the space again from what `describe` gave."""
         return cls(Mix.from_dict(value["start"]), tuple(value["active"]), float(value["radius"]))
+
+
+class Layers(Affine):
+    """As `Affine`, but of some layer groups alone; the others stay at the start.
+
+    Args:
+        start: As `Affine`.
+        active: As `Affine`.
+        radius: As `Affine`.
+        moving: The layer groups that move.
+
+    Raises:
+        MixoptError: As `Affine`; a layer group that the start does not have.
+    """
+
+    kind = "layers"
+
+    def __init__(self, start: Mix, active: Sequence[str], radius: float, moving: Sequence[str]) -> None:
+        self.moving = tuple(moving)
+        if absent := [name for name in self.moving if name not in start.groups.names]:
+            raise MixoptError(f"space layers: no layer group {names(absent)}")
+        super().__init__(start, active, radius)
+
+    def _profiles(self, groups: Groups) -> tuple[Sequence[str], NDArray[np.float64]]:
+        return self.moving, np.eye(len(groups))[[groups.names.index(name) for name in self.moving]]
+
+    def describe(self) -> dict[str, Any]:
+        """The space as plain JSON values."""
+        return {**super().describe(), "moving": list(self.moving)}
+
+    @classmethod
+    def from_description(cls, value: Mapping[str, Any]) -> Layers:
+        """Make the space again from what `describe` gave."""
+        return cls(Mix.from_dict(value["start"]), tuple(value["active"]), float(value["radius"]), value["moving"])
 
 
 class Shared(Affine):

@@ -13,7 +13,7 @@ from mixopt.groups import make_groups
 from mixopt.mix import Mix, constant, one_hot
 from mixopt.spaces import SPACES, Space, from_description
 from mixopt.spaces.composed import Composed
-from mixopt.spaces.linear import Affine, Depth, Residual, Shared
+from mixopt.spaces.linear import Affine, Depth, Layers, Residual, Shared
 from mixopt.spaces.simplex import Simplex
 from tests.conftest import random_mix
 
@@ -38,6 +38,7 @@ MAKERS: dict[str, Callable[[Mix, Sequence[str]], Space]] = {
     "simplex": lambda start, active: Simplex(start, active, 0.3),
     "composed": composed,
     "affine": lambda start, active: Affine(start, active, 0.3),
+    "layers": lambda start, active: Layers(start, active, 0.3, start.groups.names[-2:]),
     "shared": lambda start, active: Shared(start, active, 0.3),
     "depth": lambda start, active: Depth(start, active, 0.3),
     "residual": lambda start, active: Residual(

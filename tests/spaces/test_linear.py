@@ -8,7 +8,7 @@ import pytest
 from mixopt import Mix, MixoptError, one_hot
 from mixopt.groups import Groups, make_groups
 from mixopt.mix import rows_on
-from mixopt.spaces.linear import DEPTHS, Affine, Depth, Linear, Residual, Shared, contrasts, hats
+from mixopt.spaces.linear import DEPTHS, Affine, Depth, Layers, Linear, Residual, Shared, contrasts, hats
 from tests.conftest import random_mix
 
 SIZES = {f"blocks.{number}.w": 2 for number in range(7)}
@@ -20,6 +20,7 @@ SPACES: tuple[Linear, ...] = (
     Shared(START, ("a", "c", "d"), 0.3),
     Depth(START, ("a", "c", "d"), 0.3),
     Residual(START, {"soup": random_mix(BLOCKS, COLUMNS, seed=1), "b": one_hot(BLOCKS, COLUMNS, "b")}, 0.5),
+    Layers(START, ("a", "c", "d"), 0.3, ("blocks.1", "blocks.4")),
 )
 
 
@@ -44,7 +45,7 @@ def test_points_come_back_exactly(space: Linear) -> None:
 
 
 def test_dimensions(space: Linear) -> None:
-    assert space.dims == {"affine": 7 * 2, "shared": 2, "depth": 3 * 2, "residual": 3 * 2}[space.kind]
+    assert space.dims == {"affine": 7 * 2, "layers": 2 * 2, "shared": 2, "depth": 3 * 2, "residual": 3 * 2}[space.kind]
 
 
 def test_rows_sum_to_one_and_may_be_negative(space: Linear) -> None:
@@ -70,6 +71,18 @@ def test_shared_moves_all_groups_alike_and_depth_smoothly() -> None:
     np.testing.assert_allclose(np.diff(rows[:4], n=2, axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(np.diff(rows[3:], n=2, axis=0), 0, atol=1e-12)
     assert np.abs(np.diff(rows, n=2, axis=0)).max() > 0.01
+
+
+def test_only_the_layer_groups_named_move_and_as_in_affine() -> None:
+    layers = Layers(START, COLUMNS, 0.3, ("blocks.4", "blocks.1"))
+    rows = moved(layers, 3)
+    assert np.flatnonzero(np.any(rows != 0, axis=1)).tolist() == [1, 4]
+    affine = Affine(START, COLUMNS, 0.3)
+    point = dict(zip(layers.labels, np.random.default_rng(0).uniform(-1, 1, layers.dims), strict=True))
+    same = affine.to_mix(np.array([point.get(label, 0.0) for label in affine.labels]))
+    np.testing.assert_array_equal(layers.to_mix(np.array(list(point.values()))).coefficients, same.coefficients)
+    with pytest.raises(MixoptError, match=r"space layers: no layer group blocks\.9"):
+        Layers(START, COLUMNS, 0.3, ("blocks.9",))
 
 
 def test_residual_goes_a_part_of_the_way_to_each_mix() -> None:

@@ -1,0 +1,149 @@
+"""Optuna's samplers, each made fresh and seeded before every ask, so that a study goes on wherever it was left."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import optuna
+from optuna import samplers
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from mixopt.errors import SpecError
+
+BOX = FloatDistribution(-1.0, 1.0)
+SPACE_LEARNERS = ("cmaes", "nsgaii", "tpe", "gp")
+POPULATION = 50  # of NSGA-II, as in Optuna
+
+
+def make_sampler(
+    name: str,
+    seed: int,
+    population: int | None,
+    before: Sequence[FrozenTrial] = (),
+    labels: Iterable[str] | None = None,
+) -> BaseSampler:
+    """A fresh sampler of Optuna.
+
+    Args:
+        name: ``cmaes``, ``nsgaii``, ``tpe``, ``gp``, ``random``, or ``package.module:Class``.
+        seed: Of its random state.
+        population: Of CMA-ES and NSGA-II; their own defaults without.
+        before: The study's trials so far, where CMA-ES finds its state.
+        labels: Of the space's dimensions: samplers that would work the space out before every ask are told it.
+
+    Raises:
+        SpecError: A class that cannot be imported or is not a sampler.
+    """
+    sampler = _sampler_of(name, seed, population, before)
+    return sampler if labels is None or name not in SPACE_LEARNERS else _KnownSpace(sampler, labels)
+
+
+def _sampler_of(name: str, seed: int, population: int | None, before: Sequence[FrozenTrial]) -> BaseSampler:
+    if name == "cmaes":
+        # The box is centred on the start, so CMA-ES begins there, with a sixth of the range as its step.
+        return _CmaEs(seed, population, before)
+    if name == "nsgaii":
+        return NSGAIISampler(population_size=population or POPULATION, seed=seed)
+    if name == "tpe":
+        return TPESampler(seed=seed)
+    if name == "gp":
+        return GPSampler(seed=seed)
+    if name == "random":
+        return RandomSampler(seed=seed)
+    return _foreign_sampler(name, seed)
+
+
+def population_of(name: str, dims: int, population: int | None, trials: int) -> int:
+    """Trials asked at a time: an evolutionary sampler's population, 1 for samplers that learn from every trial.
+
+    CMA-ES has its own; NSGA-II has Optuna's, but so few that the trials make five generations.
+    """
+    if population is not None:
+        return population
+    if name == "nsgaii":
+        return max(4, min(POPULATION, trials // 5))
+    return 4 + math.floor(3 * math.log(dims)) if name == "cmaes" else 1
+
+
+def start_attributes(name: str) -> dict[str, Any]:
+    """What marks the start as one of the sampler's own trials: for NSGA-II, it is in the first generation."""
+    return {NSGAIISampler._get_generation_key(): 0} if name == "nsgaii" else {}
+
+
+class NSGAIISampler(samplers.NSGAIISampler):
+    """Optuna's NSGA-II, with a generation's parents always in the order in which they are read back.
+
+    Optuna hands them over by rank when it chooses them, and by number from then on: where a killed process had chosen
+    them, the first trial of the generation would have other parents. It stores generations under the name of the
+    class, so that this one is called as Optuna's is.
+    """
+
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """The parents of a generation, chosen where they are not yet."""
+        super().get_parent_population(study, generation)
+        return super().get_parent_population(study, generation)
+
+
+class _KnownSpace(BaseSampler):
+    """A sampler that is told the space, which it would otherwise work out from all trials before every ask."""
+
+    def __init__(self, sampler: BaseSampler, labels: Iterable[str]) -> None:
+        self._sampler = sampler
+        self._space: dict[str, BaseDistribution] = dict.fromkeys(sorted(labels), BOX)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+class _CmaEs(CmaEsSampler):
+    """Optuna's CMA-ES, told a generation once.
+
+    Optuna tells the last generation to the optimizer and stores it (1 MB in 200 dimensions) in every trial until one
+    of them is complete; with whole generations asked, in all of them. Here a generation's first trial stores it and
+    the others find it there. Where that trial fails, the one that replaces it stores it again, so that a complete
+    trial of every generation has it and plain Optuna can go on.
+    """
+
+    def __init__(self, seed: int, population: int | None, before: Sequence[FrozenTrial]) -> None:
+        super().__init__(seed=seed, popsize=population, warn_independent_sampling=False)
+        self._live = [trial for trial in before if trial.state in (TrialState.RUNNING, TrialState.COMPLETE)]
+
+    # The one place that knows Optuna from inside; a test compares with Optuna's own, and counts the optimizers stored.
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        found = super()._restore_optimizer(self._live)
+        if found and not any(trial.system_attrs.get("cma:generation") for trial in reversed(completed_trials)):
+            # Optuna, which finds none in complete trials, would now draw a seed for a new one.
+            self._cma_rng.rng.randint(1, 2**31 - 2)
+        return found
+
+
+def _foreign_sampler(name: str, seed: int) -> BaseSampler:
+    path, _, attribute = name.partition(":")
+    try:
+        kind = getattr(importlib.import_module(path), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SpecError(f"--sampler {name}: cannot import it ({error}); expected package.module:Class") from error
+    try:
+        seeded = "seed" in inspect.signature(kind).parameters
+        sampler = kind(seed=seed) if seeded else kind()
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"--sampler {name}: cannot be made without arguments other than seed ({error})") from error
+    if not isinstance(sampler, BaseSampler):
+        raise SpecError(f"--sampler {name}: expected an optuna sampler, found a {type(sampler).__name__}")
+    return sampler
