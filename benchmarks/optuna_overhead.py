@@ -32,7 +32,8 @@ from mixopt.evaluator import Outcomes
 from mixopt.groups import Groups
 from mixopt.metrics import METRICS
 from mixopt.mix import Mix, constant
-from mixopt.objective import SEARCH, Objective, Score
+from mixopt.objective import SEARCH, Objective
+from mixopt.score import Score
 from mixopt.spaces.simplex import Simplex
 from mixopt.stopwatch import Stopwatch
 

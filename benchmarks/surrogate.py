@@ -23,7 +23,8 @@ from mixopt.lineup import Entry
 from mixopt.listener import Listener
 from mixopt.metrics import smoothed
 from mixopt.mix import Mix
-from mixopt.objective import Objective, Score
+from mixopt.objective import Objective
+from mixopt.score import Score
 from mixopt.spaces import Space
 from mixopt.spec import StudySpec
 from mixopt.stages import make_space, run_baselines

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from mixopt.groups import Groups, make_groups
     from mixopt.listener import Listener
     from mixopt.mix import Mix, Recipe, combine, constant, one_hot
-    from mixopt.objective import Objective, Score
+    from mixopt.objective import Objective
     from mixopt.pool import Pool, open_pool
+    from mixopt.score import Score
     from mixopt.spaces.simplex import Simplex
     from mixopt.spec import StudySpec, load_spec
     from mixopt.split import Preprocess, Split
@@ -40,7 +41,7 @@ _PLACES = {
     "Pool": "pool",
     "Preprocess": "split",
     "Recipe": "mix",
-    "Score": "objective",
+    "Score": "score",
     "Simplex": "spaces.simplex",
     "Split": "split",
     "StudySpec": "spec",

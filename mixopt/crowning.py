@@ -19,9 +19,10 @@ from mixopt.lineup import BASE, Entry, Request, checkpoint_mix
 from mixopt.listener import Listener
 from mixopt.methods import Choice
 from mixopt.mix import Mix, Recipe
-from mixopt.objective import SEARCH, Objective, Score, Tally
+from mixopt.objective import SEARCH, Objective
 from mixopt.report import Failure, Row, Samples
 from mixopt.runfolder import RunFolder
+from mixopt.score import Score, Tally
 from mixopt.spec import StudySpec
 from mixopt.version import __version__
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mixopt.errors import ScoreError
 from mixopt.mix import Mix, combine
-from mixopt.objective import SEARCH, Objective, Score
+from mixopt.objective import SEARCH, Objective
+from mixopt.score import Score
 from mixopt.split import SYNTHETIC
 
 # One sample more gained, and none lost, is evidence of nothing: its share is 0 but for rounding.

@@ -19,7 +19,8 @@ from mixopt.memory import peak_memory
 from mixopt.methods import Choice, method, method_names
 from mixopt.methods.individual import ranking
 from mixopt.mix import Mix, one_hot
-from mixopt.objective import Objective, Tally
+from mixopt.objective import Objective
+from mixopt.score import Tally
 
 BASE = "base"
 IMAGES_TOLD = 1000

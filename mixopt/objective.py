@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,103 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixopt.batchnorm import Recompute, negative_variance
-from mixopt.builder import FastBuilder, tensor_rows
+from mixopt.builder import FastBuilder
 from mixopt.cache import Gradient, OutcomeCache
 from mixopt.errors import DataError, MixoptError, PoolError, ScoreError, names
-from mixopt.evaluator import EVALUATION_VERSION, NO_OUTCOMES, Evaluator, Outcomes, Predict
+from mixopt.evaluator import NO_OUTCOMES, Evaluator, Outcomes, Predict
+from mixopt.keys import Keys
 from mixopt.metrics import METRICS, Metric
 from mixopt.mix import Mix
 from mixopt.pool import Pool
 from mixopt.prefix import Prefix, Resumed
 from mixopt.race import hopeless, looks
+from mixopt.score import Score, Tally
 from mixopt.split import SYNTHETIC
 from mixopt.stopwatch import Stopwatch
 
 SEARCH = "search"
 
-_ONE = struct.pack("<d", 1.0)
 _ADVICE = "Leave the checkpoint that causes it out of the pool, or save in a wider --dtype"
-
-
-@dataclass(frozen=True, eq=False)
-class Score:
-    """What a mix scored on one split.
-
-    Attributes:
-        value: The driving metric.
-        metrics: Every metric by name (fractions; nll in nats).
-        outcomes: Per-sample predictions and losses, in the split's fixed order.
-        seconds: What computing it took, now or when it was first computed.
-        cached: Whether it came from the cache.
-        images: Images that computing it ran through a model, those for BatchNorm statistics included.
-        signal: What steers a search, see `Objective.signal`; with `Objective.weighing`, the weighted mean over splits.
-        estimated: Whether the mix was given up before all samples: then ``signal`` and ``value`` are those of the
-            incumbent, changed by the difference on the samples seen, and ``metrics`` are of those samples alone.
-        beside: The scores on the other splits that weigh in ``signal``, by name.
-    """
-
-    value: float
-    metrics: dict[str, float]
-    outcomes: Outcomes
-    seconds: float
-    cached: bool
-    images: int = 0
-    signal: float = math.nan
-    estimated: bool = False
-    beside: Mapping[str, Score] = field(default_factory=dict)
-
-
-@dataclass
-class Tally:
-    """What has been asked for on the selection split: distinct mixes, as if nothing had been cached.
-
-    Attributes:
-        asked: By content key, the images scored and the seconds that took when it was computed.
-        learned: The same for gradients, and the share of the split that each saw.
-        members: Keys of the models whose logits were needed for ensembles.
-        own: By row, the seconds of a method's own work beside evaluations.
-        computed: How many of both were computed rather than found in the cache.
-        spent: Seconds that computing those took.
-    """
-
-    asked: dict[str, tuple[int, float]] = field(default_factory=dict)
-    learned: dict[str, tuple[int, float, float]] = field(default_factory=dict)
-    members: set[str] = field(default_factory=set)
-    own: dict[str, float] = field(default_factory=dict)
-    computed: int = 0
-    spent: float = 0.0
-
-    @property
-    def evaluations(self) -> int:
-        """The number of distinct mixes; a pass over the split for gradients counts as one."""
-        return len(self.asked) + math.ceil(sum(share for *_, share in self.learned.values()) - 1e-6)
-
-    @property
-    def images(self) -> int:
-        """Images that went through a model for them."""
-        return sum(images for images, _ in self.asked.values()) + self.gradient_images
-
-    @property
-    def gradient_images(self) -> int:
-        """Those of them that a gradient was taken on."""
-        return sum(images for images, *_ in self.learned.values())
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that this takes, from nothing."""
-        scoring = sum(seconds for _, seconds in self.asked.values())
-        return scoring + sum(seconds for _, seconds, _ in self.learned.values()) + sum(self.own.values())
-
-    def merged(self, other: Tally) -> Tally:
-        """Both together; a mix that both asked for counts once."""
-        return Tally(
-            {**self.asked, **other.asked},
-            {**self.learned, **other.learned},
-            self.members | other.members,
-            {**self.own, **other.own},
-            self.computed + other.computed,
-            self.spent + other.spent,
-        )
 
 
 class Objective:
@@ -170,8 +88,7 @@ class Objective:
         self._on_batch: Callable[[int], None] | None = None
         self._recompute = recompute
         self._sums: dict[tuple[str, ...], Tensor] = {}
-        self._constant = self._constant_key()
-        self._tensors = self._tensor_hashes()
+        self._keys = Keys(pool, builder.dtype, identity)
 
     def counting(
         self, on_score: Callable[[str], None] | None = None, on_batch: Callable[[int], None] | None = None
@@ -311,7 +228,7 @@ class Objective:
             ScoreError: The loss is not finite.
         """
         evaluator = self.evaluators[SEARCH]
-        key = self._gradient_key(mix, samples, scale)
+        key = self._keys.of_gradient(mix, evaluator.split.fingerprint, samples, scale)
         stored = self._cache.get_gradient(key, mix.coefficients.shape)
         if stored is None:
             started = time.perf_counter()
@@ -354,46 +271,9 @@ class Objective:
         self.tally.asked.setdefault(self.key(mix, SEARCH), (images, seconds))
 
     def key(self, mix: Mix, split: str) -> str:
-        """SHA-256 of all that the outcomes of a mix on a split depend on; the metric is not among it.
-
-        Per tensor these are the nonzero (tensor hash, coefficient) pairs: a mix keeps its outcomes when ingredients
-        are renamed, removed or added, as long as the same tensors are mixed.
-        """
-        digest = hashlib.sha256(self._constant)
-        if self._recomputes(mix):
-            digest.update(self._recompute_key())
-        digest.update(self.evaluators[split].split.fingerprint.encode())
-        rows = tensor_rows(mix, self.pool)
-        known: dict[bytes, list[tuple[int, bytes]]] = {}
-        for name, place, hashes in self._tensors:
-            digest.update(name.encode())
-            if place is None:
-                digest.update(hashes[0] + _ONE)
-                continue
-            row = rows[place]
-            row_key = row.tobytes()
-            if row_key not in known:
-                known[row_key] = [(int(i), struct.pack("<d", row[i])) for i in np.flatnonzero(row)]
-            for pair in sorted(hashes[column] + weight for column, weight in known[row_key]):
-                digest.update(pair)
-        return digest.hexdigest()
-
-    def _tensor_hashes(self) -> list[tuple[str, int | None, list[bytes]]]:
-        """Every tensor by name: its place among the mixed ones, if it is, and its hash in every column."""
-        places = {tensor.name: number for number, tensor in enumerate(self.pool.mixed)}
-        columns = list(self.pool.hashes.values())
-        return [
-            (name, places.get(name), [bytes.fromhex(hashes[name]) for hashes in columns]) for name in sorted(columns[0])
-        ]
-
-    def _constant_key(self) -> bytes:
-        dtypes = self.pool.saved_dtypes(self._builder.dtype)
-        facts = {
-            "version": EVALUATION_VERSION,
-            "identity": self.identity,
-            "dtypes": {name: str(dtype) for name, dtype in sorted(dtypes.items())},
-        }
-        return json.dumps(facts, sort_keys=True).encode()
+        """What the outcomes of a mix on a split depend on, see `mixopt.keys.Keys`; the metric is not among it."""
+        statistics = self._recompute.key.encode() if self._recompute is not None and self._recomputes(mix) else b""
+        return self._keys.of_mix(mix, self.evaluators[split].split.fingerprint, statistics)
 
     def _score(
         self,
@@ -495,9 +375,6 @@ class Objective:
         """Whether this mix's BatchNorm statistics are set anew; a checkpoint alone keeps its own."""
         return self._recompute is not None and len(mix.support()) > 1
 
-    def _recompute_key(self) -> bytes:
-        return b"" if self._recompute is None else self._recompute.key.encode()
-
     def _forward(self, mix: Mix, evaluator: Evaluator) -> Predict | Resumed:
         """The forward pass of the mix that is fused now."""
         plan = self.prefix.plan(mix, evaluator.split) if self.prefix else None
@@ -522,14 +399,6 @@ class Objective:
             for old in list(self._sums)[:-2]:
                 del self._sums[old]
         return torch.as_tensor(total)[:stop]
-
-    def _gradient_key(self, mix: Mix, samples: NDArray[np.int64], scale: float) -> str:
-        """What a gradient depends on: the mix's outcomes, all columns, the groups, the samples and the scale."""
-        digest = hashlib.sha256(b"gradient" + self._constant)
-        digest.update(self.evaluators[SEARCH].split.fingerprint.encode())
-        digest.update(json.dumps([mix.as_dict(), list(self.pool.fingerprints.values())]).encode())
-        digest.update(np.asarray(samples, dtype="<i8").tobytes() + struct.pack("<d", scale))
-        return digest.hexdigest()
 
     def _differentiate(self, mix: Mix, samples: NDArray[np.int64], scale: float, evaluator: Evaluator) -> Gradient:
         self._builder.apply(mix)

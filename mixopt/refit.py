@@ -11,7 +11,8 @@ from mixopt.errors import MixoptError
 from mixopt.lineup import Request, run_requests
 from mixopt.listener import Listener
 from mixopt.mix import Mix, combine
-from mixopt.objective import SEARCH, Tally
+from mixopt.objective import SEARCH
+from mixopt.score import Tally
 
 
 def refit(

@@ -21,10 +21,11 @@ from mixopt.listener import Listener, TrialEvent
 from mixopt.methods import Choice
 from mixopt.metrics import smoothed
 from mixopt.mix import Recipe
-from mixopt.objective import SEARCH, Tally
+from mixopt.objective import SEARCH
 from mixopt.refit import refit
 from mixopt.report import Failure, Row, best_row, make_report
 from mixopt.runfolder import RunFolder
+from mixopt.score import Tally
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages import (
     announce,

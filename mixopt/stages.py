@@ -27,8 +27,9 @@ from mixopt.lineup import (
 from mixopt.listener import Listener
 from mixopt.methods.individual import ranking
 from mixopt.mix import Mix, constant, one_hot, rows_on
-from mixopt.objective import SEARCH, Objective, Score, Tally
+from mixopt.objective import SEARCH, Objective
 from mixopt.pool import Pool
+from mixopt.score import Score, Tally
 from mixopt.spaces import Space
 from mixopt.spaces.composed import Composed
 from mixopt.spaces.linear import POINTS, Affine, Depth, Residual, Shared

@@ -23,7 +23,7 @@ LAYERS = (
     {"mix", "pool"},
     {"stack"},
     {"builder", "evaluator", "inspection", "prefix"},
-    {"batchnorm", "cache", "precision"},
+    {"batchnorm", "cache", "keys", "precision", "score"},
     {"objective"},
     {"spec", "spaces", "spaces.simplex", "report", "runfolder"},
     {"methods", "search", "assemble", "saving"},

@@ -13,7 +13,8 @@ from mixopt.evaluator import Outcomes
 from mixopt.finalists import settle, told
 from mixopt.groups import make_groups
 from mixopt.mix import Mix, one_hot
-from mixopt.objective import Objective, Score
+from mixopt.objective import Objective
+from mixopt.score import Score
 
 
 @pytest.fixture

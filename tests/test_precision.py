@@ -189,7 +189,7 @@ def test_precision_is_in_the_key_and_fp32_keeps_its_own(
         keys[name] = objective.key(mix, "search")
         scores[name] = objective.score(mix).outcomes.losses
         slopes[name] = objective.gradient(mix, np.arange(40)).coefficients
-        assert json.loads(objective._constant)["identity"]["precision"] == ("bf16" if name == "auto" else name)
+        assert json.loads(objective._keys._constant)["identity"]["precision"] == ("bf16" if name == "auto" else name)
     assert keys["auto"] == keys["bf16"]
     assert len({*keys.values()}) == 3
     assert np.array_equal(scores["auto"], scores["bf16"])

@@ -35,8 +35,8 @@ from mixopt import (
 from mixopt.groups import make_groups
 from mixopt.listener import TrialEvent
 from mixopt.mix import Mix
-from mixopt.objective import Score
 from mixopt.saving import load_recipe
+from mixopt.score import Score
 
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
 # The search in its simplest form; tests/test_default_search.py has the default one.

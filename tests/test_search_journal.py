@@ -21,7 +21,7 @@ from mixopt.evaluator import Outcomes
 from mixopt.groups import Groups
 from mixopt.metrics import METRICS
 from mixopt.mix import Mix, constant
-from mixopt.objective import Score
+from mixopt.score import Score
 from mixopt.stopwatch import Stopwatch
 
 POPULATION = 4

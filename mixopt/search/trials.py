@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from mixopt.errors import ScoreError, listing
 from mixopt.listener import Listener, TrialEvent
 from mixopt.mix import Mix
-from mixopt.objective import SEARCH, Objective, Score
+from mixopt.objective import SEARCH, Objective
+from mixopt.score import Score
 from mixopt.search.samplers import BOX, make_sampler, population_of, start_attributes
 from mixopt.search.storage import write_together
 from mixopt.search.studies import best_trial, mix_of

@@ -17,8 +17,8 @@ from mixopt.builder import tensor_rows
 from mixopt.cache import Gradient
 from mixopt.groups import Groups, make_groups
 from mixopt.metrics import METRICS
-from mixopt.objective import Score, Tally
 from mixopt.pool import Pool, open_pool
+from mixopt.score import Score, Tally
 from tests.conftest import random_states
 
 STEPS = ("step_100", "step_200", "step_300", "step_400", "step_500")

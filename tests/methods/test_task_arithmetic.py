@@ -11,8 +11,8 @@ from mixopt.builder import tensor_rows
 from mixopt.errors import ScoreError
 from mixopt.groups import make_groups
 from mixopt.methods import task_arithmetic, uniform
-from mixopt.objective import Score
 from mixopt.pool import Pool
+from mixopt.score import Score
 from tests.conftest import random_mix
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
 from tests.methods.test_wise_ft import State, fused, same, state_of
