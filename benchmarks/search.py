@@ -8,9 +8,10 @@
 on), fits a ridge regression to the signal (its terms, linear, with squares or with all products, and its strength by
 cross-validation), checks it on a fifth of the points that it was not fitted to, and lets every sampler search it: the
 regret is how far the best point found is from the best that any run found, in units of the signal. With ``--grid``, all
-that for every space and start, with the surrogate's value reached beside the regret. All values are of the same signal
-on the same steering samples, but each surrogate has an error of its own, larger where it explains less and far from
-the points that it was fitted to: small differences between rows tell nothing.
+that for every space and start, with the surrogate's value reached beside the regret, and the best point that each
+sampler found there scored for real. All values are of the same signal on the same steering samples, but each surrogate
+has an error of its own, larger where it explains less and far from the points that it was fitted to: small differences
+between rows tell nothing.
 
 ``real`` runs whole searches. What chooses between them is ``held``: the gain over the start of the best trial on the
 samples held back, which steered nothing; no test split is opened. It tells too what racing spared, and whether a trial

@@ -199,13 +199,17 @@ def one(spec: StudySpec, objective: Objective, baselines: dict[str, Entry], poin
     fit = fitted(drawn, values)
     stand_in = cast(Objective, Surrogate(space, fit, objective.signal))
     best_so_far: dict[str, Floats] = {}
+    scored: dict[str, float] = {}
     for sampler in SAMPLERS:
         slow = sampler == "gp"
         changes = {"sampler": sampler, "trials": max(1, spec.trials // (GP_TRIALS if slow else 1))}
-        told = []
+        told, tops = [], []
         for seed in range(max(1, seeds // (GP_SEEDS if slow else 1))):
             study = run_study(stand_in, space, spec.model_copy(update=changes), seed, race=False)
             told.append([float(trial.value or 0.0) for trial in study.get_trials(deepcopy=False)])
+            tops.append(study.best_trial)
+        top = max(tops, key=lambda trial: float(trial.value or 0.0))
+        scored[sampler] = objective.score(space.to_mix(np.array([top.params[name] for name in space.labels]))).signal
         best_so_far[sampler] = np.maximum.accumulate(np.array(told), axis=1)
         print(f"{spec.space} from {spec.start}: {sampler} searched", file=sys.stderr, flush=True)
     best = max(float(curves.max()) for curves in best_so_far.values())
@@ -225,6 +229,7 @@ def one(spec: StudySpec, objective: Objective, baselines: dict[str, Entry], poin
         "start": float(fit.at(drawn[:1])[0]),
         "best_scored": float(values.max()),
         "best": best,
+        "scored": scored,
         "reached": reached,
         "regret": {name: {stop: best - value for stop, value in each.items()} for name, each in reached.items()},
     }
@@ -255,20 +260,27 @@ def show_one(found: dict[str, Any]) -> None:
 
 
 def show_grid(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Print what every sampler reached in every space from every start, and its regret there, row by row."""
+    """Print what every sampler reached on every surrogate and its regret, row by row; then what is true of it."""
     found: list[dict[str, Any]] = []
     for each in rows:
+        last = {sampler: max(each["reached"][sampler]) for sampler in SAMPLERS}
         if not found:
-            last = [f"{sampler}, {max(each['reached'][sampler])} trials" for sampler in SAMPLERS]
-            heads = ["space", "start", "dims", "points", "terms", "explained", "start, scored", "start"]
-            heads += ["best point scored", "best of all runs", *last]
-            print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
+            heads = ["space", "start", "dims", "points", "terms", "explained", "the start", "best of all runs"]
+            _line([*heads, *(f"{sampler}, {trials} trials" for sampler, trials in last.items())], head=True)
         found.append(each)
         cells = [each["space"], each["from"], str(each["dims"]), str(each["points"]), each["terms"]]
-        cells += [f"{each['explained']:.1%}"]
-        cells += [f"{each[key]:.4f}" for key in ("start_scored", "start", "best_scored", "best")]
-        for sampler in SAMPLERS:
-            stop = max(each["reached"][sampler])
+        cells += [f"{each['explained']:.1%}", f"{each['start']:.4f}", f"{each['best']:.4f}"]
+        for sampler, stop in last.items():
             cells.append(f"{each['reached'][sampler][stop]:.4f} ({each['regret'][sampler][stop]:.4f})")
-        print("| " + " | ".join(cells) + " |", flush=True)
+        _line(cells)
+    print("\nThe best point that each sampler found there, scored for real:\n")
+    _line(["space", "start", "the start", "best of the points recorded", *SAMPLERS], head=True)
+    for each in found:
+        values = [each["start_scored"], each["best_scored"], *(each["scored"][sampler] for sampler in SAMPLERS)]
+        _line([each["space"], each["from"], *(f"{value:.4f}" for value in values)])
+    print()
     return found
+
+
+def _line(cells: list[str], head: bool = False) -> None:
+    print("| " + " | ".join(cells) + " |" + ("\n" + "|---" * len(cells) + "|" if head else ""), flush=True)

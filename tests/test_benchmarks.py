@@ -126,6 +126,7 @@ def test_a_grid_of_surrogates(run: Run, clip_pool_template: Path, tmp_path: Path
     for row in rows:
         assert max(max(each.values()) for each in row["reached"].values()) == pytest.approx(row["best"])
         assert row["best_scored"] >= row["start_scored"]
+        assert set(row["scored"]) == {"cmaes", "tpe", "gp", "random"}
 
 
 @pytest.mark.parametrize(("terms", "dims"), [("linear", 40), ("diagonal", 6), ("quadratic", 4)])

@@ -196,6 +196,8 @@ def main(given: Sequence[str] | None = None) -> int:
         parser.error(f"--arms: expected some of {', '.join(ARMS)}; found {unknown[0]}")
     more = {key: getattr(options, key) for key in ("cache", "limit", "precision") if getattr(options, key) is not None}
     rows, cut = tuple(options.rows.split(",")), tuple(options.cut.split(","))
+    if "greedy" not in rows:
+        parser.error("--rows: greedy must be among them; all others are tested against it")
     results = study(Plan(options.models, options.out, options.seeds, options.trials, arms, rows, cut, more))
     options.results.mkdir(parents=True, exist_ok=True)
     write_json(options.results / "results.json", results)
