@@ -55,23 +55,19 @@ class Explored:
         for study in studies:
             states.update(searching.count_states(study))
             races.update(searching.race_facts(study, self.objective.samples))
-        weights = split_weights(self.objective.weights)
-        return {
+        _, space = self.stages[0]
+        facts: dict[str, Any] = {
             "trials": dict(states),
             "race": dict(races),
             "finished": self.finished,
-            "space": {
-                "kind": self.stages[0][1].describe()["kind"],
-                "dims": self.stages[0][1].dims,
-                "labels": list(self.stages[0][1].labels),
-                **({"refined": self.refined} if self.refined else {}),
-            },
-            **(
-                {"front": searching.front(searching.numbered(studies), weights, self.objective.signal, picked)}
-                if len(weights) > 1
-                else {}
-            ),
+            "space": {"kind": space.describe()["kind"], "dims": space.dims, "labels": list(space.labels)},
         }
+        if self.refined:
+            facts["space"]["refined"] = self.refined
+        if others := self.objective.weights:
+            trials = searching.numbered(studies)
+            facts["front"] = searching.front(trials, split_weights(others), self.objective.signal, picked)
+        return facts
 
 
 def split_weights(others: Mapping[str, float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ class TrialEvent:
         complete: Complete trials so far, the start included.
         total: Complete trials wanted.
         value: The driving metric; None for a failed trial.
-        best: That of the best trial so far, by what the sampler was told.
+        best: That of the best trial so far, by what the sampler was told; of several values by their weighted mean.
         images_per_second: Of its evaluation; None where it came from the cache.
     """
 

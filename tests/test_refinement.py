@@ -11,7 +11,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from mixopt import Listener, MixoptError, Objective, SpecError, load_spec, open_objective, run
+from mixopt import DataError, Listener, MixoptError, Objective, SpecError, load_spec, open_objective, run
 from mixopt.finalists import settle
 from mixopt.groups import make_groups
 from mixopt.listener import TrialEvent
@@ -19,7 +19,7 @@ from mixopt.mix import Mix, combine, constant, rows_on
 from mixopt.refinement import refine
 from mixopt.run import SearchResult
 from mixopt.saving import load_recipe
-from tests.test_default_search import STEERING, options_of, rows_of, run_killed
+from tests.test_default_search import STEERING, lacking, options_of, rows_of, run_killed
 from tests.test_select import options_of as several_options
 from tests.test_select import pool
 
@@ -202,6 +202,14 @@ def test_more_layer_groups_than_there_are_are_refused_before_any_work(clip_pool_
     with pytest.raises(SpecError, match="--refine 9: expected at most 3, the layer groups"):
         run.search(**refined_options(clip_pool_template, tmp_path, refine=9, groups="3"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pool_without_gradients_is_refused_before_any_trial(clip_pool: Path, tmp_path: Path) -> None:
+    lacking(clip_pool)
+    events: list[TrialEvent] = []
+    with pytest.raises(DataError, match="no samples of 1"):
+        run.search(listener=Listener(trial=events.append), **refined_options(clip_pool, tmp_path))
+    assert not events
 
 
 def test_a_front_has_no_second_stage(clip_pool_template: Path) -> None:
