@@ -15,21 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 from show import show
 
 from mixopt import run
 from mixopt.files import write_json
 from mixopt.listener import Listener, TrialEvent
+from mixopt.metrics import METRICS
+from mixopt.search import read_trials
 
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -40,6 +38,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "uniform": {"start": "uniform"},
     "no racing": {"race": "off"},
     "metric alone": {"signal": "metric"},
+    "refined": {"refine": 3},
+    "shifts": {"shifts": "synthetic"},
+    "pareto": {"shifts": "synthetic", "pareto": True},
+    "greedy shifts": {"start": "greedy", "shifts": "synthetic"},
+    "greedy pareto": {"start": "greedy", "shifts": "synthetic", "pareto": True},
 }
 ROWS = (
     "individual",
@@ -105,22 +108,21 @@ def kept(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in KEPT if key in row}
 
 
-def best_so_far(folder: Path) -> list[list[float]]:
+def best_so_far(folder: Path, report: Mapping[str, Any]) -> list[list[float]]:
     """Where the best signal of a run improved, and its end: images scored in trials, and the signal.
 
-    Trials that were given up count their images; what was estimated of them is no score.
+    Trials that were given up count their images; what was estimated of them is no score. Where several splits steer,
+    the signal is another one, and there is no curve.
     """
-    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
-    study = optuna.load_study(study_name=folder.name, storage=storage)
-    sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
+    if "front" in report:
+        return []
+    sign = METRICS[report["metric"]].sign
     images, best, points = 0, -np.inf, []
-    for trial in study.get_trials(deepcopy=False):
-        images += int(trial.user_attrs.get("images", 0))
-        if trial.state != TrialState.COMPLETE or trial.user_attrs.get("estimated") or trial.value is None:
-            continue
-        if sign * trial.value > best:
-            best = sign * trial.value
-            points.append([float(images), float(trial.value)])
+    for trial in read_trials(folder / "study.journal"):
+        images += trial["images"]
+        if not trial["estimated"] and sign * trial["value"] > best:
+            best = sign * trial["value"]
+            points.append([float(images), trial["value"]])
     return [*points, [float(images), points[-1][1]]]
 
 
@@ -142,7 +144,7 @@ def searched(plan: Plan, arm: str, seed: int, precision: str) -> dict[str, Any]:
         "start_stayed": row["notes"]["share"] == 0,
         **{key: report[key] for key in ("time", "race", "trials", "space", "steering")},
         "row": row,
-        "best_so_far": best_so_far(folder),
+        "best_so_far": best_so_far(folder, report),
     }
     write_json(record, found)
     print(f"{folder.name}: selection {row['search']:.4f}, {row['images']:,} images", flush=True)

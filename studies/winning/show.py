@@ -108,7 +108,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     mpl.rcParams["svg.fonttype"] = "none"
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    for number, (arm, runs) in enumerate(results["arms"].items()):
+    drawn = {arm: runs for arm, runs in results["arms"].items() if all(each["best_so_far"] for each in runs)}
+    for number, (arm, runs) in enumerate(drawn.items()):
         curves = [each["best_so_far"] for each in runs]
         begin, end = max(curve[0][0] for curve in curves), max(curve[-1][0] for curve in curves)
         places = np.unique([begin, end, *(x for curve in curves for x, _ in curve if x >= begin)])
