@@ -102,6 +102,7 @@ def progress(report: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> 
         axes.set_xlabel("images scored")
         axes.set_ylabel(f"{signal}, samples that steer")
         axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlim(left=0)
         figure.legend(loc="outside right upper")
 
