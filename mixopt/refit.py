@@ -6,6 +6,8 @@ soup is measured in studies/.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mixopt.assemble import Assembly
 from mixopt.errors import MixoptError
 from mixopt.lineup import Request, run_requests
@@ -15,9 +17,23 @@ from mixopt.objective import SEARCH
 from mixopt.score import Tally
 
 
-def refit(
-    assembly: Assembly, learned: Request, start: Mix, mix: Mix, seed: int, listener: Listener
-) -> tuple[Mix, Tally] | None:
+@dataclass(frozen=True, eq=False)
+class Refitted:
+    """What came of learning the start again.
+
+    Attributes:
+        mix: The mix.
+        tally: What it took.
+        held_back: What the mix before scored on the samples held back, by the driving metric: the last number that is
+            not of samples learned from.
+    """
+
+    mix: Mix
+    tally: Tally
+    held_back: float
+
+
+def refit(assembly: Assembly, learned: Request, start: Mix, mix: Mix, seed: int, listener: Listener) -> Refitted | None:
     """A search's mix with its learned start replaced by the one that all selection samples teach.
 
     The mix's step from the start stays as it is. Where learning fails, or the new mix's scores are not finite, a
@@ -32,7 +48,7 @@ def refit(
         listener: Told what came of it.
 
     Returns:
-        The mix and what it took; None where no samples were held back, and where it failed.
+        None where no samples were held back, and where it failed.
     """
     objective = assembly.objective
     whole = objective.whole()
@@ -50,11 +66,11 @@ def refit(
     except MixoptError as error:
         listener.say(f"not learned again from all selection samples (--refit): {error}; the mix stays as it was", True)
         return None
-    held = whole.score(mix).outcomes.rest(objective.steering)
     labels = objective.evaluators[SEARCH].split.labels[objective.steering :]
+    held = objective.metric.of(labels, whole.score(mix).outcomes.rest(objective.steering))
     listener.say(
         f"learned again from all {whole.samples:,} selection samples (--refit); before, its {objective.metric.name} on "
-        f"the {len(labels):,} held back was {objective.metric.of(labels, held):.4f}",
+        f"the {len(labels):,} held back was {held:.4f}",
         False,
     )
-    return again, entry.tally
+    return Refitted(again, entry.tally, held)

@@ -25,7 +25,6 @@ from mixopt.objective import SEARCH
 from mixopt.refit import refit
 from mixopt.report import Failure, Row, best_row, make_report
 from mixopt.runfolder import RunFolder
-from mixopt.score import Tally
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages import (
     announce,
@@ -185,10 +184,11 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     listener.say(told(settled, number, objective), False)
     learned = learned_start(spec, objective, baselines) if spec.refit == "on" else None
     refitted = refit(assembly, learned, explored.start, settled.mix, spec.seed, listener) if learned else None
-    mix, more = refitted or (settled.mix, Tally())
-    tally = tally.merged(more)
+    mix = settled.mix if refitted is None else refitted.mix
+    tally = tally if refitted is None else tally.merged(refitted.tally)
     crowned = crown(spec, assembly, folder, SEARCH, mix, listener)
     notes = {"trial": number, "share": settled.share, **settled.evidence, "refit": refitted is not None}
+    notes |= {} if refitted is None else {"held_back": refitted.held_back}
     row = make_row(SEARCH, Choice(mix, notes=notes), objective, tally, crowned.outcomes, crowned.metrics)
     # What all samples taught cannot be compared with others by some of them: the mix before is, in its place.
     before = row if refitted is None else replace(row, samples={SEARCH: samples_of(settled.mix, objective)})

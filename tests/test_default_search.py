@@ -223,6 +223,10 @@ def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template:
     assert row["notes"]["refit"]
     assert row["gradient_images"] == 3 * STEERING + 3 * SAMPLES
     (told,) = [text for text in said if "learned again" in text]
+    held_back = run.search(**{**options, "refit": "off", "out": tmp_path / "off"}).report["methods"][-1]
+    assert row["notes"]["held_back"] * HELD == pytest.approx(round(row["notes"]["held_back"] * HELD))
+    right = held_back["search"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
+    assert row["notes"]["held_back"] * HELD == pytest.approx(right)
     assert f"from all {SAMPLES} selection samples" in told
     assert f"the {HELD} held back" in told
     without = run.search(**options, refit="off")

@@ -33,6 +33,7 @@ from mixopt.lineup import ingredient_mixes
 from mixopt.methods.learned import Training, learn
 from mixopt.mix import Mix
 from mixopt.objective import Objective
+from mixopt.split import stratified_order
 
 ROWS = {
     "block:cosine": ("block", Training("affine", 3, 0.2, 0.0, 256, 0.1, "cosine")),
@@ -115,16 +116,16 @@ def by_samples(objective: Objective, rows: list[str], step: int = 1000) -> dict[
     return found
 
 
-def ceiling(objective: Objective, rows: list[str], selection: int) -> dict[str, Any]:
-    """Accuracies on the samples after the selection split's, which stand in one split behind those.
+def ceiling(objective: Objective, rows: list[str], own: Numbers, test: Numbers) -> dict[str, Any]:
+    """Accuracies on a test split's samples, of what is learned from other samples and from themselves.
 
     Args:
-        objective: Of a split that holds both.
+        objective: Of a split that holds the selection split and the test split.
         rows: What to learn.
-        selection: How many samples the selection split has.
+        own: The numbers of the selection split's samples there.
+        test: Those of the test split's.
     """
     labels = objective.evaluators["search"].split.labels
-    own, test = np.arange(selection), np.arange(selection, len(labels))
     halves = test[::2], test[1::2]
 
     def right(name: str, numbers: Numbers) -> NDArray[np.bool_]:
@@ -139,13 +140,15 @@ def ceiling(objective: Objective, rows: list[str], selection: int) -> dict[str, 
     return found
 
 
-def joined(first: Path, second: Path, folder: Path) -> Path:
-    """One split of the samples of two."""
+def joined(first: Path, second: Path, folder: Path) -> tuple[Path, Numbers, Numbers]:
+    """One split of the samples of two, and the numbers of both's samples in its fixed order."""
     with np.load(first) as one, np.load(second) as other:
         arrays = {key: np.concatenate([one[key], other[key]]) for key in ("x", "y")}
         arrays |= {key: one[key] for key in one.files if key not in arrays}
+        count = len(one["y"])
     np.savez(folder / "both.npz", **arrays)
-    return folder / "both.npz"
+    places = np.argsort(stratified_order(arrays["y"]))
+    return folder / "both.npz", np.sort(places[:count]), np.sort(places[count:])
 
 
 def correlate(objective: Objective, mixes: int) -> dict[str, Any]:
@@ -200,10 +203,8 @@ def main() -> None:
         if data.search is None or options.test not in data.test:
             parser.error(f"--test {options.test}: the pool has {', '.join(data.test)}, and needs a selection split")
         with tempfile.TemporaryDirectory() as folder:
-            given["data"] = {"search": joined(data.search, data.test[options.test], Path(folder)), "test": {}}
-            objective = open_objective(load_spec(given))
-        with np.load(data.search) as arrays:
-            selection = len(arrays["y"])
+            both, own, test = joined(data.search, data.test[options.test], Path(folder))
+            objective = open_objective(load_spec({**given, "data": {"search": both, "test": {}}}))
     else:
         objective = open_objective(load_spec(given))
     if options.kind == "samples":
@@ -212,7 +213,7 @@ def main() -> None:
     elif options.kind == "ceiling":
         print("| row | from the selection split | and from half of the test split | from the test split itself |")
         print("|---|---|---|---|")
-        found = ceiling(objective, rows, selection)
+        found = ceiling(objective, rows, own, test)
     elif options.kind == "learn":
         print("| row | accuracy | nll | nll less the first row's | standard error |\n|---|---|---|---|---|")
         found = cross_validate(objective, rows, options.folds)

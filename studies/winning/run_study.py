@@ -38,6 +38,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "uniform": {"start": "uniform"},
     "no racing": {"race": "off"},
     "metric alone": {"signal": "metric"},
+    "no refit": {"refit": "off"},
     "refined": {"refine": 3},
     "shifts": {"shifts": "synthetic"},
     "pareto": {"shifts": "synthetic", "pareto": True},
