@@ -143,7 +143,7 @@ def searched(plan: Plan, arm: str, seed: int, precision: str) -> dict[str, Any]:
         # Of the last session alone where there were several: nothing that compares.
         "wall_seconds": None if resumed else report["wall_seconds"],
         "start_stayed": row["notes"]["share"] == 0,
-        **{key: report[key] for key in ("time", "race", "trials", "space", "steering")},
+        **{key: report[key] for key in ("signal", "time", "race", "trials", "space", "steering")},
         "row": row,
         "best_so_far": best_so_far(folder, report),
     }

@@ -108,7 +108,12 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     mpl.rcParams["svg.fonttype"] = "none"
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    drawn = {arm: runs for arm, runs in results["arms"].items() if all(each["best_so_far"] for each in runs)}
+    signal = next(iter(results["arms"].values()))[0]["signal"]  # others are on other scales
+    drawn = {
+        arm: runs
+        for arm, runs in results["arms"].items()
+        if all(each["best_so_far"] and each["signal"] == signal for each in runs)
+    }
     for number, (arm, runs) in enumerate(drawn.items()):
         curves = [each["best_so_far"] for each in runs]
         begin, end = max(curve[0][0] for curve in curves), max(curve[-1][0] for curve in curves)
@@ -118,7 +123,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axes.step(places, values.mean(axis=0), where="post", color=colour, linestyle=dash, linewidth=2, label=arm)
         axes.fill_between(places, values.min(axis=0), values.max(axis=0), step="post", color=colour, alpha=0.15)
     axes.set_xlabel("images scored in trials (without what the start cost)")
-    axes.set_ylabel("best signal so far, where it steered")
+    axes.set_ylabel(f"best {signal} so far, where it steered")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_title(f"{results['pool']}: mean over seeds, from the least to the most")
     axes.grid(color="#e4e4e4")
     axes.legend()
