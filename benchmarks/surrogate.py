@@ -142,9 +142,16 @@ class Surrogate:
 
     def score(self, mix: Mix) -> Score:
         """The score of a mix of the space."""
-        point = self._space.from_mix(mix)
-        value = float(self._fit.at(np.zeros((1, self._space.dims)) if point is None else point[None])[0])
+        value = float(self._fit.at(place(self._space, mix)[None])[0])
         return Score(value, {self.metric.name: value}, NO_OUTCOMES, 1.0, cached=True, signal=value)
+
+
+def place(space: Space, mix: Mix) -> Floats:
+    """The one point that stands for a mix: on the simplex, several points may give the same."""
+    point = space.from_mix(mix)
+    if point is None:
+        raise ValueError(f"no point of the space {space.describe()['kind']} gives this mix")
+    return point
 
 
 def opened(options: dict[str, Any]) -> tuple[StudySpec, Assembly, dict[str, Entry]]:
@@ -177,19 +184,19 @@ def run_study(objective: Any, space: Space, spec: StudySpec, seed: int, race: bo
 
 
 def recorded(objective: Objective, space: Space, count: int) -> tuple[Floats, Floats]:
-    """The start and random points of the box, ``[count, dims]``, and the signal that scoring them gave, ``[count]``.
+    """Points that stand for the start and random mixes, ``[count, dims]``, and the signals of these, ``[count]``.
 
-    The first points of more of them are the same.
+    The first of more of them are the same.
     """
     random = np.random.default_rng(0)
     others = [random.uniform(-1, 1, space.dims) * random.uniform(0.1, 1) for _ in range(count - 1)]
-    points = np.array([np.zeros(space.dims), *others])
+    mixes = [space.to_mix(point) for point in [np.zeros(space.dims), *others]]
     values = []
-    for number, point in enumerate(points, start=1):
-        values.append(objective.score(space.to_mix(point)).signal)
+    for number, mix in enumerate(mixes, start=1):
+        values.append(objective.score(mix).signal)
         if number % 10 == 0:
             print(f"{number} of {count} points scored", file=sys.stderr, flush=True)
-    return points, np.array(values)
+    return np.array([place(space, mix) for mix in mixes]), np.array(values)
 
 
 def one(spec: StudySpec, objective: Objective, baselines: dict[str, Entry], points: int, seeds: int) -> dict[str, Any]:

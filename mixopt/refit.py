@@ -6,7 +6,7 @@ soup is measured in studies/.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mixopt.assemble import Assembly
 from mixopt.errors import MixoptError
@@ -73,4 +73,6 @@ def refit(assembly: Assembly, learned: Request, start: Mix, mix: Mix, seed: int,
         f"the {len(labels):,} held back was {held:.4f}",
         False,
     )
-    return Refitted(again, entry.tally, held)
+    # Learning the start has seconds of its own under the row's name.
+    own = {f"{name}, again": seconds for name, seconds in entry.tally.own.items()}
+    return Refitted(again, replace(entry.tally, own=own), held)

@@ -156,13 +156,14 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     objective = assembly.objective
     if spec.signal == "smooth":
         objective.signal = smoothed(objective.metric)
-    searching.make_sampler(spec.sampler_name, spec.seed, spec.population)
+    objectives = 1 + len(spec.weights) if spec.pareto else 1
+    searching.check_sampler(spec.sampler_name, spec.seed, spec.population, objectives)
     check_plan(spec, objective)
     study = searching.open_study(
         searching.open_storage(folder.journal, spec.storage, objective.stopwatch),
         folder.path.resolve().name,
         objective.signal.direction,
-        objectives=1 + len(spec.weights) if spec.pareto else 1,
+        objectives=objectives,
     )
     facts = study_facts(spec, assembly)
     searching.check_facts(study, facts, folder.path)

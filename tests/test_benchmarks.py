@@ -6,12 +6,16 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+
+from mixopt import Simplex, make_groups, one_hot
+from mixopt.mix import Mix
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = [
@@ -141,3 +145,21 @@ def test_a_surrogate_finds_the_function(monkeypatch: pytest.MonkeyPatch, terms: 
     assert fit.at(points) == pytest.approx(values, abs=0.01)
     assert surrogate.explained(points, values) > 0.999
     assert surrogate.explained(points, random.normal(size=100)) < 0.2
+
+
+def test_a_surrogate_is_fitted_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the simplex several points give one mix; the surrogate knows mixes alone."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    surrogate: Any = importlib.import_module("surrogate")
+    groups = make_groups("whole", {"weight": 1})
+    space = Simplex(one_hot(groups, ("a", "b", "c"), "a"), ("a", "b", "c"), 1.0)
+
+    class FirstShare:
+        def score(self, mix: Mix) -> Any:
+            return SimpleNamespace(signal=float(mix.coefficients[0, 0]))
+
+    points, values = surrogate.recorded(FirstShare(), space, 30)
+    mixes = [space.to_mix(point) for point in points]
+    assert values == pytest.approx([mix.coefficients[0, 0] for mix in mixes])
+    for point, mix in zip(points, mixes, strict=True):
+        assert surrogate.place(space, mix) == pytest.approx(point)

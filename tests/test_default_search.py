@@ -18,8 +18,10 @@ from mixopt.finalists import Settled
 from mixopt.groups import make_groups
 from mixopt.mix import Mix, combine, constant
 from mixopt.race import hopeless
+from mixopt.refit import refit
 from mixopt.run import SearchResult
 from mixopt.saving import load_recipe
+from mixopt.score import Tally
 from mixopt.stages import LEARNED, helpful
 from tests.test_search import Killed, facts_of, kill_after, model_hash, trials_of
 
@@ -233,6 +235,22 @@ def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template:
     assert without.recipe.mix == start_of(without.folder)
     assert not rows_of(without)["search"]["notes"]["refit"]
     assert facts_of(without.folder) == facts_of(result.folder)
+
+
+def test_learning_again_takes_seconds_beside_those_of_the_start(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Tally] = []
+
+    def watched(*given: Any) -> Any:
+        found = refit(*given)
+        assert found is not None
+        taken.append(found.tally)
+        return found
+
+    monkeypatch.setattr(run, "refit", watched)
+    run.search(**options_of(clip_pool_template, tmp_path, start="learned", trials=1))
+    assert Tally(own={LEARNED: 1000.0}).merged(taken[0]).seconds == pytest.approx(1000 + taken[0].seconds)
 
 
 def test_a_confirmed_step_is_taken_from_what_is_learned_again(

@@ -206,3 +206,10 @@ def test_a_flag_asks_for_it(pool: Path) -> None:
     result = CliRunner().invoke(app, ["search", "--models", str(pool), "--pareto"])
     assert result.exit_code == 2
     assert "one split alone has no front" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_sampler_of_one_objective_is_refused_before_any_work(pool: Path, tmp_path: Path) -> None:
+    options = pareto_options(pool, tmp_path, sampler="optuna.samplers:CmaEsSampler")
+    with pytest.raises(SpecError, match="CmaEsSampler: does not take the 3 objectives of --pareto"):
+        run.search(**options)
+    assert not Path(options["out"]).exists()

@@ -223,6 +223,8 @@ def _named_points(axes: Axes, points: Mapping[str, tuple[float, float]], best: s
 def _curves(report: Mapping[str, Any]) -> Iterator[_Panel]:
     for entry in report["methods"]:
         for name, points in entry.get("curves", {}).items():
+            if len(points) < 2:
+                continue
             swept = "x" in points[0]
             x_label, y_label = AXES.get(name, (name if swept else "step", report["metric"]))
             lines = {name: [(point.get("x", step), point["value"]) for step, point in enumerate(points, start=1)]}
@@ -235,8 +237,7 @@ def _curves(report: Mapping[str, Any]) -> Iterator[_Panel]:
             refused = [
                 (step, point["value"]) for step, point in enumerate(points, start=1) if not point.get("added", True)
             ]
-            if len(points) > 1:
-                yield _Panel(f"{entry['name']}: {name}", x_label, y_label, lines, refused)
+            yield _Panel(f"{entry['name']}: {name}", x_label, y_label, lines, refused)
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:

@@ -7,7 +7,7 @@ with plain ``optuna.load_study``, and `optuna_objective` is an ordinary Optuna o
 from optuna import Study
 
 from mixopt.search.fronts import front
-from mixopt.search.samplers import make_sampler, population_of
+from mixopt.search.samplers import check_sampler, make_sampler, population_of
 from mixopt.search.storage import open_storage
 from mixopt.search.studies import (
     best_mixes,
@@ -30,6 +30,7 @@ __all__ = [
     "best_mixes",
     "best_of_stages",
     "check_facts",
+    "check_sampler",
     "count_states",
     "front",
     "has_begun",

@@ -44,6 +44,26 @@ def make_sampler(
     return sampler if labels is None or name not in SPACE_LEARNERS else _KnownSpace(sampler, labels)
 
 
+def check_sampler(name: str, seed: int, population: int | None, objectives: int) -> None:
+    """Find out before any work whether a sampler can be made, and takes so many objectives.
+
+    Raises:
+        SpecError: It cannot, or does not.
+    """
+    sampler = make_sampler(name, seed, population)
+    if objectives == 1:
+        return
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
+    try:
+        study.ask({"first": BOX, "second": BOX})
+    except ValueError as error:
+        raise SpecError(
+            f"--sampler {name}: does not take the {objectives} objectives of --pareto ({error}); leave the sampler out "
+            "(nsgaii), or choose tpe, gp or random"
+        ) from error
+
+
 def _sampler_of(name: str, seed: int, population: int | None, before: Sequence[FrozenTrial]) -> BaseSampler:
     if name == "cmaes":
         # The box is centred on the start, so CMA-ES begins there, with a sixth of the range as its step.

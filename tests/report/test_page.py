@@ -132,9 +132,18 @@ def test_curves_and_sweeps_have_a_panel_each() -> None:
     read = texts(plots.curves(made()))
     assert {"individual: individuals", "uniform: alpha", "step", "alpha", "selection", "sketch"} <= set(read)
     report = made()
-    for entry in report["methods"]:
+    first, *others = report["methods"]
+    for entry in others:
         entry.pop("curves", None)
+    first["curves"] = {"nothing seen": [], "one": [{"value": 0.5}]}
     assert plots.curves(report) == ""
+
+
+def test_a_mix_of_a_sweep_that_is_not_finite_is_a_gap() -> None:
+    report = made()
+    swept = next(entry for entry in report["methods"] if entry.get("sweep"))
+    swept["sweep"][0]["search"] = swept["sweep"][0]["test"]["test"] = None
+    assert "selection" in texts(plots.curves(report))
 
 
 @pytest.mark.parametrize("draw", [plots.tests, plots.curves])
