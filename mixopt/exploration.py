@@ -113,9 +113,9 @@ def explore(
     refined: dict[str, Any] = {}
     first = spec.trials if len(studies) == 1 else _trials_of_first(spec.trials, *studies)
     finished = _run(spec, stages, counted, first, deadline, listener)
-    if finished and len(studies) == 2 and (spec.trials > first or searching.has_begun(studies[1])):
+    if finished and spec.refine and (spec.trials > first or searching.has_begun(studies[1])):
         (trial, mix), *_ = searching.best_of_stages(stages, 1).items()
-        second = refine(spec, counted, mix)
+        second = refine(spec, counted, mix, spec.refine)
         refined = second.facts(trial)
         listener.say(
             f"second stage: {second.space.dims} dimensions around trial {trial}, in the layer groups "

@@ -38,7 +38,7 @@ class Refinement:
         }
 
 
-def refine(spec: StudySpec, objective: Objective, mix: Mix) -> Refinement:
+def refine(spec: StudySpec, objective: Objective, mix: Mix, count: int) -> Refinement:
     """Find what to move around a mix, by one gradient of the loss on the steering samples.
 
     A layer group's effect is the norm of its row's slopes over the ingredients, less their mean: rows sum to 1, so
@@ -46,15 +46,15 @@ def refine(spec: StudySpec, objective: Objective, mix: Mix) -> Refinement:
     largest in the groups that do, so many that the dimensions stay few.
 
     Args:
-        spec: Says how many layer groups, and which there are.
+        spec: Says which layer groups there are.
         objective: Its tally counts the gradient as a pass.
         mix: The best so far.
+        count: How many layer groups to move.
 
     Raises:
         MixoptError: There is no gradient, or it is not finite.
     """
     pool = objective.pool
-    count = spec.refine or 1
     groups = refined_groups(spec, pool).refine(mix.groups)
     centre = Mix(groups, mix.columns, rows_on(mix, groups))
     gradient = objective.gradient(centre, np.arange(objective.steering)).coefficients

@@ -165,7 +165,7 @@ def test_effects_are_slopes_of_the_loss(clip_pool_template: Path, tmp_path: Path
     row = np.array([0.0 if name == objective.pool.base else 0.25 for name in columns])
     soup = constant(make_groups("whole", objective.pool.sizes), columns, row)
     spec = load_spec({"models": clip_pool_template, "refine": 1})
-    found = refine(spec, objective, soup)
+    found = refine(spec, objective, soup, 1)
     groups = make_groups("block", objective.pool.sizes)
     assert tuple(found.effects) == groups.names
     rows = rows_on(soup, groups)
@@ -190,9 +190,9 @@ def test_a_number_of_ingredients_bounds_those_that_move(clip_pool_template: Path
     groups = make_groups("block", objective.pool.sizes)
     one = constant(groups, objective.pool.columns, np.eye(len(objective.pool.columns))[0])
     mix = combine([one], [1.0])
-    wide = refine(load_spec({"models": clip_pool_template, "refine": 2}), objective, mix)
+    wide = refine(load_spec({"models": clip_pool_template, "refine": 2}), objective, mix, 2)
     assert wide.space.active == objective.pool.ingredients
-    narrow = refine(load_spec({"models": clip_pool_template, "refine": 2, "top": 2}), objective, mix)
+    narrow = refine(load_spec({"models": clip_pool_template, "refine": 2, "top": 2}), objective, mix, 2)
     assert len(narrow.space.active) == 2
     assert set(narrow.space.active) < set(objective.pool.ingredients)
     assert np.array_equal(narrow.space.to_mix(np.zeros(2)).coefficients, mix.coefficients)

@@ -243,7 +243,7 @@ def test_trials_wanted_are_complete_trials_and_the_best_is_crowned(sampler: str,
 def test_cmaes_is_told_whole_generations(whole: Callable[[str], Path]) -> None:
     trials = trials_of(whole("cmaes"))
     generations = [trial.system_attrs.get("cma:generation") for trial in trials]
-    population = search.population_of("cmaes", 8, None, TRIALS)
+    population = search.population_of("cmaes", 8, None)
     assert generations == [None, *[0] * population, *[1] * (TRIALS - 1 - population)]
 
 

@@ -81,6 +81,8 @@ def _pictures(report: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) ->
         )
     if "front" in report:
         yield from _section("The Pareto front", _svg(plots.front(report)))
+        if len(report["front"]["objectives"]) > 2:
+            yield _caption("The first two objectives of several; the front is that of all of them.")
     if tables.tests_of(report):
         yield from _section("Selection against test", _svg(plots.tests(report)))
         yield _caption("A point for each mix; the base alone is in the table.")

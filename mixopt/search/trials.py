@@ -93,7 +93,7 @@ def run_trials(
     Raises:
         ScoreError: Three trials in a row were not finite.
     """
-    size = population_of(sampler, space.dims, population, trials)
+    size = population_of(sampler, space.dims, population)
     heard = listener or Listener()
     earlier = [] if after is None else after.get_trials(deepcopy=False)
 
