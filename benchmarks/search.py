@@ -62,7 +62,7 @@ def real(options: dict[str, Any], seed: int, audit: bool) -> dict[str, Any]:
     started = time.perf_counter()
     study = run_study(objective, space, spec, seed, spec.race == "on")
     seconds = time.perf_counter() - started
-    facts = search.race_facts(study, objective.samples)
+    facts = search.race_facts(study, objective.images)
     (best,) = search.best_mixes(study, space, 1).values()
     start = space.to_mix(np.zeros(space.dims))
     held = settle(objective, start, [best])

@@ -54,7 +54,7 @@ class Explored:
         races: Counter[str] = Counter()
         for study in studies:
             states.update(searching.count_states(study))
-            races.update(searching.race_facts(study, self.objective.samples))
+            races.update(searching.race_facts(study, self.objective.images))
         _, space = self.stages[0]
         facts: dict[str, Any] = {
             "trials": dict(states),

@@ -266,6 +266,12 @@ class Objective:
         """The number of samples that steer."""
         return sum(self._count(split) for split in (SEARCH, *self.weights))
 
+    @property
+    def images(self) -> int:
+        """Images that scoring a mix of several checkpoints runs through a model, to all samples that steer."""
+        beside = 0 if self._recompute is None else self._recompute.images * (1 + len(self.weights))
+        return self.samples + beside
+
     def recall(self, mix: Mix, images: int, seconds: float) -> None:
         """Tally a mix that was scored on the selection split before, without scoring it."""
         self.tally.asked.setdefault(self.key(mix, SEARCH), (images, seconds))

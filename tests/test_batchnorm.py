@@ -722,3 +722,9 @@ def test_a_crowned_checkpoint_keeps_its_own_statistics(tmp_path: Path) -> None:
     assert all(torch.equal(saved[name], own[name]) for name in STATISTICS)
     built = run.build(found.folder / "recipe.json", tmp_path / "again.safetensors")
     assert built.read_bytes() == found.folder.joinpath("model.safetensors").read_bytes()
+
+
+def test_images_that_racing_could_spare_include_those_for_statistics(searched: run.SearchResult) -> None:
+    race = searched.report["race"]
+    assert race["given_up"] == 0
+    assert race["images"] == race["unraced_images"] > 4 * searched.report["steering"]

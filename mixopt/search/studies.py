@@ -178,11 +178,11 @@ def read_trials(journal: Path) -> list[dict[str, Any]]:
     ]
 
 
-def race_facts(study: optuna.Study, steering: int) -> dict[str, int]:
-    """How many trials were given up, and what share of the images that spared."""
+def race_facts(study: optuna.Study, whole: int) -> dict[str, int]:
+    """How many trials were given up, and what share of the images that spared; ``whole`` are those of a trial scored in full."""
     images = [trial.user_attrs["images"] for trial in study.get_trials(deepcopy=False) if "images" in trial.user_attrs]
     given_up = sum(bool(trial.user_attrs.get("estimated")) for trial in study.get_trials(deepcopy=False))
-    return {"given_up": given_up, "images": sum(images), "unraced_images": len(images) * steering}
+    return {"given_up": given_up, "images": sum(images), "unraced_images": len(images) * whole}
 
 
 def recall_trials(study: optuna.Study, objective: Objective, space: Space) -> None:
