@@ -179,7 +179,7 @@ def read_trials(journal: Path) -> list[dict[str, Any]]:
 
 
 def race_facts(study: optuna.Study, whole: int) -> dict[str, int]:
-    """How many trials were given up, and what share of the images that spared; ``whole`` are those of a trial scored in full."""
+    """How many trials were given up, and the images that were seen in place of ``whole`` for each trial."""
     images = [trial.user_attrs["images"] for trial in study.get_trials(deepcopy=False) if "images" in trial.user_attrs]
     given_up = sum(bool(trial.user_attrs.get("estimated")) for trial in study.get_trials(deepcopy=False))
     return {"given_up": given_up, "images": sum(images), "unraced_images": len(images) * whole}
