@@ -168,7 +168,7 @@ def study(plan: Plan) -> dict[str, Any]:
     second = {**plan.options, "precision": precision, "listener": heard("cut")}
     again = run.compare(plan.models, methods=("individual", "greedy", *cut), out=plan.out / "cut", **second).report
     return {
-        "pool": plan.models.resolve().name,
+        "pool": plan.models.absolute().name,
         "trials": plan.trials,
         "steering": compared["steering"],
         "splits": {name: each["samples"] for name, each in compared["splits"].items()},
