@@ -27,7 +27,8 @@ from mixopt.objective import Objective
 from mixopt.score import Score
 from mixopt.spaces import Space
 from mixopt.spec import StudySpec
-from mixopt.stages import make_space, run_baselines
+from mixopt.stages import make_space
+from mixopt.starts import run_baselines
 from mixopt.stopwatch import Stopwatch
 
 SAMPLERS = ("cmaes", "tpe", "gp", "random")

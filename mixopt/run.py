@@ -30,12 +30,10 @@ from mixopt.stages import (
     announce,
     announce_search,
     check_plan,
-    greedy_defaults,
-    learned_start,
-    run_baselines,
     start_tally,
     study_facts,
 )
+from mixopt.starts import greedy_defaults, learned_start, run_baselines
 from mixopt.verbs import build, evaluate, inspect, report
 from mixopt.version import __version__
 

@@ -1,4 +1,4 @@
-"""The stages of a search: announcing, baselines, space. `mixopt.run.search` strings them together."""
+"""The stages of a search: announcing, the plan, the space. `mixopt.run.search` strings them together."""
 
 from __future__ import annotations
 
@@ -17,12 +17,8 @@ from mixopt.errors import PoolError, ScoreError, SpecError, names
 from mixopt.groups import Groups, block_names, make_groups
 from mixopt.lineup import (
     Entry,
-    Request,
     checkpoint_mix,
     ingredient_mixes,
-    requests_of,
-    run_requests,
-    source_names,
 )
 from mixopt.listener import Listener
 from mixopt.methods.individual import ranking
@@ -35,10 +31,8 @@ from mixopt.spaces.composed import Composed
 from mixopt.spaces.linear import POINTS, Affine, Depth, Residual, Shared
 from mixopt.spaces.simplex import Simplex
 from mixopt.spec import AUTO, StudySpec
+from mixopt.starts import LEARNED, search_requests, source_mixes, sources_of, start_mix
 
-BASELINES = ("individual", "uniform", "greedy")
-# Of the gradient-learned soups, the one that generalises best: see studies/.
-LEARNED = "learned_by_layer:affine:groups=block:cosine"
 # CMA-ES and TPE gain little in more dimensions with some hundred trials; see studies/.
 DIMENSIONS = 32
 RADII = {"simplex": 0.5, "residual": 0.5, "affine": 0.1, "shared": 0.1, "depth": 0.1}
@@ -103,51 +97,6 @@ def announce_search(spec: StudySpec, objective: Objective, seconds: float, liste
     listener.say(f"about {first + spec.trials} evaluations are planned, {_duration(took)} without the cache", False)
     if spec.weights and spec.race == "on":
         listener.say("race: off, because several splits steer (--select, --shifts)", False)
-
-
-def search_requests(spec: StudySpec, pool: Pool) -> dict[str, Request]:
-    """The rows that every search is compared with, and those that it is told to mix.
-
-    Raises:
-        SpecError: ``--from`` names rows that cannot be made.
-    """
-    defaults = greedy_defaults(spec)
-    requests = requests_of([], pool.columns, spec.sources, defaults)
-    return requests_of((*BASELINES, LEARNED), pool.columns, defaults=defaults) | requests
-
-
-def greedy_defaults(spec: StudySpec) -> dict[str, dict[str, Any]]:
-    """The run's rule for greedy rows that name none."""
-    return {name: {"rule": spec.greedy_rule} for name in ("greedy", "greedy_ensemble")}
-
-
-def run_baselines(spec: StudySpec, assembly: Assembly, listener: Listener) -> dict[str, Entry]:
-    """The recipes that a search is compared with; their evaluations come from the cache where they can.
-
-    Raises:
-        MixoptError: One of them cannot be made, or its score is not finite.
-    """
-    objective = assembly.objective
-    requests = search_requests(spec, objective.pool)
-    scored: set[str] = set()
-    usual = 2 * len(objective.pool.ingredients)
-
-    def on_score(key: str) -> None:
-        scored.add(key)
-        listener.progress("baselines", len(scored), max(usual, len(scored)))
-
-    quiet = Listener(say=listener.say)
-    found = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=quiet, on_score=on_score)
-    values = {}
-    for name, entry in found.items():
-        if entry.error is not None and (name != LEARNED or spec.start == "learned" or spec.refine):
-            raise entry.error
-        if entry.error is not None:
-            listener.say(f"{name} is left out: {entry.error}", True)
-        if entry.mix is not None:
-            values[name] = objective.counting(on_score).score(entry.mix).value
-    listener.say("baselines: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()), False)
-    return found
 
 
 def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:
@@ -284,58 +233,6 @@ def _space_of_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[st
     return Composed(Simplex(one_hot(groups, tuple(mixes), start), tuple(mixes), spec.radius or RADII["simplex"]), mixes)
 
 
-def source_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> dict[str, Mix]:
-    """The mixes that ``--from`` names."""
-    pool = objective.pool
-    wanted = {name: None if name in pool.columns else baselines[name].mix for name in sources_of(spec, pool)}
-    return {name: mix or checkpoint_mix(objective, name) for name, mix in wanted.items()}
-
-
-def sources_of(spec: StudySpec, pool: Pool) -> tuple[str, ...]:
-    """The names of the rows and checkpoints that ``--from`` lists."""
-    return source_names(spec.sources, pool.columns, greedy_defaults(spec))
-
-
-def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Mix:
-    """The mix at the centre of the space: the best baseline, one by name, or a recipe's.
-
-    Raises:
-        PoolError: The recipe uses a checkpoint that the pool does not hold, or other tensors.
-    """
-    name = _start_name(spec, objective, baselines)
-    if name in baselines:
-        mix = baselines[name].mix
-        if mix is not None:
-            return mix
-    recipe = saving.load_recipe(Path(spec.start))
-    pool = objective.pool
-    by_hash = {digest: column for column, digest in pool.fingerprints.items()}
-    rows = np.zeros((len(recipe.mix.groups), len(pool.columns)))
-    for column in recipe.mix.support():
-        own = by_hash.get(recipe.ingredients[column])
-        if own is None:
-            raise PoolError(f"--start {spec.start}: its checkpoint {column} is not in the pool {spec.models}")
-        rows[:, pool.columns.index(own)] += recipe.mix.coefficients[:, recipe.mix.columns.index(column)]
-    mixed = set(pool.sizes)
-    kept = [(name, tuple(tensor for tensor in tensors if tensor in mixed)) for name, tensors in recipe.mix.groups.items]
-    if {tensor for _, tensors in kept for tensor in tensors} != mixed:
-        raise PoolError(f"--start {spec.start}: it has no coefficients for some tensors that this pool mixes")
-    filled = [number for number, (_, tensors) in enumerate(kept) if tensors]
-    groups = Groups(tuple(kept[number] for number in filled))
-    return Mix(groups, pool.columns, rows[filled])
-
-
-def learned_start(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Request | None:
-    """The row that the search starts from, where the gradient learned it."""
-    started = not spec.sources and _start_name(spec, objective, baselines) == LEARNED
-    return baselines[LEARNED].request if started else None
-
-
-def _start_name(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> str:
-    name = best_baseline(objective, baselines) if spec.start == "best" else spec.start
-    return LEARNED if name == "learned" else name
-
-
 def start_tally(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Tally:
     """What it takes to find the start and the columns to search over, from nothing."""
     if spec.sources:
@@ -357,16 +254,6 @@ def start_tally(spec: StudySpec, objective: Objective, baselines: Mapping[str, E
             scoring.score(mix)  # counted where choosing it asked for nothing
             tally = tally.merged(scoring.tally)
     return tally
-
-
-def best_baseline(objective: Objective, baselines: Mapping[str, Entry]) -> str:
-    """The name of the best; of equals, the last in the table, which is the richer mix."""
-    values = {name: objective.score(entry.mix).value for name, entry in baselines.items() if entry.mix is not None}
-    best = next(iter(values))
-    for name, value in values.items():
-        if objective.metric.at_least(value, values[best]):
-            best = name
-    return best
 
 
 def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:

@@ -29,7 +29,7 @@ LAYERS = (
     {"methods", "search", "assemble", "saving"},
     {"ensembles", "finalists"},
     {"lineup"},
-    {"crowning", "refit", "stages", "verbs"},
+    {"crowning", "refit", "stages", "starts", "verbs"},
     {"refinement"},
     {"exploration"},
     {"run"},

@@ -30,7 +30,7 @@ from mixopt.errors import MixoptError
 from mixopt.listener import Listener
 from mixopt.report import Failure, Row, Samples, comparisons, make_report, table, widths
 from mixopt.spec import StudySpec, load_spec
-from mixopt.stages import LEARNED
+from mixopt.starts import LEARNED
 from mixopt.version import __version__
 
 ESCAPE = "\x1b"

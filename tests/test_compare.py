@@ -17,7 +17,7 @@ from mixopt.evaluator import Evaluator
 from mixopt.families.open_clip import OpenClip
 from mixopt.lineup import default_rows, requests_of, run_requests
 from mixopt.objective import Objective
-from mixopt.stages import LEARNED
+from mixopt.starts import LEARNED
 
 FEW = ("individual", "uniform", "greedy", "wise_ft:greedy", "model_stock", "greedy_ensemble")
 

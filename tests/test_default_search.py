@@ -22,7 +22,8 @@ from mixopt.refit import refit
 from mixopt.run import SearchResult
 from mixopt.saving import load_recipe
 from mixopt.score import Tally
-from mixopt.stages import LEARNED, helpful
+from mixopt.stages import helpful
+from mixopt.starts import LEARNED
 from tests.test_search import Killed, facts_of, kill_after, model_hash, trials_of
 
 SAMPLES, HELD = 96, 19

@@ -17,7 +17,7 @@ from PIL import Image
 from mixopt import PoolError, run
 from mixopt.run import SearchResult
 from mixopt.saving import load_recipe
-from mixopt.stages import LEARNED
+from mixopt.starts import LEARNED
 
 ZOO = Path(__file__).parent.parent.parent / "shared" / "zoo"
 
