@@ -95,17 +95,21 @@ def comparisons(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def front(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the trials on the Pareto front, the picked one marked."""
+    """Header and cells of the trials on the Pareto front, and of the picked one, which is marked.
+
+    Where no trial was confirmed to be better, the start is picked, on the front or not.
+    """
     found = report["front"]
+    marks = {True: "picked", False: "picked, not on the front: no trial was confirmed"}
     header = ["trial", *(f"{each['name']} (weight {each['weight']:g})" for each in found["objectives"]), ""]
     cells = [
         [
             str(point["trial"]),
             *(f"{value:.4f}" for value in point["values"]),
-            "picked" if point["trial"] == found["picked"] else "",
+            marks[point["on_front"]] if point["trial"] == found["picked"] else "",
         ]
         for point in found["points"]
-        if point["on_front"]
+        if point["on_front"] or point["trial"] == found["picked"]
     ]
     return header, cells
 

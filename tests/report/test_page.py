@@ -128,6 +128,12 @@ def test_front_is_drawn_and_listed() -> None:
     assert cells == [["3", "0.3000", "0.2000", ""], ["5", "0.2000", "0.4000", "picked"]]
 
 
+def test_a_start_that_stays_is_listed_off_the_front_too() -> None:
+    _, cells = front(made(front={**FRONT, "picked": 0}))
+    assert [row[0] for row in cells] == ["0", "3", "5"]
+    assert [row[-1] for row in cells] == ["picked, not on the front: no trial was confirmed", "", ""]
+
+
 def test_curves_and_sweeps_have_a_panel_each() -> None:
     read = texts(plots.curves(made()))
     assert {"individual: individuals", "uniform: alpha", "step", "alpha", "selection", "sketch"} <= set(read)
