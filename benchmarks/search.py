@@ -49,6 +49,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "shared": {"space": "shared", "radius": 0.1},
     "depth": {"space": "depth", "radius": 0.1},
     "greedy residual": {"start": "greedy"},
+    "greedy residual gp": {"start": "greedy", "sampler": "gp"},
     "greedy simplex": {"start": "greedy", "space": "simplex"},
     "uniform affine": {"start": "uniform", "space": "affine", "radius": 0.1},
 }
