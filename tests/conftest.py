@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mixopt import run
+from mixopt.finalists import settle
 from mixopt.groups import Groups
 from mixopt.mix import Mix
 from mixopt.pool import Pool, open_pool
@@ -165,3 +167,16 @@ def random_mix(groups: Groups, columns: tuple[str, ...], seed: int = 0, affine: 
     if affine:
         rows = rows * 2 - 1 / len(columns)
     return Mix(groups, columns, rows / rows.sum(axis=1, keepdims=True))
+
+
+@pytest.fixture
+def finalists(monkeypatch: pytest.MonkeyPatch) -> list[list[Mix]]:
+    """What each search hands to the last choice, filled as it runs."""
+    given: list[list[Mix]] = []
+
+    def watched(objective: Any, start: Mix, candidates: list[Mix]) -> Any:
+        given.append(candidates)
+        return settle(objective, start, candidates)
+
+    monkeypatch.setattr(run, "settle", watched)
+    return given

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from mixopt import MixoptError, SpecError, load_spec, run, search
 from mixopt.cli import app
-from mixopt.finalists import settle
 from mixopt.mix import Mix
 from mixopt.report import FINALISTS
 from mixopt.run import SearchResult
@@ -77,22 +76,15 @@ def test_the_report_holds_the_front(done: SearchResult) -> None:
 
 
 def test_the_best_of_the_front_by_weighted_mean_go_to_the_last_choice(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pool: Path, tmp_path: Path, finalists: list[list[Mix]]
 ) -> None:
-    given: list[list[Mix]] = []
-
-    def watched(objective: Any, start: Mix, candidates: list[Mix]) -> Any:
-        given.append(candidates)
-        return settle(objective, start, candidates)
-
-    monkeypatch.setattr(run, "settle", watched)
     result = run.search(**pareto_options(pool, tmp_path))
     front = [point for point in result.report["front"]["points"] if point["on_front"]]
     ranked = sorted(front, key=lambda point: (-mean_of(point["values"]), point["trial"]))
     assert len(ranked) > 1
     trials = trials_of(result.folder)
     expected = [trials[point["trial"]].user_attrs["coefficients"] for point in ranked[:FINALISTS]]
-    assert [mix.coefficients.tolist() for mix in given[0]] == expected
+    assert [mix.coefficients.tolist() for mix in finalists[0]] == expected
     every = [mean_of(values) for values in points_of(result).values()]
     assert mean_of(ranked[0]["values"]) == max(every), "the best of all trials lies on the front"
 

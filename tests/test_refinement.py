@@ -12,7 +12,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mixopt import DataError, Listener, MixoptError, Objective, SpecError, load_spec, open_objective, run
-from mixopt.finalists import settle
 from mixopt.groups import make_groups
 from mixopt.listener import TrialEvent
 from mixopt.mix import Mix, combine, constant, rows_on
@@ -89,22 +88,15 @@ def test_the_gradient_counts_as_a_pass(done: tuple[SearchResult, list[TrialEvent
 
 
 def test_the_best_of_both_stages_go_to_the_last_choice(
-    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip_pool_template: Path, tmp_path: Path, finalists: list[list[Mix]]
 ) -> None:
-    given: list[list[Mix]] = []
-
-    def watched(objective: Any, start: Mix, candidates: list[Mix]) -> Any:
-        given.append(candidates)
-        return settle(objective, start, candidates)
-
-    monkeypatch.setattr(run, "settle", watched)
     result = run.search(**refined_options(clip_pool_template, tmp_path, race="off", confirm=0))
     first, second = trials_of(result.folder)
     numbered = dict(enumerate([*first, *second]))
     del numbered[FIRST]  # the second stage's start is the first's best
     best = sorted(numbered, key=lambda number: (-(numbered[number].value or 0.0), number))
     coefficients = [numbered[number].user_attrs["coefficients"] for number in best[:5]]
-    assert [mix.coefficients.tolist() for mix in given[0]] == coefficients
+    assert [mix.coefficients.tolist() for mix in finalists[0]] == coefficients
     assert result.report["verification"]["trial"] == best[0]
     recipe = load_recipe(result.folder / "recipe.json").mix
     assert recipe.coefficients.tolist() == coefficients[0]
