@@ -27,13 +27,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mixopt import checkpoints, load_spec
+from mixopt import load_spec
 from mixopt.assemble import family_of, ingredient_files
-from mixopt.builder import FastBuilder
-from mixopt.groups import Groups, make_groups
-from mixopt.mix import Mix
-from mixopt.pool import Pool, open_pool
-from mixopt.stack import open_stack
+from mixopt.values.groups import Groups, make_groups
+from mixopt.values.mix import Mix
+from mixopt.weights import checkpoints
+from mixopt.weights.builder import FastBuilder
+from mixopt.weights.pool import Pool, open_pool
+from mixopt.weights.stack import open_stack
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mixopt.report.plots import COLOURS, picture
+from mixopt.reporting.plots import COLOURS, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

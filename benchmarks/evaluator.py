@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mixopt import checkpoints, load_spec
+from mixopt import load_spec
 from mixopt.assemble import assemble, family_of
-from mixopt.evaluator import Predict
-from mixopt.groups import make_groups
 from mixopt.listener import Listener
-from mixopt.mix import Mix
+from mixopt.scoring.evaluator import Predict
+from mixopt.values.groups import make_groups
+from mixopt.values.mix import Mix
+from mixopt.weights import checkpoints
 
 
 def main() -> None:

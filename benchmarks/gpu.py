@@ -31,16 +31,16 @@ from random_pool import TINY, VIT_B_32, Sizes, add_size_options, make_pool, rand
 from torch import Tensor, nn
 from trial import Naive, open_trial
 
-from mixopt import search
+from mixopt import study as search
 from mixopt.assemble import Assembly, family_of, ingredient_files
-from mixopt.builder import FastBuilder
-from mixopt.groups import Groups, make_groups
-from mixopt.memory import peak_memory
-from mixopt.mix import Mix, constant
-from mixopt.pool import Pool, open_pool
 from mixopt.spaces.simplex import Simplex
 from mixopt.spec import load_spec
-from mixopt.stack import BF16, FP32, open_stack
+from mixopt.values.groups import Groups, make_groups
+from mixopt.values.mix import Mix, constant
+from mixopt.weights.builder import FastBuilder
+from mixopt.weights.memory import peak_memory
+from mixopt.weights.pool import Pool, open_pool
+from mixopt.weights.stack import BF16, FP32, open_stack
 
 NOT_RUN = "not run"
 BLOCK = 2**24  # bytes of one plain read

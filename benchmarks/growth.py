@@ -25,11 +25,11 @@ import torch
 from random_pool import TINY, Sizes, make_pool
 from trial import open_trial
 
-from mixopt import search
-from mixopt.groups import make_groups
-from mixopt.memory import peak_memory
-from mixopt.mix import constant
+from mixopt import study as search
 from mixopt.spaces.simplex import Simplex
+from mixopt.values.groups import make_groups
+from mixopt.values.mix import constant
+from mixopt.weights.memory import peak_memory
 
 STEPS = (1, 2, 5, 10)
 STEEP = 1.1

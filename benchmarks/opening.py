@@ -27,9 +27,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mixopt import checkpoints
-from mixopt.memory import peak_memory
-from mixopt.pool import open_pool
+from mixopt.weights import checkpoints
+from mixopt.weights.memory import peak_memory
+from mixopt.weights.pool import open_pool
 
 BLOCK = 2**23
 

@@ -27,15 +27,15 @@ from typing import Any, cast
 import numpy as np
 from optuna.storages import InMemoryStorage
 
-from mixopt import search
-from mixopt.evaluator import Outcomes
-from mixopt.groups import Groups
-from mixopt.metrics import METRICS
-from mixopt.mix import Mix, constant
-from mixopt.objective import SEARCH, Objective
-from mixopt.score import Score
+from mixopt import study as search
+from mixopt.scoring.evaluator import Outcomes
+from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.score import Score
+from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spaces.simplex import Simplex
-from mixopt.stopwatch import Stopwatch
+from mixopt.values.groups import Groups
+from mixopt.values.metrics import METRICS
+from mixopt.values.mix import Mix, constant
 
 TARGET = 0.05
 GROUPS = {32: 4, 200: 8}

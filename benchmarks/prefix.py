@@ -24,13 +24,13 @@ import torch
 
 from mixopt import load_spec
 from mixopt.assemble import assemble
-from mixopt.evaluator import Outcomes, Predict
-from mixopt.groups import make_groups
-from mixopt.lineup import requests_of, run_requests
+from mixopt.comparison.rows import requests_of, run_requests
 from mixopt.listener import Listener
-from mixopt.mix import Mix
-from mixopt.objective import SEARCH, Objective
-from mixopt.prefix import Resumed
+from mixopt.scoring.activation_reuse import Resumed
+from mixopt.scoring.evaluator import Outcomes, Predict
+from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.values.groups import make_groups
+from mixopt.values.mix import Mix
 
 ROWS = "coordinates,manifold,manifold:groups=block:models=3:tolerance=0.9,manifold:prefix=2:models=3:tolerance=0.9"
 SHARES = (0.2, 0.35, 0.65, 0.8)

@@ -25,9 +25,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 
-from mixopt import checkpoints
-from mixopt.groups import Groups
-from mixopt.mix import Mix
+from mixopt.values.groups import Groups
+from mixopt.values.mix import Mix
+from mixopt.weights import checkpoints
 
 CONFIG = "open_clip_config.json"
 CLASSNAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

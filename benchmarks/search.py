@@ -31,11 +31,11 @@ from typing import Any
 import numpy as np
 from surrogate import GRID, grid, opened, run_study, show_grid, show_one
 
-from mixopt import search
-from mixopt.finalists import settle
-from mixopt.metrics import smoothed
-from mixopt.objective import SEARCH
-from mixopt.stages import make_space
+from mixopt import study as search
+from mixopt.scoring.objective import SEARCH
+from mixopt.stages.confirm import settle
+from mixopt.stages.plan import make_space
+from mixopt.values.metrics import smoothed
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "default": {},

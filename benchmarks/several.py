@@ -29,10 +29,10 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from trial import open_trial
 
-from mixopt.builder import FastBuilder
-from mixopt.groups import make_groups
-from mixopt.mix import Mix
-from mixopt.objective import SEARCH
+from mixopt.scoring.objective import SEARCH
+from mixopt.values.groups import make_groups
+from mixopt.values.mix import Mix
+from mixopt.weights.builder import FastBuilder
 
 HEAD = 10
 

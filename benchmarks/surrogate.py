@@ -16,20 +16,21 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from mixopt import load_spec, search
+from mixopt import load_spec
+from mixopt import study as search
 from mixopt.assemble import Assembly, assemble
-from mixopt.evaluator import NO_OUTCOMES
-from mixopt.lineup import Entry
+from mixopt.comparison.rows import Entry
 from mixopt.listener import Listener
-from mixopt.metrics import smoothed
-from mixopt.mix import Mix
-from mixopt.objective import Objective
-from mixopt.score import Score
+from mixopt.scoring.evaluator import NO_OUTCOMES
+from mixopt.scoring.objective import Objective
+from mixopt.scoring.score import Score
+from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spaces import Space
 from mixopt.spec import StudySpec
-from mixopt.stages import make_space
-from mixopt.starts import run_baselines
-from mixopt.stopwatch import Stopwatch
+from mixopt.stages.plan import make_space
+from mixopt.stages.start import run_baselines
+from mixopt.values.metrics import smoothed
+from mixopt.values.mix import Mix
 
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
 STOPS = (25, 50, 100, 200)

@@ -42,10 +42,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixopt import load_spec
 from mixopt.assemble import Assembly, assemble
-from mixopt.groups import make_groups
 from mixopt.listener import Listener
-from mixopt.mix import Mix
 from mixopt.spec import StudySpec
+from mixopt.values.groups import make_groups
+from mixopt.values.mix import Mix
 
 Timed = dict[str, list[float]]
 

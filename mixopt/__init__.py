@@ -1,7 +1,7 @@
 """mixopt: finds the best weight mix of a folder of fine-tuned checkpoints.
 
-The verbs are in `mixopt.run` (``search``, ``compare``, ``build``, ``evaluate``, ``inspect``,
-``report``), the Optuna side in `mixopt.search`. What is listed here is public; it is imported when it is first used.
+The verbs are in `mixopt.runs.run` (``search``, ``compare``, ``build``, ``evaluate``, ``inspect``,
+``report``), the Optuna side in `mixopt.study`. What is listed here is public; it is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from mixopt.version import __version__
 
 if TYPE_CHECKING:
     from mixopt.assemble import open_objective
-    from mixopt.groups import Groups, make_groups
     from mixopt.listener import Listener
-    from mixopt.mix import Mix, Recipe, combine, constant, one_hot
-    from mixopt.objective import Objective
-    from mixopt.pool import Pool, open_pool
-    from mixopt.score import Score
+    from mixopt.scoring.objective import Objective
+    from mixopt.scoring.score import Score
     from mixopt.spaces.simplex import Simplex
     from mixopt.spec import StudySpec, load_spec
-    from mixopt.split import Preprocess, Split
+    from mixopt.values.groups import Groups, make_groups
+    from mixopt.values.mix import Mix, Recipe, combine, constant, one_hot
+    from mixopt.values.samples import Preprocess, Split
+    from mixopt.weights.pool import Pool, open_pool
 
 _PLACES = {
-    "Groups": "groups",
+    "Groups": "values.groups",
     "Listener": "listener",
-    "Mix": "mix",
-    "Objective": "objective",
-    "Pool": "pool",
-    "Preprocess": "split",
-    "Recipe": "mix",
-    "Score": "score",
+    "Mix": "values.mix",
+    "Objective": "scoring.objective",
+    "Pool": "weights.pool",
+    "Preprocess": "values.samples",
+    "Recipe": "values.mix",
+    "Score": "scoring.score",
     "Simplex": "spaces.simplex",
-    "Split": "split",
+    "Split": "values.samples",
     "StudySpec": "spec",
-    "combine": "mix",
-    "constant": "mix",
+    "combine": "values.mix",
+    "constant": "values.mix",
     "load_spec": "spec",
-    "make_groups": "groups",
-    "one_hot": "mix",
+    "make_groups": "values.groups",
+    "one_hot": "values.mix",
     "open_objective": "assemble",
-    "open_pool": "pool",
+    "open_pool": "weights.pool",
 }
 
 __all__ = [

@@ -13,25 +13,26 @@ from typing import Any
 import joblib
 import torch
 
-from mixopt import checkpoints, families
-from mixopt.batchnorm import Recompute, find_layers
-from mixopt.builder import FastBuilder
-from mixopt.cache import OutcomeCache
+from mixopt import families
 from mixopt.data import open_split
 from mixopt.errors import CheckpointError, DataError, ScoreError, SpecError, names
-from mixopt.evaluator import FP32, Evaluator, Predict
 from mixopt.files import write_json
-from mixopt.groups import depth_order, make_groups
 from mixopt.listener import Listener
-from mixopt.mix import Mix, constant
-from mixopt.objective import SEARCH, Objective
-from mixopt.pool import Pool, open_pool
-from mixopt.precision import device_name, low_precisions, measure, read_measured
-from mixopt.prefix import Prefix, budget_on
+from mixopt.scoring.activation_reuse import Prefix, budget_on
+from mixopt.scoring.batchnorm import Recompute, find_layers
+from mixopt.scoring.cache import OutcomeCache
+from mixopt.scoring.evaluator import FP32, Evaluator, Predict
+from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.precision import device_name, low_precisions, measure, read_measured
+from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spec import AUTO, POOL_FILE, StudySpec, pool_template
-from mixopt.split import SYNTHETIC, Split
-from mixopt.stack import BF16, Stack, open_stack
-from mixopt.stopwatch import Stopwatch
+from mixopt.values.groups import depth_order, make_groups
+from mixopt.values.mix import Mix, constant
+from mixopt.values.samples import SYNTHETIC, Split
+from mixopt.weights import checkpoints
+from mixopt.weights.builder import FastBuilder
+from mixopt.weights.pool import Pool, open_pool
+from mixopt.weights.stack import BF16, Stack, open_stack
 
 BATCHNORM = "average"
 RECOMPUTE = "recompute"
@@ -50,7 +51,7 @@ class Assembly:
             ``batch`` and ``key``, which names what they depend on. Where both were tried, ``scores`` by mode (None
             where one cannot be had) of the ``soup``, the uniform one of these columns.
         precision: Of the forward passes, as plain JSON values: ``mode`` (``fp32``, ``bf16`` or ``fp16``), and where it
-            was chosen by measurement, what was measured, see `mixopt.precision.Measured`.
+            was chosen by measurement, what was measured, see `mixopt.scoring.precision.Measured`.
         stack: How the checkpoints are kept, as plain JSON values: ``mode`` (``fp32`` or ``bf16``) and ``place``
             (``device`` or ``host``).
         shifts: How the shifted images were made, as plain JSON values; empty without ``--shifts``.
@@ -191,6 +192,15 @@ def family_of(spec: StudySpec) -> families.Family:
     return families.open_family(
         families.FamilyOptions(spec.family, spec.model, spec.classnames, spec.templates, spec.models)
     )
+
+
+def family_of_recipe(identity: Mapping[str, Any], folder: Path) -> families.Family:
+    """The family that a recipe describes; relative paths are relative to a folder.
+
+    Raises:
+        SpecError: The description is not complete.
+    """
+    return families.from_identity(identity, folder)
 
 
 def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Split]:

@@ -27,8 +27,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mixopt.checkpoints import write
 from mixopt.errors import MixoptError
+from mixopt.weights.checkpoints import write
 
 CLASSNAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mixopt.errors import SpecError, listing, unknown
-from mixopt.groups import SCHEMES
-from mixopt.metrics import METRICS
-from mixopt.split import SYNTHETIC
+from mixopt.values.groups import SCHEMES
+from mixopt.values.metrics import METRICS
+from mixopt.values.samples import SYNTHETIC
 
 POOL_FILE = "pool.toml"
 AUTO = "auto"
@@ -70,7 +70,7 @@ class StudySpec(BaseModel):
         sampler: ``cmaes``, ``tpe``, ``gp``, ``random``, ``package.module:Class``, with ``pareto`` alone ``nsgaii``, or
             ``auto``: ``cmaes``, or ``nsgaii`` with ``pareto``.
         population: Trials asked at a time; the sampler's own default without.
-        groups: Layer groups, see `mixopt.groups.make_groups`; chosen to keep the dimensions few without.
+        groups: Layer groups, see `mixopt.values.groups.make_groups`; chosen to keep the dimensions few without.
         space: How a sampler's box becomes rows; ``auto`` is ``residual`` or, where columns or layer groups are given,
             ``simplex`` (``affine`` where the start has negative entries).
         radius: How far a coefficient is pushed at the edge of the box (``residual``: the part of the way to the other

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixopt.evaluator import Predict
+from mixopt.scoring.evaluator import Predict
 
 
 class NormAndDrop(nn.BatchNorm2d):

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mixopt import run
-from mixopt.finalists import settle
-from mixopt.groups import Groups
-from mixopt.mix import Mix
-from mixopt.pool import Pool, open_pool
+from mixopt.runs import run
+from mixopt.stages.confirm import settle
+from mixopt.values.groups import Groups
+from mixopt.values.mix import Mix
+from mixopt.weights.pool import Pool, open_pool
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)

@@ -718,7 +718,7 @@ def test_cache_that_is_a_file(clip_pool: Path, mixopt: Callable[..., Result]) ->
 HOLD = """
 import sys
 from pathlib import Path
-from mixopt.runfolder import RunFolder
+from mixopt.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     sys.stdin.read()

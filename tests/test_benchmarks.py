@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mixopt import Simplex, make_groups, one_hot
-from mixopt.mix import Mix
+from mixopt.values.mix import Mix
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = [

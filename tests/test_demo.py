@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mixopt import MixoptError, checkpoints, demo
+from mixopt import MixoptError, demo
 from mixopt.cli import app
+from mixopt.weights import checkpoints
 
 SHIFTS = {"inverted", "blurred", "noisy", "edges"}
 

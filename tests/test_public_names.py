@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 
 import pytest
 
@@ -28,15 +29,14 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         mixopt.nothing  # noqa: B018
 
 
-MODULES = [
-    "run", "verbs", "report", "search.samplers", "search.storage", "search.studies", "search.trials", "methods",
-    "spaces", "families", "data", "saving",
-]  # fmt: skip
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(mixopt.__path__, "mixopt.") if module.name != "mixopt.__main__"
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_public_functions_have_docstrings(module: str) -> None:
-    loaded = importlib.import_module(f"mixopt.{module}")
+    loaded = importlib.import_module(module)
     for name, value in vars(loaded).items():
         if inspect.isfunction(value) and value.__module__ == loaded.__name__ and not name.startswith("_"):
             assert inspect.getdoc(value), f"{module}.{name}"

@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from mixopt import demo, run
+from mixopt import demo
+from mixopt.runs import run
 
 ROOT = Path(__file__).parents[1]
 

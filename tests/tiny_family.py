@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixopt import Preprocess
-from mixopt.evaluator import Predict
+from mixopt.scoring.evaluator import Predict
 
 SIZE = 4
 NOT_A_FUNCTION = 3

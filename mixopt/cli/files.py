@@ -28,7 +28,7 @@ def build(
     """Rebuild a fused model from its recipe, anywhere its checkpoints are."""
 
     def work(screen: Screen) -> None:
-        from mixopt import run
+        from mixopt.runs import run
 
         with screen.listening() as listener:
             path = run.build(recipe, output, models=models, verify=verify, listener=listener)
@@ -70,7 +70,7 @@ def evaluate(
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
-        from mixopt import run
+        from mixopt.runs import run
 
         with screen.listening() as listener:
             result = run.evaluate(model_file, verify=verify, listener=listener, **options)
@@ -104,7 +104,7 @@ def inspect(
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
-        from mixopt import run
+        from mixopt.runs import run
 
         with screen.listening() as listener:
             found = run.inspect(models, listener=listener, **options)
@@ -127,7 +127,7 @@ def report(
     """Show the tables of a run again, or make a page of them with pictures."""
 
     def work(screen: Screen) -> None:
-        from mixopt import run
+        from mixopt.runs import run
 
         with screen.listening() as listener:
             found = run.report(folder, html=html, listener=listener)

@@ -129,7 +129,7 @@ def search(
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
-        from mixopt import run
+        from mixopt.runs import run
 
         with screen.listening() as listener:
             result = run.search(models, study=study, listener=listener, **options)
@@ -191,7 +191,7 @@ def compare(
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
-        from mixopt import run
+        from mixopt.runs import run
 
         with screen.listening() as listener:
             result = run.compare(models, study=study, listener=listener, **options)
@@ -216,7 +216,7 @@ def demo(
 
     def work(screen: Screen) -> None:
         from mixopt import demo as making
-        from mixopt import run
+        from mixopt.runs import run
 
         with screen.listening() as listener:
             pool = making.ensure_pool(out / "pool", seed=seed, progress=listener.progress)

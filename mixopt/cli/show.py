@@ -16,7 +16,7 @@ def show_run(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
     if screen.as_json:
         screen.json(report)
         return
-    from mixopt.report import table
+    from mixopt.reporting import table
 
     header, cells = table(report)
     screen.table(f"{report['metric']} by method; {folder}", header, cells)
@@ -51,14 +51,14 @@ def show_report(screen: Screen, report: Mapping[str, Any], folder: Path) -> None
         return
     show_run(screen, report, folder)
     if "front" in report and not screen.as_json:
-        from mixopt.report import front
+        from mixopt.reporting import front
 
         screen.table("trials on the Pareto front", *front(report))
 
 
 def _show_scores(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
     """The scores with their intervals; where the terminal is too narrow for those, with the widest in a line below."""
-    from mixopt.report import table, widths
+    from mixopt.reporting import table, widths
 
     title = f"{report['metric']} by method; {folder}"
     header, cells = table(report, intervals=True, details=True)
@@ -74,7 +74,7 @@ def _show_scores(screen: Screen, report: Mapping[str, Any], folder: Path) -> Non
 
 
 def _show_differences(screen: Screen, report: Mapping[str, Any]) -> None:
-    from mixopt.report import comparisons
+    from mixopt.reporting import comparisons
 
     header, cells = comparisons(report)
     if len(header) == 1:
@@ -86,7 +86,7 @@ def _show_differences(screen: Screen, report: Mapping[str, Any]) -> None:
 
 
 def _show_winner(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
-    from mixopt.report import ties
+    from mixopt.reporting import ties
 
     equal = ties(report)
     tied = f" (as good there: {', '.join(equal)})" if equal else ""

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mixopt.errors import DataError, RunError, names
 from mixopt.files import atomic_write
-from mixopt.split import Preprocess, Split, stratified_order
+from mixopt.values.samples import Preprocess, Split, stratified_order
 
 SOURCES = ("npz", "folder")
 CACHE_VERSION = 2

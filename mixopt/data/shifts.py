@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mixopt.data import CHUNK, Progress, decoded_folder, load_decoded, write_images, write_labels
 from mixopt.errors import RunError
-from mixopt.split import Split
+from mixopt.values.samples import Split
 
 SEED = 0
 # In the order in which they take turns; all that the shifted images follow from, beside the images themselves.

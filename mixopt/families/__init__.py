@@ -14,10 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from mixopt.checkpoints import Checkpoint
 from mixopt.errors import SpecError, unknown
-from mixopt.evaluator import Predict
-from mixopt.split import Preprocess
+from mixopt.scoring.evaluator import Predict
+from mixopt.values.samples import Preprocess
+from mixopt.weights.checkpoints import Checkpoint
 
 FAMILIES = ("open_clip",)
 

@@ -21,12 +21,12 @@ from typing import Any
 
 from torch import nn
 
-from mixopt import checkpoints
 from mixopt.errors import SpecError
-from mixopt.evaluator import Predict
 from mixopt.families import FamilyOptions
-from mixopt.groups import depth_order
-from mixopt.split import Preprocess
+from mixopt.scoring.evaluator import Predict
+from mixopt.values.groups import depth_order
+from mixopt.values.samples import Preprocess
+from mixopt.weights import checkpoints
 
 PLAIN = Preprocess(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda image: image, "scaled to 0..1")
 

@@ -24,12 +24,12 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mixopt import checkpoints
 from mixopt.errors import SpecError, unknown
-from mixopt.evaluator import Predict
 from mixopt.families import FamilyOptions
-from mixopt.groups import depth_order
-from mixopt.split import Preprocess
+from mixopt.scoring.evaluator import Predict
+from mixopt.values.groups import depth_order
+from mixopt.values.samples import Preprocess
+from mixopt.weights import checkpoints
 
 CONFIG_NAME = "open_clip_config.json"
 _TEXT_NAMES = re.compile(r"^(text\.|transformer\.|token_embedding\.|positional_embedding|ln_final\.|text_projection)")

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mixopt.errors import PoolError, ScoreError, SpecError, names, unknown
-from mixopt.groups import Groups, make_groups
-from mixopt.mix import Mix, one_hot
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.groups import Groups, make_groups
+from mixopt.values.mix import Mix, one_hot
 
 # 0, 0.1 .. 1, the usual grid of an interpolation.
 TENTHS = tuple(tenth / 10 for tenth in range(11))
@@ -51,7 +51,7 @@ class Method(Protocol):
 
 def method_names() -> list[str]:
     """Every method, by file name."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def method(name: str) -> Method:
@@ -80,7 +80,7 @@ def base_mix(objective: Objective, columns: Mapping[str, Mix]) -> Mix:
 
 
 def layer_groups(objective: Objective, groups: str) -> Groups:
-    """The layer groups of an option ``groups``; see `mixopt.groups.make_groups`.
+    """The layer groups of an option ``groups``; see `mixopt.values.groups.make_groups`.
 
     Raises:
         SpecError: An unknown scheme, or one that does not fit the pool.

@@ -9,8 +9,8 @@ import numpy as np
 
 from mixopt.methods import Choice
 from mixopt.methods.individual import ranking
-from mixopt.mix import Mix, combine
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.mix import Mix, combine
 
 
 def choose(

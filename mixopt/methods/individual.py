@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mixopt.methods import Choice
-from mixopt.mix import Mix
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.mix import Mix
 
 
 def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Choice:

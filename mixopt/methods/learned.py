@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from mixopt.errors import MixError, PoolError, ScoreError, SpecError, names
-from mixopt.groups import Groups, make_groups
 from mixopt.methods import Choice
-from mixopt.mix import Mix, rows_on
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.groups import Groups, make_groups
+from mixopt.values.mix import Mix, rows_on
 
 Form = Literal["softmax", "affine"]
 Schedule = Literal["constant", "cosine"]

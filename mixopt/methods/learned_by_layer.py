@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from mixopt.methods import Choice, layer_groups
 from mixopt.methods.learned import Form, Schedule, Training, learn
-from mixopt.mix import Mix
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.mix import Mix
 
 
 def choose(
@@ -37,7 +37,7 @@ def choose(
         columns: What to mix; two or more.
         seed: Of the order of the samples.
         form: ``softmax`` (the paper's) or ``affine``.
-        groups: Layer groups, see `mixopt.groups.make_groups`.
+        groups: Layer groups, see `mixopt.values.groups.make_groups`.
         epochs: Passes over the split; the authors' 5, 3 with a learning rate that falls.
         lr: Learning rate; the authors' 0.05, 0.2 for the affine form.
         weight_decay: Of AdamW.

@@ -16,11 +16,11 @@ import numpy as np
 
 from mixopt.errors import SpecError, names
 from mixopt.files import natural_key
-from mixopt.groups import Groups, block_names, make_groups
 from mixopt.methods import TENTHS, Choice, sweep_choice, swept
 from mixopt.methods.wise_ft import ends
-from mixopt.mix import Mix, rows_on
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.groups import Groups, block_names, make_groups
+from mixopt.values.mix import Mix, rows_on
 
 
 def choose(

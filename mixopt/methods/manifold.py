@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.builder import tensor_rows
-from mixopt.cobyla import Vector, minimize_in_box
 from mixopt.errors import SpecError, listing
-from mixopt.groups import Groups
 from mixopt.methods import Choice, layer_groups
+from mixopt.methods._cobyla import Vector, minimize_in_box
 from mixopt.methods.individual import ranking
-from mixopt.metrics import Metric
-from mixopt.mix import Coefficients, Mix, rows_on
-from mixopt.objective import Objective
-from mixopt.pool import Pool
+from mixopt.scoring.objective import Objective
+from mixopt.values.groups import Groups
+from mixopt.values.metrics import Metric
+from mixopt.values.mix import Coefficients, Mix, rows_on
+from mixopt.weights.builder import tensor_rows
+from mixopt.weights.pool import Pool
 
 LATER_BOUNDS = (0.3, 1.0)
 FACTOR_BOUNDS = (0.75, 1.25)

@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixopt.builder import tensor_rows
 from mixopt.errors import PoolError, listing, names
-from mixopt.groups import make_groups
 from mixopt.methods import Choice, base_mix
-from mixopt.mix import Mix
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.groups import make_groups
+from mixopt.values.mix import Mix
+from mixopt.weights.builder import tensor_rows
 
 CHUNK = 2**18  # numbers held in float64 at a time, 2 MiB: more falls out of the caches
 # Deltas nearer than this to one direction are one but for rounding: the base must not enter a model mixed with itself.

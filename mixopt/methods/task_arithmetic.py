@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 
 from mixopt.methods import Choice, base_mix, sweep_choice, swept
-from mixopt.mix import Mix, combine
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.mix import Mix, combine
 
 
 def choose(

@@ -14,8 +14,8 @@ from typing import Literal
 
 from mixopt.errors import SpecError, listing, names
 from mixopt.methods import Choice, sweep_choice
-from mixopt.mix import Mix, combine
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.mix import Mix, combine
 
 DECAYS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 

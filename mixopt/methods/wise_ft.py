@@ -11,8 +11,8 @@ from dataclasses import replace
 from mixopt.errors import SpecError
 from mixopt.methods import TENTHS, Choice, base_mix, sweep_choice, swept
 from mixopt.methods.individual import best_column
-from mixopt.mix import Mix, combine
-from mixopt.objective import Objective
+from mixopt.scoring.objective import Objective
+from mixopt.values.mix import Mix, combine
 
 
 def choose(

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError, unknown
-from mixopt.mix import Mix
 from mixopt.spaces.composed import Composed
 from mixopt.spaces.linear import Affine, Depth, Layers, Residual, Shared
 from mixopt.spaces.simplex import Simplex
+from mixopt.values.mix import Mix
 
 Point = NDArray[np.float64]
 

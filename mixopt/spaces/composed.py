@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError, names
-from mixopt.groups import Groups
-from mixopt.mix import Mix, rows_on
 from mixopt.spaces.simplex import Simplex
+from mixopt.values.groups import Groups
+from mixopt.values.mix import Mix, rows_on
 
 
 class Composed:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError, names
-from mixopt.groups import Groups
-from mixopt.mix import Mix, rows_on
+from mixopt.values.groups import Groups
+from mixopt.values.mix import Mix, rows_on
 
 TOLERANCE = 1e-9
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError, names
-from mixopt.mix import Mix, rows_on
+from mixopt.values.mix import Mix, rows_on
 
 TOLERANCE = 1e-9
 

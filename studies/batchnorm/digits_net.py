@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mixopt.split import Preprocess
+from mixopt.values.samples import Preprocess
 
 WIDTHS = (16, 32, 64)
 CLASSES = 10

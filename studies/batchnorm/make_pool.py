@@ -20,7 +20,7 @@ import torch
 from digits_net import DigitsNet
 
 from mixopt import demo
-from mixopt.checkpoints import write
+from mixopt.weights.checkpoints import write
 
 NOISE = 140.0  # standard deviation, of 255
 SHIFT_NOISE = 30.0

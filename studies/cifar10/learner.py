@@ -27,13 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt import load_spec, open_objective
-from mixopt.cache import Gradient
-from mixopt.groups import make_groups
-from mixopt.lineup import ingredient_mixes
+from mixopt.comparison.rows import ingredient_mixes
 from mixopt.methods.learned import Training, learn
-from mixopt.mix import Mix
-from mixopt.objective import Objective
-from mixopt.split import stratified_order
+from mixopt.scoring.cache import Gradient
+from mixopt.scoring.objective import Objective
+from mixopt.values.groups import make_groups
+from mixopt.values.mix import Mix
+from mixopt.values.samples import stratified_order
 
 ROWS = {
     "block:cosine": ("block", Training("affine", 3, 0.2, 0.0, 256, 0.1, "cosine")),

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from show import show
 
-from mixopt import run
 from mixopt.files import write_json
 from mixopt.listener import Listener, TrialEvent
-from mixopt.metrics import METRICS
-from mixopt.search import read_trials
+from mixopt.runs import run
+from mixopt.study import read_trials
+from mixopt.values.metrics import METRICS
 
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -21,7 +21,7 @@ from mixopt.data import open_split
 from mixopt.errors import DataError
 from mixopt.families import FamilyOptions, open_family
 from mixopt.listener import Listener
-from mixopt.split import Preprocess, Split, stratified_order
+from mixopt.values.samples import Preprocess, Split, stratified_order
 from tests.conftest import CLASSES, CLIP_CONFIG, make_images
 
 ANY_SIZE = Preprocess(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda image: image, "any size")

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mixopt.checkpoints import Checkpoint
 from mixopt.errors import SpecError
 from mixopt.families import FAMILIES, Family, FamilyOptions, Staged, from_identity, open_family
-from mixopt.split import Preprocess
+from mixopt.values.samples import Preprocess
+from mixopt.weights.checkpoints import Checkpoint
 from tests.conftest import CLASSES, CLIP_CONFIG
 
 # A newcomer adds the smallest options that open it.

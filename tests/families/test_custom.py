@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mixopt import run
 from mixopt.errors import SpecError
 from mixopt.families import Family, FamilyOptions, from_identity, open_family
 from mixopt.families.custom import PLAIN
+from mixopt.runs import run
 from tests.conftest import CLASSES, make_images
 from tests.tiny_family import Mlp
 

@@ -21,7 +21,7 @@ from mixopt.errors import SpecError
 from mixopt.families import FamilyOptions, from_identity, open_family
 from mixopt.families.open_clip import CONFIG_NAME, OpenClip
 from mixopt.listener import Listener
-from mixopt.mix import Mix
+from mixopt.values.mix import Mix
 from tests.conftest import CLASSES, CLIP_CONFIG, random_mix
 
 TEMPLATES = ("a photo of a {}.", "a {} thing.", "the {} one")
@@ -116,7 +116,7 @@ def test_whole_path_is_open_clips_own(clip_pool: Path, tmp_path: Path) -> None:
 
 
 def one_group(sizes: dict[str, int]) -> Any:
-    from mixopt.groups import make_groups
+    from mixopt.values.groups import make_groups
 
     return make_groups("whole", sizes)
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from mixopt import Mix, one_hot
-from mixopt.builder import tensor_rows
-from mixopt.cache import Gradient
-from mixopt.groups import Groups, make_groups
-from mixopt.metrics import METRICS
-from mixopt.pool import Pool, open_pool
-from mixopt.score import Score, Tally
+from mixopt.scoring.cache import Gradient
+from mixopt.scoring.score import Score, Tally
+from mixopt.values.groups import Groups, make_groups
+from mixopt.values.metrics import METRICS
+from mixopt.weights.builder import tensor_rows
+from mixopt.weights.pool import Pool, open_pool
 from tests.conftest import random_states
 
 STEPS = ("step_100", "step_200", "step_300", "step_400", "step_500")
@@ -73,7 +73,7 @@ class Landscape:
         return value if self.levels is None else round(value * self.levels) / self.levels
 
     def score(self, mix: Mix, split: str = "search") -> Score:
-        """As `mixopt.objective.Objective.score`; no other split than ``search`` may be asked for."""
+        """As `mixopt.scoring.objective.Objective.score`; no other split than ``search`` may be asked for."""
         assert split == "search", "a method may look at the selection split alone"
         self.asked.append(tensor_rows(mix, self.pool).tobytes())
         nothing: Any = None
@@ -85,7 +85,7 @@ class Landscape:
         return Tally({rows.hex(): (self.samples, 0.0) for rows in self.asked})
 
     def gradient(self, mix: Mix, samples: NDArray[np.int64], scale: float = 1.0) -> Gradient:
-        """As `mixopt.objective.Objective.gradient`, of the distance plus ``(scale - 1)^2``."""
+        """As `mixopt.scoring.objective.Objective.gradient`, of the distance plus ``(scale - 1)^2``."""
         assert np.all((samples >= 0) & (samples < self.samples))
         self.learned.append(len(samples))
         per_tensor = 2 * (tensor_rows(mix, self.pool) - self.optimum) / len(self.optimum)

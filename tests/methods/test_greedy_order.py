@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixopt.methods import greedy
-from mixopt.pool import Pool
+from mixopt.weights.pool import Pool
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
 from tests.methods.test_methods import naive_greedy
 

@@ -26,10 +26,10 @@ from mixopt import (
     make_groups,
     open_objective,
 )
-from mixopt.builder import tensor_rows
-from mixopt.lineup import ingredient_mixes
+from mixopt.comparison.rows import ingredient_mixes
 from mixopt.methods import learned, learned_by_layer
-from mixopt.pool import Pool
+from mixopt.weights.builder import tensor_rows
+from mixopt.weights.pool import Pool
 from tests.conftest import CLASSES, make_images, random_mix
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
 
@@ -278,7 +278,7 @@ def test_memory_is_one_models_gradient_whatever_the_number_of_ingredients(tmp_pa
     """The largest allocation that a gradient makes is that of one model, not of the stack."""
     from torch.profiler import ProfilerActivity, profile
 
-    from mixopt.builder import FastBuilder
+    from mixopt.weights.builder import FastBuilder
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:

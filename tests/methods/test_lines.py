@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from mixopt import Mix, PoolError, SpecError
-from mixopt.builder import tensor_rows
-from mixopt.groups import make_groups
 from mixopt.methods import individual, lines
-from mixopt.pool import Pool, open_pool
+from mixopt.values.groups import make_groups
+from mixopt.weights.builder import tensor_rows
+from mixopt.weights.pool import Pool, open_pool
 from tests.conftest import random_mix
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
 from tests.methods.test_wise_ft import TENTHS, State, fused, same, state_of

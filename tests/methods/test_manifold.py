@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from mixopt import Mix, SpecError, combine, one_hot
-from mixopt.builder import tensor_rows
-from mixopt.groups import make_groups
 from mixopt.methods import Choice, manifold
-from mixopt.metrics import METRICS, Metric
-from mixopt.pool import Pool
+from mixopt.values.groups import make_groups
+from mixopt.values.metrics import METRICS, Metric
+from mixopt.weights.builder import tensor_rows
+from mixopt.weights.pool import Pool
 from tests.conftest import random_mix, random_states
 from tests.methods.landscape import Landscape, ingredients_of, random_pool, whole
 

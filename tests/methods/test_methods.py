@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mixopt import Mix, SpecError, combine
-from mixopt.builder import tensor_rows
 from mixopt.methods import Choice, greedy, individual, method, method_names, uniform
-from mixopt.pool import Pool
+from mixopt.weights.builder import tensor_rows
+from mixopt.weights.pool import Pool
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
 
 

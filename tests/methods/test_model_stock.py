@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mixopt import Mix, PoolError, combine, one_hot
-from mixopt.builder import build_exact, tensor_rows
-from mixopt.groups import make_groups
 from mixopt.methods import Choice, model_stock
 from mixopt.methods.model_stock import merge, products, ratio
-from mixopt.pool import Pool
+from mixopt.values.groups import make_groups
+from mixopt.weights.builder import build_exact, tensor_rows
+from mixopt.weights.pool import Pool
 from tests.conftest import State, random_mix, random_states
 from tests.methods.landscape import Landscape, ingredients_of
 

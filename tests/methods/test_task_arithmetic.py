@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from mixopt import Mix, PoolError, SpecError
-from mixopt.builder import tensor_rows
 from mixopt.errors import ScoreError
-from mixopt.groups import make_groups
 from mixopt.methods import task_arithmetic, uniform
-from mixopt.pool import Pool
-from mixopt.score import Score
+from mixopt.scoring.score import Score
+from mixopt.values.groups import make_groups
+from mixopt.weights.builder import tensor_rows
+from mixopt.weights.pool import Pool
 from tests.conftest import random_mix
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
 from tests.methods.test_wise_ft import State, fused, same, state_of

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mixopt import Mix, SpecError
-from mixopt.groups import make_groups
 from mixopt.methods import trajectory
-from mixopt.pool import Pool
+from mixopt.values.groups import make_groups
+from mixopt.weights.pool import Pool
 from tests.conftest import random_mix
 from tests.methods.landscape import STEPS, Landscape, ingredients_of, random_pool
 from tests.methods.test_wise_ft import State, fused, same, state_of

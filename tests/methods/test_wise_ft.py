@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from mixopt import Mix, PoolError, SpecError, combine
-from mixopt.builder import tensor_rows
 from mixopt.errors import ScoreError
-from mixopt.groups import make_groups
 from mixopt.methods import individual, wise_ft
-from mixopt.pool import Pool
+from mixopt.values.groups import make_groups
+from mixopt.weights.builder import tensor_rows
+from mixopt.weights.pool import Pool
 from tests.conftest import random_mix
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
 

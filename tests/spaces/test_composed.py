@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mixopt import Mix, MixoptError, combine, one_hot
-from mixopt.groups import Groups
-from mixopt.mix import rows_on
 from mixopt.spaces import from_description
 from mixopt.spaces.composed import Composed
 from mixopt.spaces.simplex import Simplex
+from mixopt.values.groups import Groups
+from mixopt.values.mix import rows_on
 from tests.conftest import random_mix
 
 TENSORS = tuple(f"t{number}" for number in range(6))

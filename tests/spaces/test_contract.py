@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mixopt.errors import MixoptError
-from mixopt.groups import make_groups
-from mixopt.mix import Mix, constant, one_hot
 from mixopt.spaces import SPACES, Space, from_description
 from mixopt.spaces.composed import Composed
 from mixopt.spaces.linear import Affine, Depth, Layers, Residual, Shared
 from mixopt.spaces.simplex import Simplex
+from mixopt.values.groups import make_groups
+from mixopt.values.mix import Mix, constant, one_hot
 from tests.conftest import random_mix
 
 SIZES = {"z.w": 2, "blocks.0.w": 3, "blocks.1.w": 4, "head.w": 5}

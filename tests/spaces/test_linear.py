@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mixopt import Mix, MixoptError, one_hot
-from mixopt.groups import Groups, make_groups
-from mixopt.mix import rows_on
 from mixopt.spaces.linear import DEPTHS, Affine, Depth, Layers, Linear, Residual, Shared, contrasts, hats
+from mixopt.values.groups import Groups, make_groups
+from mixopt.values.mix import rows_on
 from tests.conftest import random_mix
 
 SIZES = {f"blocks.{number}.w": 2 for number in range(7)}

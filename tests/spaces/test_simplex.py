@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError
-from mixopt.groups import Groups, make_groups
-from mixopt.mix import Mix, constant, one_hot
 from mixopt.spaces.simplex import Simplex, project
+from mixopt.values.groups import Groups, make_groups
+from mixopt.values.mix import Mix, constant, one_hot
 
 SIZES = {"stem.w": 2, "blocks.0.w": 3, "blocks.1.w": 4}
 COLUMNS = ("model_0", "model_1", "model_2", "base")

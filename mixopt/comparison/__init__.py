@@ -1,0 +1,1 @@
+"""Named recipes to rows of a table."""

@@ -1,0 +1,1 @@
+"""The verbs: one module each, and the run folder that they share."""

@@ -1,0 +1,245 @@
+"""What a run ends with: every row scored on every split, and the winner saved, read back and scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixopt.assemble import Assembly, saved_dtype
+from mixopt.comparison.ensembles import Ensemble
+from mixopt.comparison.rows import BASE, Entry, Request, checkpoint_mix
+from mixopt.errors import PoolError, ScoreError
+from mixopt.families import Family
+from mixopt.files import write_text
+from mixopt.listener import Listener
+from mixopt.methods import Choice
+from mixopt.reporting import Failure, Row, Samples
+from mixopt.runs.folder import RunFolder
+from mixopt.scoring.evaluator import Evaluator, Outcomes
+from mixopt.scoring.objective import SEARCH, Objective, measure
+from mixopt.scoring.score import Score, Tally
+from mixopt.spec import StudySpec
+from mixopt.values.mix import Mix, Recipe
+from mixopt.version import __version__
+from mixopt.weights import checkpoints, saving
+
+
+@dataclass(frozen=True, eq=False)
+class Crowned:
+    """The winner, as it was saved.
+
+    Attributes:
+        recipe: All that rebuilds it.
+        outcomes: Split name to what the saved file did.
+        metrics: Split name to its metrics.
+        verification: How the file compares with the mix as it was scored before.
+    """
+
+    recipe: Recipe
+    outcomes: dict[str, Outcomes]
+    metrics: dict[str, dict[str, float]]
+    verification: dict[str, Any]
+
+
+def base_entry(objective: Objective) -> dict[str, Entry]:
+    """The base as a row, where the pool has one."""
+    if objective.pool.base is None:
+        return {}
+    counted = objective.counting()
+    mix = checkpoint_mix(objective, objective.pool.base)
+    with suppress(ScoreError):  # told as a row that failed, once all rows are scored
+        counted.score(mix)
+    return {BASE: Entry(Request(BASE, BASE), Choice(mix), counted.tally)}
+
+
+def score_rows(objective: Objective, entries: Mapping[str, Entry], listener: Listener) -> list[Row | Failure]:
+    """Every entry's row, scored on whole splits; one that failed, or whose scores are not finite, keeps its reason."""
+    rows: list[Row | Failure] = []
+    whole = objective.whole()
+    for done, (name, entry) in enumerate(entries.items()):
+        listener.progress("scoring on every split", done, len(entries))
+        try:
+            rows.append(_scored(name, entry, whole))
+        except ScoreError as error:
+            listener.say(f"{name} failed: {error}", True)
+            rows.append(Failure(name, str(error)))
+    listener.progress("scoring on every split", len(entries), len(entries))
+    return rows
+
+
+def _scored(name: str, entry: Entry, objective: Objective) -> Row | Failure:
+    if entry.choice is None:
+        return Failure(name, str(entry.error))
+    scores = {split: _score(objective, entry.choice, split) for split in objective.evaluators}
+    outcomes = {split: score.outcomes for split, score in scores.items()}
+    metrics = {split: score.metrics for split, score in scores.items()}
+    return make_row(name, entry.choice, objective, entry.tally, outcomes, metrics, entry.peak_memory)
+
+
+def samples_of(mix: Mix, objective: Objective) -> Samples:
+    """What a mix does on every sample of the selection split."""
+    found = objective.whole().score(mix).outcomes
+    return Samples(objective.evaluators[SEARCH].split.labels, found.predicted, found.losses)
+
+
+def make_row(
+    name: str,
+    choice: Choice | Ensemble,
+    objective: Objective,
+    tally: Tally,
+    outcomes: Mapping[str, Outcomes],
+    metrics: dict[str, dict[str, float]],
+    peak_memory: int | None = None,
+) -> Row:
+    """A row of the report from what was chosen, what it cost and what it did on every split."""
+    labels = {split: evaluator.split.labels for split, evaluator in objective.evaluators.items()}
+    members = list(choice.members.values()) if isinstance(choice, Ensemble) else [choice.mix]
+    used = {column for mix in members for column in mix.support() if column != objective.pool.base}
+    return Row(
+        name=name,
+        metrics=metrics,
+        samples={split: Samples(labels[split], found.predicted, found.losses) for split, found in outcomes.items()},
+        evaluations=tally.evaluations,
+        computed=tally.computed,
+        images=tally.images,
+        gradient_images=tally.gradient_images,
+        seconds=tally.seconds,
+        ingredients=len(used),
+        models=len(members),
+        peak_memory=peak_memory,
+        notes=choice.notes,
+        curves=choice.curves,
+        sweep=_sweep(objective, choice),
+    )
+
+
+def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix: Mix, listener: Listener) -> Crowned:
+    """Save a mix by the exact builder, load it back from disk, and score it again.
+
+    Args:
+        spec: The run's options.
+        assembly: The objective and the family.
+        folder: Where to.
+        name: The row that chose the mix.
+        mix: The mix.
+        listener: Told about progress, and how the file compares.
+    """
+    objective, family, pool = assembly.objective.whole(), assembly.family, assembly.objective.pool
+    score = objective.score(mix)
+    splits = {split: evaluator.split for split, evaluator in objective.evaluators.items()}
+    draft = Recipe(
+        method=name,
+        mix=mix,
+        ingredients=pool.fingerprints,
+        base=pool.base,
+        family=family.identity(),
+        dtypes=saving.compact_dtypes(pool.saved_dtypes(saved_dtype(spec))),
+        buffers_from=pool.buffers_from,
+        batchnorm=assembly.batchnorm["mode"],
+        metric=spec.metric,
+        data={split: found.fingerprint for split, found in splits.items()},
+        scores={SEARCH: score.metrics},
+        seed=spec.seed,
+        output_hash="",
+        version=__version__,
+    )
+    statistics = objective.statistics(mix)
+    draft = saving.keep_statistics(folder.path, draft, statistics, assembly.batchnorm.get("images", 0))
+    tensors, tied = saving.fuse(draft, pool.paths, family.read, listener, statistics)
+    recipe = saving.with_output(draft, tensors)
+    write_text(folder.recipe, recipe.to_json(indent=2) + "\n")
+    for file, text in family.companions().items():
+        write_text(folder.path / file, text)
+    saving.save_model(folder.model, tensors, tied, recipe)
+
+    reread = checkpoints.read(folder.model)
+    saving.check_output(recipe, reread.tensors, str(folder.model))
+    scored = score_checkpoint(reread, family, objective.evaluators, assembly.device)
+    outcomes, metrics = scored[SEARCH]
+    verification = {
+        "trial_score": score.value,
+        "file_score": metrics[spec.metric],
+        "difference": metrics[spec.metric] - score.value,
+        "predictions_differing": int(np.sum(outcomes.predicted != score.outcomes.predicted)),
+        "samples": len(outcomes),
+    }
+    listener.say(
+        f"saved {folder.model} ({name}); scored again from the file: {verification['file_score']:.4f}, its score "
+        f"before {score.value:.4f} (difference {verification['difference']:+.4f}, "
+        f"{verification['predictions_differing']} of {verification['samples']} predictions differ)",
+        False,
+    )
+    return Crowned(
+        recipe,
+        {split: found for split, (found, _) in scored.items()},
+        {split: values for split, (_, values) in scored.items()},
+        verification,
+    )
+
+
+def score_checkpoint(
+    checkpoint: checkpoints.Checkpoint,
+    family: Family,
+    evaluators: Mapping[str, Evaluator],
+    device: torch.device,
+) -> dict[str, tuple[Outcomes, dict[str, float]]]:
+    """Score one checkpoint as it stands in its file, in a model of its own.
+
+    Returns:
+        Split name to outcomes and every metric.
+
+    Raises:
+        PoolError: The checkpoint does not fit the family's model.
+        ScoreError: A loss is not finite.
+    """
+    module = family.build()
+    state = {
+        **checkpoint.tensors,
+        **{alias: checkpoint.tensors[name] for alias, name in checkpoint.tied.items()},
+    }
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise PoolError(
+            f"{checkpoint.path}: does not fit the model that --family and --model describe: {error}"
+        ) from error
+    # As the module of the trials, so that a compiled pass of theirs serves here too.
+    module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+    with torch.no_grad():
+        predict = family.predict(module, frozenset())
+    scored = {}
+    for name, evaluator in evaluators.items():
+        outcomes = evaluator.run(predict)
+        if not np.all(np.isfinite(outcomes.losses)):
+            raise ScoreError(f"{checkpoint.path}: losses on {name} are not finite; the model's weights overflow")
+        scored[name] = (outcomes, measure(evaluator, outcomes))
+    return scored
+
+
+def _score(objective: Objective, choice: Choice | Ensemble, split: str) -> Score:
+    if isinstance(choice, Ensemble):
+        return objective.score_ensemble(list(choice.members.values()), split)
+    return objective.score(choice.mix, split)
+
+
+def _sweep(objective: Objective, choice: Choice | Ensemble) -> list[dict[str, Any]]:
+    """Every mix along a sweep, on every split."""
+    if isinstance(choice, Ensemble):
+        return []
+
+    def value(mix: Mix, split: str) -> float | None:
+        try:
+            return objective.score(mix, split).value
+        except ScoreError:
+            return None  # a point of a curve that is not finite is a gap in it
+
+    tests = [name for name, each in objective.evaluators.items() if name != SEARCH and not each.split.steers]
+    return [
+        {"x": x, SEARCH: value(mix, SEARCH), "test": {split: value(mix, split) for split in tests}}
+        for x, mix in choice.sweep.items()
+    ]

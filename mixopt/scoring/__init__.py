@@ -1,0 +1,1 @@
+"""A mix to a score: fused, evaluated, cached."""

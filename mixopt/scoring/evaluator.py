@@ -1,0 +1,293 @@
+"""Evaluator: a resident split to per-sample outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixopt.errors import DataError, MixoptError, unknown
+from mixopt.scoring.activation_reuse import Resumed
+from mixopt.scoring.compiled import compiled_pass
+from mixopt.scoring.feed import Feed
+from mixopt.values.samples import Preprocess, Split
+
+Predict = Callable[[Tensor], Tensor]
+
+# Raise it whenever the same weights and images could give other outcomes than before.
+EVALUATION_VERSION = 3
+
+# Measured for small and base-size vision transformers; on a CPU, larger batches fall out of its caches.
+BATCH_SIZES = {"cpu": 100, "cuda": 500}
+
+FP32 = "fp32"
+# What matrix products and convolutions are computed in; everything else stays float32.
+PRECISIONS = {FP32: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What one model did on the first samples of a split's fixed order.
+
+    Attributes:
+        predicted: ``[n]`` int64, the class with the largest logit.
+        losses: ``[n]`` float64, cross-entropy in nats.
+    """
+
+    predicted: NDArray[np.int64]
+    losses: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.predicted)
+
+    def first(self, count: int) -> Outcomes:
+        """Those of the first samples."""
+        return self if count >= len(self) else Outcomes(self.predicted[:count], self.losses[:count])
+
+    def rest(self, start: int) -> Outcomes:
+        """Those of the samples from ``start`` on."""
+        return Outcomes(self.predicted[start:], self.losses[start:])
+
+    def then(self, more: Outcomes) -> Outcomes:
+        """These, and those of the samples after them."""
+        return Outcomes(np.concatenate([self.predicted, more.predicted]), np.concatenate([self.losses, more.losses]))
+
+
+NO_OUTCOMES = Outcomes(np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
+class Evaluator:
+    """Runs a split through a model, in batches, in the split's fixed order.
+
+    Images stay uint8 and are normalised batch by batch on the device; nothing is read from disk per trial beyond the
+    memory-mapped decoded copy, and that only where the split is not resident on the device (see `Feed`).
+
+    Args:
+        split: The samples.
+        preprocess: Mean and standard deviation per channel.
+        device: Where the model runs.
+        batch_size: Images per forward pass; by default what suits the device. Where so many do not fit in memory, it
+            is halved until they do.
+        precision: Of the forward passes, a name of `PRECISIONS`; below fp32 they run under ``torch.autocast``.
+        compiled: Whether forward passes go through ``torch.compile``; see `mixopt.scoring.compiled.compiled_pass`.
+        say: Told ``(text, is_warning)`` when the batch size is halved.
+
+    Attributes:
+        batch_size: Images per forward pass as asked for; fewer are used where they do not fit.
+        feed: Brings the images.
+        cut: No batch spans this sample and the one before, so that a pass up to here and one from here on give the same
+            bits as a pass over both.
+
+    Raises:
+        MixoptError: An unknown precision.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        device: torch.device,
+        batch_size: int | None = None,
+        *,
+        precision: str = FP32,
+        compiled: bool = False,
+        say: Callable[[str, bool], None] | None = None,
+    ) -> None:
+        self.split = split
+        self.device = device
+        self.batch_size = batch_size or BATCH_SIZES.get(device.type, BATCH_SIZES["cuda"])
+        self.precision = _known(precision)
+        self._compiled = compiled_pass(device) if compiled else None
+        self._say = say
+        # One cell for this evaluator and its twins.
+        self._fitting = [self.batch_size]
+        self._mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self._std = torch.tensor(preprocess.std, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self._labels = torch.from_numpy(split.labels).to(device)
+        self.feed = Feed(split.images, device)
+        self.cut = len(split)
+
+    def at(self, precision: str, compiled: bool = False) -> Evaluator:
+        """The same evaluator, its resident images included, with forward passes in another precision, or compiled.
+
+        Raises:
+            MixoptError: An unknown precision.
+        """
+        twin = copy(self)
+        twin.precision = _known(precision)
+        twin._compiled = compiled_pass(self.device) if compiled else None
+        return twin
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Model-ready images ``[b, 3, h, w]`` float32 and labels ``[b]``, in order."""
+        end = len(self.split) if stop is None else stop
+        for first in range(start, end, self.batch_size):
+            yield self.take(slice(first, min(first + self.batch_size, end)))
+
+    def take(self, samples: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Model-ready images ``[b, 3, h, w]`` float32 and labels ``[b]`` of some samples of the fixed order."""
+        images = self.feed.take(samples).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
+        return images.sub_(self._mean).div_(self._std), self._labels[samples]
+
+    def run(
+        self,
+        predict: Predict | Resumed,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Outcomes:
+        """Score samples ``start`` to ``stop`` of the fixed order.
+
+        Args:
+            predict: Images ``[b, 3, h, w]`` to logits ``[b, n_classes]``, or a pass that starts from what is kept.
+            start: First sample.
+            stop: One past the last; the end of the split by default.
+            on_batch: Told how many images each batch held.
+
+        Raises:
+            DataError: A label lies beyond the model's classes.
+            MixoptError: Not even one image fits in memory.
+        """
+        predicted: list[Tensor] = []
+        losses: list[Tensor] = []
+        with torch.inference_mode():
+            for logits, labels in self._forward(predict, start, stop, on_batch):
+                predicted.append(logits.argmax(dim=1))
+                losses.append(F.cross_entropy(logits, labels, reduction="none"))
+            return _outcomes(torch.cat(predicted), torch.cat(losses))
+
+    def logits(
+        self, predict: Predict | Resumed, stop: int | None = None, *, on_batch: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """The logits of the samples of the fixed order up to ``stop``, ``[n, n_classes]`` float32 on the CPU.
+
+        Raises:
+            DataError: A label lies beyond the model's classes.
+            MixoptError: Not even one image fits in memory.
+        """
+        with torch.inference_mode():
+            return torch.cat([logits.cpu() for logits, _ in self._forward(predict, 0, stop, on_batch)])
+
+    def outcomes_of(self, logits: Tensor) -> Outcomes:
+        """What given logits ``[n, n_classes]`` predict and lose on the first samples of the fixed order."""
+        labels = torch.from_numpy(self.split.labels[: len(logits)])
+        return _outcomes(logits.argmax(dim=1), F.cross_entropy(logits, labels, reduction="none"))
+
+    def _forward(
+        self, predict: Predict | Resumed, start: int, stop: int | None, on_batch: Callable[[int], None] | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits ``[b, n_classes]`` float32 and labels ``[b]``, batch by batch."""
+        first, end = start, len(self.split) if stop is None else stop
+        while first < end:
+            logits, labels = self._fit(predict, first, end)
+            if first == start:
+                self.check_classes(logits)
+            yield logits, labels
+            first += len(labels)
+            if on_batch:
+                on_batch(len(labels))
+
+    def _fit(self, predict: Predict | Resumed, first: int, end: int) -> tuple[Tensor, Tensor]:
+        """Logits and labels of the next batch, as many images as fit in memory at a time.
+
+        Raises:
+            MixoptError: Not even one image does.
+        """
+        size, error = self._fitting[0], None
+        end = self.cut if first < self.cut < end else end
+        while size:
+            try:
+                batch = self._pass(predict, slice(first, min(first + size, end)), size)
+                if first + size < end:  # on a GPU, beside the pass that is under way
+                    self.feed.ahead(slice(first + size, min(first + 2 * size, end)))
+            except (RuntimeError, MemoryError) as raised:
+                if not out_of_memory(raised):
+                    raise
+                error = str(raised)  # the error itself would keep alive what did not fit
+            else:
+                self._settle_on(size)
+                return batch
+            # Before anything else, what is kept from earlier passes makes room.
+            if not (isinstance(predict, Resumed) and predict.drop()):
+                size = min(size, end - first) // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        raise MixoptError(
+            f"{self.split.source}: out of memory on {self.device} with one image at a time ({error}); free memory, or "
+            "use another --device"
+        )
+
+    def _pass(self, predict: Predict | Resumed, samples: slice, size: int) -> tuple[Tensor, Tensor]:
+        """Logits and labels of some samples, in a batch of their own or, where it is compiled, of the full size."""
+
+        def images() -> Tensor:
+            return self.take(samples)[0]
+
+        with self._autocast():
+            if isinstance(predict, Resumed):
+                logits = predict(samples, images)
+            elif self._compiled:
+                logits = self._compiled(predict, _filled(images(), size))[: samples.stop - samples.start]
+            else:
+                logits = predict(images())
+        return logits.float(), self._labels[samples]
+
+    def _settle_on(self, size: int) -> None:
+        """Go on with a batch size, and say so where it is a smaller one than before."""
+        before = min(self._fitting[0], len(self.split))
+        if size < before and self._say:
+            self._say(
+                f"{self.split.name}: {before} images at a time do not fit in memory on {self.device}; going on with "
+                f"{size} at a time (--batch-size {size} starts with that)",
+                True,
+            )
+        self._fitting[0] = size
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        """What forward passes run in; nothing at all in fp32."""
+        if self.precision == FP32:
+            return nullcontext()
+        return torch.autocast(self.device.type, PRECISIONS[self.precision])
+
+    def check_classes(self, logits: Tensor) -> None:
+        """Compare the labels with a model's logits ``[b, n_classes]``.
+
+        Raises:
+            DataError: A label lies beyond the model's classes.
+        """
+        highest = int(self.split.labels.max())
+        if logits.ndim != 2 or logits.shape[1] <= highest:
+            raise DataError(
+                f"{self.split.source}: labels go up to {highest}, but the model gives logits of shape "
+                f"[batch, {', '.join(map(str, logits.shape[1:]))}]; the split's classes must be the model's"
+            )
+
+
+def _filled(images: Tensor, size: int) -> Tensor:
+    """Images ``[b, ...]`` with the last one repeated up to ``[size, ...]``: another shape would be compiled anew."""
+    return torch.cat([images, images[-1:].expand(size - len(images), *images.shape[1:])])
+
+
+def _known(precision: str) -> str:
+    if precision not in PRECISIONS:
+        raise MixoptError(unknown("precision", precision, PRECISIONS))
+    return precision
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _outcomes(predicted: Tensor, losses: Tensor) -> Outcomes:
+    return Outcomes(predicted.cpu().numpy().astype(np.int64), losses.cpu().numpy().astype(np.float64))

@@ -1,0 +1,186 @@
+"""The precision of forward passes, chosen by measurement: fp32, or a lower one that is faster and as good."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixopt.scoring.evaluator import FP32, Evaluator, Predict
+
+FASTER = 1.2
+DIFFERING = 0.002
+IMAGES = 2000
+# Where all images pass in less, there is nothing to gain, and the clock is too coarse to compare by.
+WORTHWHILE = 0.1
+ROUNDS = 3
+
+_CPU_INFO = Path("/proc/cpuinfo")
+# Processors that multiply in these dtypes, as Linux names the instructions on x86 and on ARM.
+_CPU_FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, and what follows.
+
+    Attributes:
+        precision: The one to use.
+        images_per_second: Precision to speed.
+        differing: Precision to the share of predictions that are not those of fp32; only of those fast enough.
+        failed: Precision to the reason why it cannot be used.
+        images: How many images were compared.
+    """
+
+    precision: str
+    images_per_second: dict[str, float]
+    differing: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    images: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for a report."""
+        return {
+            "mode": self.precision,
+            "images_per_second": {name: round(speed, 1) for name, speed in self.images_per_second.items()},
+            "differing": self.differing,
+            **({"failed": self.failed} if self.failed else {}),
+            "images": self.images,
+        }
+
+    def __str__(self) -> str:
+        return "; ".join(
+            [
+                *(
+                    f"{name} {speed:,.0f} images/s{self._compared(name)}"
+                    for name, speed in self.images_per_second.items()
+                ),
+                *(f"{name} cannot be used ({why})" for name, why in self.failed.items()),
+            ]
+        )
+
+    def _compared(self, name: str) -> str:
+        if name not in self.differing:
+            return "" if name == FP32 or name in self.failed else f" (less than {FASTER:g} times fp32)"
+        return f" ({100 * self.differing[name]:.2f} % of {self.images:,} predictions differ from fp32)"
+
+
+def read_measured(path: Path) -> Measured | None:
+    """What `Measured.as_dict` wrote to a file, or None where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text())
+        return Measured(
+            found["mode"], found["images_per_second"], found["differing"], found.get("failed", {}), found["images"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _cpu_info("model name") or platform.processor()
+
+
+def low_precisions(device: torch.device) -> tuple[str, ...]:
+    """The precisions below fp32 that a device computes in by itself."""
+    if device.type == "cuda":
+        found = {"bf16": torch.cuda.get_device_capability(device) >= (8, 0)}
+        found["fp16"] = torch.cuda.get_device_capability(device) >= (7, 0)
+    else:
+        flags = set((_cpu_info("flags") or _cpu_info("Features")).split())
+        found = {name: bool(flags & wanted) for name, wanted in _CPU_FLAGS.items()}
+    return tuple(name for name, is_fit in found.items() if is_fit)
+
+
+def measure(
+    predict: Predict,
+    evaluator: Evaluator,
+    candidates: tuple[str, ...],
+    progress: Callable[[str, int, int], None],
+) -> Measured:
+    """Time one batch in fp32 and in every candidate; compare the predictions of those that are clearly faster.
+
+    Taken is the fastest that is at least `FASTER` times as fast as fp32, and whose predictions on up to `IMAGES` of the
+    first samples differ from those of fp32 for at most the share `DIFFERING`, with finite losses; fp32 where none is.
+
+    Args:
+        predict: Of a model with weights as they will be.
+        evaluator: Of the selection split.
+        candidates: From `low_precisions`.
+        progress: ``(what, done, total)``.
+
+    Raises:
+        MixoptError: The model cannot be run in fp32.
+    """
+    images = min(IMAGES, len(evaluator.split))
+    batch = min(evaluator.batch_size, len(evaluator.split))
+    seconds = {FP32: min(_seconds(predict, evaluator, FP32, batch) for _ in range(2))}
+    if seconds[FP32] * len(evaluator.split) / batch < WORTHWHILE:
+        return Measured(FP32, {FP32: batch / seconds[FP32]})
+    failed: dict[str, str] = {}
+    for name in candidates:
+        try:
+            _seconds(predict, evaluator, name, batch)  # the first pass prepares more than it computes
+        except (RuntimeError, TypeError) as error:  # the model does what this dtype cannot
+            failed[name] = _first_line(error)
+    # In turns, so that what else the machine does meets all alike.
+    for _ in range(ROUNDS if len(failed) < len(candidates) else 0):
+        for name in (FP32, *(name for name in candidates if name not in failed)):
+            seconds[name] = min(_seconds(predict, evaluator, name, batch), seconds.get(name, math.inf))
+    speeds = {name: batch / each for name, each in seconds.items()}
+    fast = sorted(
+        (name for name in candidates if speeds.get(name, 0.0) >= FASTER * speeds[FP32]), key=lambda name: -speeds[name]
+    )
+    differing: dict[str, float] = {}
+    chosen = FP32
+    if fast:
+        done, total = 0, images * (1 + len(fast))
+
+        def on_batch(count: int) -> None:
+            nonlocal done
+            done += count
+            progress("comparing precisions", done, total)
+
+        exact = evaluator.at(FP32).run(predict, 0, images, on_batch=on_batch)
+        for name in fast:
+            found = evaluator.at(name).run(predict, 0, images, on_batch=on_batch)
+            differing[name] = float(np.mean(found.predicted != exact.predicted))
+            if not np.all(np.isfinite(found.losses)):
+                failed[name] = "losses that are not finite"
+            elif differing[name] <= DIFFERING:
+                chosen = name
+                break
+        progress("comparing precisions", total, total)
+    return Measured(chosen, speeds, differing, failed, images if fast else 0)
+
+
+def _seconds(predict: Predict, evaluator: Evaluator, precision: str, batch: int) -> float:
+    # On a CPU this process's own work is timed: what else runs there would look like a slow precision.
+    on_cpu = evaluator.device.type == "cpu"
+    clock, threads = (time.process_time, torch.get_num_threads()) if on_cpu else (time.perf_counter, 1)
+    started = clock()
+    evaluator.at(precision).run(predict, 0, batch)  # its outcomes are on the CPU: nothing is still under way
+    return (clock() - started) / threads
+
+
+def _cpu_info(field: str) -> str:
+    """What Linux says of the first core, or nothing."""
+    try:
+        lines = _CPU_INFO.read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

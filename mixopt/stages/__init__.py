@@ -1,0 +1,1 @@
+"""The steps of a search, each a function of frozen values."""

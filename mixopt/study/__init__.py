@@ -1,0 +1,49 @@
+"""The search: Optuna's samplers propose points of a space, whole generations at a time, resumable at any point.
+
+The only package that knows Optuna. Its trials, studies and samplers are Optuna's own objects: a run's storage opens
+with plain ``optuna.load_study``, and `optuna_objective` is an ordinary Optuna objective.
+"""
+
+from optuna import Study
+
+from mixopt.study.fronts import front
+from mixopt.study.samplers import check_sampler, make_sampler, population_of
+from mixopt.study.storage import open_storage
+from mixopt.study.studies import (
+    best_mixes,
+    best_of_stages,
+    check_facts,
+    count_states,
+    has_begun,
+    numbered,
+    open_second,
+    open_study,
+    race_facts,
+    read_trials,
+    recall_trials,
+    settle_space,
+)
+from mixopt.study.trials import optuna_objective, run_trials
+
+__all__ = [
+    "Study",
+    "best_mixes",
+    "best_of_stages",
+    "check_facts",
+    "check_sampler",
+    "count_states",
+    "front",
+    "has_begun",
+    "make_sampler",
+    "numbered",
+    "open_second",
+    "open_storage",
+    "open_study",
+    "optuna_objective",
+    "population_of",
+    "race_facts",
+    "read_trials",
+    "recall_trials",
+    "run_trials",
+    "settle_space",
+]

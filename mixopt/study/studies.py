@@ -1,0 +1,235 @@
+"""A run's study: what it must keep to, its space, and what its trials say."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from mixopt.errors import RunError, listing
+from mixopt.scoring.objective import Objective
+from mixopt.spaces import Space, from_description
+from mixopt.study.fronts import on_front
+from mixopt.values.metrics import Direction
+from mixopt.values.mix import Mix
+
+ATTRIBUTE = "mixopt"
+SECOND = "-refine"  # what the second stage's study is called after the first one's name
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage, name: str, direction: Direction, objectives: int = 1
+) -> optuna.Study:
+    """The run's study, new or as it was left; one that never began takes the direction and objectives of today."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Looked up before it is made: a journal would keep the trace of an attempt to make it a second time.
+    known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}.get(name)
+    directions = [direction] * objectives
+    if (
+        known is not None
+        and not (known.n_trials or known.user_attrs)
+        and [each.name.lower() for each in known.directions] != directions
+    ):
+        optuna.delete_study(study_name=name, storage=storage)
+        known = None
+    if known is None:
+        study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+    else:
+        study = optuna.load_study(study_name=name, storage=storage)
+    study.sampler = RandomSampler(seed=0)  # replaced before every ask
+    study.pruner = optuna.pruners.NopPruner()
+    return study
+
+
+def open_second(study: optuna.Study) -> optuna.Study:
+    """The study of a search's second stage, beside the first one in its storage."""
+    direction: Direction = "minimize" if _sign(study) == 1 else "maximize"
+    return open_study(study._storage, f"{study.study_name}{SECOND}", direction)
+
+
+def has_begun(study: optuna.Study) -> bool:
+    """Whether the study has a space, and so belongs to a run."""
+    return ATTRIBUTE in study.user_attrs
+
+
+def check_facts(study: optuna.Study, facts: Mapping[str, Any], out: Path) -> None:
+    """Refuse a study that was made with other facts, before any work.
+
+    Args:
+        study: The run's study.
+        facts: What must not change between sessions, as JSON values.
+        out: The run folder, for messages.
+
+    Raises:
+        RunError: Some facts differ; names them and how to start anew.
+    """
+    stored = study.user_attrs.get(ATTRIBUTE)
+    if stored is None:
+        if study.get_trials(deepcopy=False):
+            raise RunError(f"{out}: the study {study.study_name!r} holds trials that are not mixopt's; choose --out")
+        return
+    before, now = stored["facts"], json.loads(json.dumps(dict(facts)))
+    differences = [
+        f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}"
+        for key in [*before, *(key for key in now if key not in before)]
+        if before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise RunError(
+            listing(f"{out} holds another study", differences)
+            + "\nTo go on with that study, use its options and files. To start anew from what it found: "
+            + f"--out NEW_FOLDER --start {out / 'recipe.json'}"
+        )
+
+
+def settle_space(study: optuna.Study, facts: Mapping[str, Any], make_space: Callable[[], Space]) -> Space:
+    """The space of a study: read back, or made and stored with the facts where the study is new."""
+    stored = study.user_attrs.get(ATTRIBUTE)
+    if stored is not None:
+        return from_description(stored["space"])
+    space = make_space()
+    study.set_user_attr(ATTRIBUTE, {"facts": dict(facts), "space": space.describe()})
+    return space
+
+
+def best_mixes(study: optuna.Study, space: Space, count: int) -> dict[int, Mix]:
+    """Number to mix of the trials with the best values, best first; of equals, the earliest. Estimates do not count.
+
+    Of several objectives, those on the front, by their weighted mean: the best of all trials by that is among them.
+    """
+    return best_of_stages([(study, space)], count)
+
+
+def best_of_stages(stages: Sequence[tuple[optuna.Study, Space]], count: int) -> dict[int, Mix]:
+    """As `best_mixes`, of studies one after the other, whose numbers go on counting and whose first trials are known.
+
+    Args:
+        stages: Studies and their spaces.
+        count: How many at most.
+    """
+    every: list[tuple[float, int, FrozenTrial, Space]] = []
+    first = 0
+    for study, space in stages:
+        trials = study.get_trials(deepcopy=False)
+        kept = _front_of(study, trials) if len(study.directions) > 1 else trials
+        every += [
+            (_cost(study, each), first + each.number, each, space)
+            for each in _fully_scored(kept)
+            if each.number or not first
+        ]
+        first += len(trials)
+    found: dict[int, Mix] = {}
+    for _, number, trial, space in sorted(every, key=lambda each: each[:2]):
+        mix = mix_of(trial, space)
+        if mix not in found.values():
+            found[number] = mix
+        if len(found) == count:
+            break
+    return found
+
+
+def numbered(studies: Sequence[optuna.Study]) -> dict[int, FrozenTrial]:
+    """The trials of studies one after the other, by numbers that go on counting."""
+    return dict(enumerate(trial for study in studies for trial in study.get_trials(deepcopy=False)))
+
+
+def read_trials(journal: Path) -> list[dict[str, Any]]:
+    """The complete trials of a run folder's journal, in number order, for reports; nothing is written.
+
+    Args:
+        journal: The journal file of a run that has ended.
+
+    Returns:
+        For each, ``{"trial": number, "value": what the sampler was told, "images": scored, "estimated": given up
+        early}``; trials of several values are left out. The numbers of a second stage go on counting, without its
+        start, which is a trial of the first.
+
+    Raises:
+        RunError: Not a journal of one run.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        known = sorted(optuna.get_all_study_names(storage), key=len)
+        if [f"{known[0]}{SECOND}"] != known[1:] and len(known) != 1:
+            raise ValueError(f"it holds the studies {known}")
+        studies = [optuna.load_study(study_name=name, storage=storage) for name in known]
+    except (OSError, ValueError, KeyError, IndexError, optuna.exceptions.OptunaError) as error:
+        raise RunError(f"{journal}: the study cannot be read ({error})") from error
+    return [
+        {
+            "trial": number,
+            "value": trial.values[0],
+            "images": trial.user_attrs.get("images", 0),
+            "estimated": bool(trial.user_attrs.get("estimated")),
+        }
+        for number, trial in numbered(studies).items()
+        if trial.state == TrialState.COMPLETE and len(trial.values) == 1 and (trial.number or not number)
+    ]
+
+
+def race_facts(study: optuna.Study, whole: int) -> dict[str, int]:
+    """How many trials were given up, and the images that were seen in place of ``whole`` for each trial."""
+    images = [trial.user_attrs["images"] for trial in study.get_trials(deepcopy=False) if "images" in trial.user_attrs]
+    given_up = sum(bool(trial.user_attrs.get("estimated")) for trial in study.get_trials(deepcopy=False))
+    return {"given_up": given_up, "images": sum(images), "unraced_images": len(images) * whole}
+
+
+def recall_trials(study: optuna.Study, objective: Objective, space: Space) -> None:
+    """Count every finished trial in the objective's tally, also those of earlier sessions."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        if "images" not in trial.user_attrs:
+            continue  # told FAIL by somebody else
+        objective.recall(mix_of(trial, space), trial.user_attrs["images"], trial.user_attrs["seconds"])
+
+
+def count_states(study: optuna.Study) -> dict[str, int]:
+    """How many trials are in each state, by Optuna's name for it."""
+    counted = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
+    return dict(sorted(counted.items()))
+
+
+def best_trial(study: optuna.Study, among: Sequence[FrozenTrial]) -> FrozenTrial:
+    """The best of some of a study's trials."""
+    return min(_fully_scored(among), key=lambda trial: (_cost(study, trial), trial.number))
+
+
+def mix_of(trial: FrozenTrial, space: Space) -> Mix:
+    """The mix that a trial applied, from the rows it recorded."""
+    start = space.to_mix(np.zeros(space.dims))
+    return Mix(start.groups, start.columns, np.array(trial.user_attrs["coefficients"], dtype=np.float64))
+
+
+def _fully_scored(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The complete trials that were scored on all samples."""
+    return [each for each in trials if each.state == TrialState.COMPLETE and not each.user_attrs.get("estimated")]
+
+
+def _front_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    front = on_front(dict(enumerate(trials)), -_sign(study))
+    return [trials[number] for number, is_on in front.items() if is_on]
+
+
+def _cost(study: optuna.Study, trial: FrozenTrial) -> float:
+    """A trial's value, or of several the weighted mean; the best have the lowest."""
+    value = trial.values[0] if len(trial.values) == 1 else trial.user_attrs["weighted"]
+    return _sign(study) * float(value)
+
+
+def _sign(study: optuna.Study) -> int:
+    return -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+
+
+def _short(value: Any, width: int = 60) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= width else f"{text[:width]}..."

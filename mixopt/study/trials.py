@@ -1,0 +1,282 @@
+"""The trials of a study: whole generations asked, scored, and told in number order, resumable at any point."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from mixopt.errors import ScoreError, listing
+from mixopt.listener import Listener, TrialEvent
+from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.score import Score
+from mixopt.spaces import Space
+from mixopt.study.samplers import BOX, make_sampler, population_of, start_attributes
+from mixopt.study.storage import write_together
+from mixopt.study.studies import best_trial, mix_of
+from mixopt.values.mix import Mix
+
+FAILURES_ALLOWED = 2
+
+
+def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], float]:
+    """An ordinary Optuna objective, for people's own studies and samplers.
+
+    It suggests one float in [-1, 1] per dimension of the space, scores the mix, records the rows as applied in the
+    trial's user attribute ``coefficients``, and returns the objective's signal, by default the driving metric. Create
+    the study with ``direction=objective.signal.direction``. A mix whose loss is not finite raises `ScoreError`; pass
+    ``catch=(ScoreError,)`` to ``study.optimize`` to go on after one.
+
+    Args:
+        objective: From `mixopt.open_objective`.
+        space: From `mixopt.spaces`.
+    """
+
+    def call(trial: Trial) -> float:
+        mix = _suggest(trial, space)
+        trial.set_user_attr("coefficients", mix.coefficients.tolist())
+        score = objective.score(mix)
+        for key, value in _facts_of(objective, score).items():
+            trial.set_user_attr(key, value)
+        return score.signal
+
+    return call
+
+
+def run_trials(
+    study: optuna.Study,
+    objective: Objective,
+    space: Space,
+    *,
+    sampler: str,
+    trials: int,
+    seed: int,
+    population: int | None = None,
+    deadline: float | None = None,
+    listener: Listener | None = None,
+    race: bool = False,
+    after: optuna.Study | None = None,
+) -> bool:
+    """Bring a study to so many complete trials, the start included.
+
+    A study of several objectives is told the signal on each split that steers, any other their weighted mean.
+
+    Trial 0 is the start. After it, whole generations are asked, scored, and told in number order. Before every ask
+    the sampler is fresh and seeded from (seed, trial number), and a batch's extent follows from the trials before
+    it and the number wanted; so the same call, killed at any point, goes on exactly as if it had not been. Running
+    trials that a killed process left are finished under their own numbers. A run folder's journal is written once per
+    generation asked and once per trial told: a kill loses at most what is asked again, or scored again from the cache.
+
+    Args:
+        study: New or partly run.
+        objective: Scores the mixes.
+        space: The study's space.
+        sampler: See `make_sampler`.
+        trials: Complete trials wanted.
+        seed: Of the whole run.
+        population: Trials per generation; see `population_of`.
+        deadline: `time.monotonic` time after which no trial is started.
+        listener: Told every finished trial, and warned of failed ones.
+        race: Give trials up that will not reach the best of the generations before theirs; what the sampler is told of
+            them is an estimate.
+        after: A study whose trials came before: numbers and counts, as seeds and as told, go on from its.
+
+    Returns:
+        Whether all trials were completed (False: the deadline passed).
+
+    Raises:
+        ScoreError: Three trials in a row were not finite.
+    """
+    size = population_of(sampler, space.dims, population)
+    heard = listener or Listener()
+    earlier = [] if after is None else after.get_trials(deepcopy=False)
+
+    def announce(number: int, score: Score | None) -> None:
+        _announce(study, heard, objective.metric.name, number, trials, score, earlier)
+
+    def fresh_sampler(before: Sequence[FrozenTrial]) -> BaseSampler:
+        return make_sampler(sampler, _seed_for(seed, len(earlier) + len(before)), size, before, space.labels)
+
+    if not study.get_trials(deepcopy=False):
+        _add_start(study, objective, space, start_attributes(sampler), announce)
+    first = 1
+    while True:
+        known = study.get_trials(deepcopy=False)
+        complete = sum(trial.state == TrialState.COMPLETE for trial in known[:first])
+        if complete >= trials:
+            return True
+        batch = range(first, first + min(size - (complete - 1) % size, trials - complete))
+        first = batch.stop
+        if len(known) >= batch.stop and all(known[number].state.is_finished() for number in batch):
+            continue
+        if _late(deadline):
+            return False
+        with objective.stopwatch("optimizer"), write_together(study):
+            for number in batch:
+                _ask(study, space, number, fresh_sampler)
+        if not _tell_batch(study, objective, space, batch, deadline, announce, race):
+            return False
+
+
+def _add_start(
+    study: optuna.Study,
+    objective: Objective,
+    space: Space,
+    attributes: dict[str, Any],
+    announce: Callable[[int, Score | None], None],
+) -> None:
+    start = space.to_mix(np.zeros(space.dims))
+    score = objective.score(start)
+    facts = _facts_of(objective, score)
+    study.add_trial(
+        create_trial(
+            state=TrialState.COMPLETE,
+            values=_values(study, facts, score),
+            params=dict.fromkeys(space.labels, 0.0),
+            distributions=dict.fromkeys(space.labels, BOX),
+            user_attrs={"coefficients": start.coefficients.tolist(), **facts},
+            system_attrs=attributes,
+        )
+    )
+    announce(0, score)
+
+
+def _announce(
+    study: optuna.Study,
+    listener: Listener,
+    metric: str,
+    number: int,
+    wanted: int,
+    score: Score | None,
+    earlier: Sequence[FrozenTrial],
+) -> None:
+    known = study.get_trials(deepcopy=False)
+    done = sum(trial.state == TrialState.COMPLETE for trial in earlier)
+    shown = len(earlier) + number
+    if score is None:
+        attributes = known[number].user_attrs
+        listener.say(f"trial {shown} failed and is replaced: {attributes['error']}", True)
+    listener.trial(
+        TrialEvent(
+            number=shown,
+            complete=done + sum(trial.state == TrialState.COMPLETE for trial in known),
+            total=done + wanted,
+            value=None if score is None else score.value,
+            best=float(best_trial(study, known).user_attrs["metrics"][metric]),
+            images_per_second=None if score is None or score.cached else score.images / score.seconds,
+        )
+    )
+
+
+def _ask(
+    study: optuna.Study, space: Space, number: int, fresh_sampler: Callable[[Sequence[FrozenTrial]], BaseSampler]
+) -> None:
+    """Make sure that trial ``number`` exists and has all its parameters."""
+    known = study.get_trials(deepcopy=False)
+    asked = known[number] if number < len(known) else None
+    if asked and (asked.state != TrialState.RUNNING or len(asked.params) == space.dims):
+        return
+    study.sampler = fresh_sampler(known[:number])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        trial = Trial(study, asked._trial_id) if asked else study.ask()
+        if asked:
+            # Killed half-way through its parameters: what was drawn one by one is drawn again, so that the
+            # sampler's random state is where it was.
+            for label in asked.params:
+                if label not in trial.relative_params:
+                    study.sampler.sample_independent(study, asked, label, BOX)
+        _suggest(trial, space)
+
+
+def _tell_batch(
+    study: optuna.Study,
+    objective: Objective,
+    space: Space,
+    batch: Sequence[int],
+    deadline: float | None,
+    announce: Callable[[int, Score | None], None],
+    race: bool,
+) -> bool:
+    """Score and tell the batch's running trials in number order; False where the deadline passed first."""
+    incumbent: Score | None = None
+    for number in batch:
+        frozen = study.get_trials(deepcopy=False)[number]
+        if frozen.state != TrialState.RUNNING:
+            continue
+        if _late(deadline):
+            return False
+        trial = Trial(study, frozen._trial_id)
+        mix = space.to_mix(np.array([frozen.params[label] for label in space.labels]))
+        score: Score | None = None
+        started = time.perf_counter()
+        try:
+            if race and incumbent is None:
+                before = study.get_trials(deepcopy=False)[: batch[0]]
+                incumbent = objective.score(mix_of(best_trial(study, before), space))
+            score = objective.score(mix) if incumbent is None else objective.race(mix, incumbent)
+            facts = _facts_of(objective, score)
+        except ScoreError as error:
+            facts = {
+                "images": objective.samples,
+                "seconds": time.perf_counter() - started,
+                "error": str(error),
+                "group": error.group,
+            }
+        with write_together(study):
+            for key, value in {"coefficients": mix.coefficients.tolist(), **facts}.items():
+                trial.set_user_attr(key, value)
+            if score is None:
+                study.tell(number, state=TrialState.FAIL)
+            else:
+                study.tell(number, _values(study, facts, score))
+        announce(number, score)
+        if score is None:
+            _stop_after_failures(study, number)
+    return True
+
+
+def _stop_after_failures(study: optuna.Study, number: int) -> None:
+    known = study.get_trials(deepcopy=False)
+    last = known[max(0, number - FAILURES_ALLOWED) : number + 1]
+    if len(last) > FAILURES_ALLOWED and all(trial.state == TrialState.FAIL for trial in last):
+        errors = [f"trial {trial.number}: {trial.user_attrs.get('error')}" for trial in last]
+        raise ScoreError(
+            listing("three trials in a row had losses that are not finite", errors)
+            + "\nUse a smaller --radius, other --groups, or leave out the ingredient that overflows"
+        )
+
+
+def _suggest(trial: Trial, space: Space) -> Mix:
+    point = [trial.suggest_float(label, BOX.low, BOX.high) for label in space.labels]
+    return space.to_mix(np.array(point))
+
+
+def _facts_of(objective: Objective, score: Score) -> dict[str, Any]:
+    facts: dict[str, Any] = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
+    if score.beside:
+        facts["beside"] = {name: each.metrics for name, each in score.beside.items()}
+        labels = objective.evaluators[SEARCH].split.labels[: len(score.outcomes)]
+        own = objective.signal.of(labels, score.outcomes)
+        facts["signals"] = {SEARCH: own, **{name: each.signal for name, each in score.beside.items()}}
+        facts["weighted"] = score.signal
+    return {**facts, "estimated": True} if score.estimated else facts
+
+
+def _values(study: optuna.Study, facts: Mapping[str, Any], score: Score) -> list[float]:
+    """What the study is told of a score."""
+    return list(facts["signals"].values()) if len(study.directions) > 1 else [score.signal]
+
+
+def _seed_for(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % (2**31 - 1))
+
+
+def _late(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline

@@ -1,0 +1,1 @@
+"""Values that flow between the parts: frozen, and without torch."""

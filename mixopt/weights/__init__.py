@@ -1,0 +1,1 @@
+"""Files to one matrix of weights, and mixes of its columns back to files."""

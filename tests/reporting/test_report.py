@@ -1,0 +1,175 @@
+"""Reports: intervals and tests against the formulas, and the tables."""
+
+from __future__ import annotations
+
+import json
+from math import comb, sqrt
+
+import numpy as np
+import pytest
+
+from mixopt.reporting import (
+    Failure,
+    Row,
+    Samples,
+    best_row,
+    comparisons,
+    interval,
+    make_report,
+    mcnemar,
+    table,
+    ties,
+    widths,
+    wilson,
+)
+
+
+def samples(correct: list[bool], losses: list[float] | None = None) -> Samples:
+    flags = np.array(correct)
+    labels = np.zeros(len(flags), dtype=np.int64)
+    return Samples(labels, np.where(flags, 0, 1), np.array(losses or [1.0] * len(flags)))
+
+
+def row(name: str, correct: list[bool], evaluations: int = 3, **more: object) -> Row:
+    found = samples(correct)
+    scores = {"accuracy": float(found.correct.mean()), "nll": 1.0}
+    return Row(
+        name,
+        metrics={"search": scores, "test": scores},
+        samples={"search": found, "test": found},
+        evaluations=evaluations,
+        computed=2,
+        images=1200,
+        gradient_images=0,
+        seconds=1.5,
+        ingredients=1,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_wilson_is_the_formula() -> None:
+    correct = np.array([True] * 40 + [False] * 10)
+    n, p, z = 50, 0.8, 1.959963984540054
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert wilson(correct) == pytest.approx((middle - half, middle + half))
+    assert interval("accuracy", samples(correct.tolist())) == wilson(correct)
+
+
+def test_other_metrics_get_a_bootstrap_of_the_samples() -> None:
+    random = np.random.default_rng(0)
+    losses = random.exponential(1.0, 400)
+    found = interval("nll", samples([True] * 400, losses.tolist()))
+    half = 1.96 * losses.std(ddof=1) / sqrt(400)
+    assert found == pytest.approx((losses.mean() - half, losses.mean() + half), abs=0.15 * half)
+    assert found == interval("nll", samples([True] * 400, losses.tolist())), "the same every time"
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(5, 1), (0, 7), (3, 3), (0, 0)])
+def test_mcnemar_is_the_exact_binomial(only_first: int, only_second: int) -> None:
+    first = np.array([True] * only_first + [False] * only_second + [True] * 9)
+    second = np.array([False] * only_first + [True] * only_second + [True] * 9)
+    n, k = only_first + only_second, min(only_first, only_second)
+    tail = sum(comb(n, i) for i in range(k + 1)) / 2**n
+    assert mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_report_has_the_promised_keys_and_is_json() -> None:
+    curve = {"alpha": [{"x": 0.5, "value": 1.0}]}
+    along = [{"x": 0.5, "search": 1.0, "test": {"test": 0.5}}]
+    rows: list[Row | Failure] = [
+        row("individual", [True, False]),
+        row("greedy", [True, True], curves=curve, sweep=along, notes={"rule": "strict"}),
+        Failure("model_stock", "no base"),
+        row("search", [True, True], evaluations=9, models=3, peak_memory=5),
+    ]
+    report = make_report(rows, "accuracy", {"best": "search"})
+    methods = {entry["name"]: entry for entry in json.loads(json.dumps(report))["methods"]}
+    entry = methods["search"]
+    assert entry["search"] == 1.0
+    assert entry["test"] == {"test": 1.0}
+    assert (entry["evaluations"], entry["images"], entry["seconds"], entry["ingredients"]) == (9, 1200, 1.5, 1)
+    assert (entry["models"], entry["peak_memory"], entry["gradient_images"]) == (3, 5, 0)
+    assert set(entry["mcnemar_p"]) == {"individual", "greedy"}
+    assert set(methods["greedy"]["mcnemar_p"]) == {"individual"}
+    assert entry["accuracy_interval"]["test"] == entry["interval"]["test"]
+    assert entry["interval"]["test"][0] < 1.0
+    assert (methods["greedy"]["curves"], methods["greedy"]["sweep"]) == (curve, along)
+    assert methods["greedy"]["notes"] == {"rule": "strict"}
+    assert methods["model_stock"] == {"name": "model_stock", "search": None, "test": {}, "error": "no base"}
+
+
+def test_best_is_the_first_of_equals_in_the_metrics_direction() -> None:
+    rows = [row("one", [True, False]), row("two", [True, True]), row("three", [True, True])]
+    assert best_row(rows, "accuracy") == "two"
+    assert best_row(rows, "nll") == "one"
+
+
+def test_ties_are_single_models_as_good_as_the_best() -> None:
+    rows = [row("one", [True]), row("two", [False]), row("three", [True]), row("four", [True], models=2)]
+    assert ties(make_report(rows, "accuracy", {"best": "one"})) == ["three"]
+
+
+def test_table_shows_every_split_and_cost() -> None:
+    report = make_report([row("individual", [True, False])], "accuracy", {})
+    header, cells = table(report)
+    assert header == ["method", "selection", "test", "evaluations", "seconds", "ingredients"]
+    assert cells == [["individual", "0.5000", "0.5000", "3", "1.5", "1"]]
+
+
+def test_table_shows_intervals_memory_ensembles_and_failures() -> None:
+    rows: list[Row | Failure] = [
+        row("individual", [True, False] * 20, peak_memory=7_000_000),
+        Failure("wise_ft", "no base"),
+        row("ensemble", [True, True] * 20, models=4),
+    ]
+    header, cells = table(make_report(rows, "accuracy", {}), intervals=True, details=True)
+    assert header[4:6] == ["images", "seconds"]
+    assert header[-2:] == ["peak MB", "inference"]
+    low, high = wilson(np.array([True, False] * 20))
+    assert cells[0][1] == f"0.5000 ±{(high - low) / 2:.4f}"
+    assert cells[0][-2:] == ["7", "1x"]
+    assert cells[1] == ["wise_ft", *["-"] * (len(header) - 1)]
+    assert cells[2][-2:] == ["-", "4x"]
+
+
+def test_widths_are_the_widest_half_intervals() -> None:
+    report = make_report([row("a", [True] * 20), row("b", [True, False] * 10), Failure("c", "")], "accuracy", {})
+    low, high = wilson(np.array([True, False] * 10))
+    assert widths(report) == {"selection": pytest.approx((high - low) / 2), "test": pytest.approx((high - low) / 2)}
+
+
+def test_comparisons_are_paired_differences_with_p_values() -> None:
+    rows: list[Row | Failure] = [
+        row("individual", [True, False] * 20),
+        row("greedy", [True, True] * 20),
+        Failure("wise_ft", "no base"),
+        row("uniform", [False, True] * 20),
+    ]
+    header, cells = comparisons(make_report(rows, "nll", {}))
+    assert header == ["method", "selection - individual", "test - individual", "selection - greedy", "test - greedy"]
+    assert [line[0] for line in cells] == ["individual", "greedy", "uniform"]
+    assert cells[0] == ["individual", "-", "-", "-0.5000 (p<0.001)", "-0.5000 (p<0.001)"]
+    assert cells[2][1:3] == ["+0.0000 (p=1.000)"] * 2
+
+
+def test_the_best_row_is_chosen_by_samples_that_steered_nothing() -> None:
+    labels = np.zeros(40, dtype=np.int64)
+
+    def scored(name: str, steered: int, held: int) -> Row:
+        """So many right of the first 30, and of the last 10."""
+        predicted = np.ones(40, dtype=np.int64)
+        predicted[:steered] = 0
+        predicted[30 : 30 + held] = 0
+        samples = Samples(labels, predicted, np.where(predicted == 0, 0.1, 2.0))
+        accuracy = float(np.mean(predicted == 0))
+        return Row(name, {"search": {"accuracy": accuracy}}, {"search": samples}, 0, 0, 0, 0, 0.0, 1)
+
+    fitted, sound, poor = scored("fitted", 30, 4), scored("sound", 27, 6), scored("poor", 5, 10)
+    between = [scored(f"row {number}", 20 + number, 1) for number in range(4)]
+    rows = [poor, fitted, *between, sound]
+    assert best_row(rows, "accuracy") == "fitted"
+    assert best_row(rows, "accuracy", 40) == "fitted"
+    # The poor one does best on the samples held back, but is not among the best five where all steered.
+    assert best_row(rows, "accuracy", 30) == "sound"
+    assert best_row([scored("first", 20, 5), scored("second", 20, 5)], "accuracy", 30) == "first"

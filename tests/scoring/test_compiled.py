@@ -1,0 +1,205 @@
+"""Compiled forward passes: compiled once for all mixes, told apart from others, refused where they cannot be."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from mixopt import MixoptError, Objective, RunError, load_spec, open_objective
+from mixopt.listener import Listener
+from mixopt.runs import run
+from mixopt.scoring import compiled
+from mixopt.values.groups import make_groups
+from tests.conftest import random_mix
+from tests.scoring.test_batchnorm import ingredients, trained, write_pool
+
+
+class Counting:
+    """A backend that compiles nothing: counts what it was given, and by which batch sizes it was then called."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+        self.batches: list[int] = []
+
+    def __call__(self, graph: fx.GraphModule, _: list[Tensor]) -> Any:
+        self.graphs += 1
+
+        def forward(*inputs: Any) -> Any:
+            outputs = graph.forward(*inputs)
+            self.ran(outputs[0])
+            # Bits of its own, so that a pass that is not compiled shows.
+            return tuple(output * (1 + 1e-4) for output in outputs)
+
+        return forward
+
+    def ran(self, logits: Tensor) -> None:
+        self.batches.append(len(logits))
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
+    counting = Counting()
+    monkeypatch.setattr(compiled, "BACKEND", counting)
+    torch.compiler.reset()
+    yield counting
+    torch.compiler.reset()
+
+
+def opened(pool: Path, cache: Path, **options: Any) -> Objective:
+    given = {
+        "models": pool,
+        "cache": cache,
+        "device": "cpu",
+        "batch_size": 40,
+        "precision": "fp32",
+        "confirm": 0,
+        **options,
+    }
+    return open_objective(load_spec(given))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_mixes_splits_and_last_batches_share_one_graph(
+    precision: str, backend: Counting, clip_pool_template: Path, tmp_path: Path
+) -> None:
+    objective = opened(clip_pool_template, tmp_path / "compiled", compile=True, precision=precision)
+    plain = opened(clip_pool_template, tmp_path / "plain", precision=precision)
+    assert objective.prefix is None
+    assert plain.prefix is not None
+    groups = make_groups("block", objective.pool.sizes)
+    mixes = [random_mix(groups, objective.pool.columns, seed) for seed in range(3)]
+    for split in objective.evaluators:
+        for mix in mixes:
+            found, expected = objective.score(mix, split).outcomes, plain.score(mix, split).outcomes
+            assert found.losses == pytest.approx(expected.losses, abs=1e-2)
+            assert not np.array_equal(found.losses, expected.losses), "the backend's bits"
+    assert found.losses.shape == (96,)
+    ensembles = objective.score_ensemble(mixes).outcomes, plain.score_ensemble(mixes).outcomes
+    assert ensembles[0].losses == pytest.approx(ensembles[1].losses, abs=1e-2)
+    assert backend.graphs == 1
+    assert set(backend.batches) == {40}
+    passes = 1 + 3 * 3 * 3 + 3 * 3  # opening compiles; then mixes, splits and batches; then the ensemble
+    assert len(backend.batches) == passes
+
+
+def test_gradients_are_not_compiled(backend: Counting, clip_pool_template: Path, tmp_path: Path) -> None:
+    objective = opened(clip_pool_template, tmp_path / "compiled", compile=True)
+    plain = opened(clip_pool_template, tmp_path / "plain")
+    mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns)
+    found, expected = (each.gradient(mix, np.arange(40)).coefficients for each in (objective, plain))
+    assert np.array_equal(found, expected)
+    assert len(backend.batches) == 1, "opening's own"
+
+
+@pytest.mark.usefixtures("backend")
+def test_compiled_scores_have_keys_of_their_own(clip_pool_template: Path, tmp_path: Path) -> None:
+    absent = opened(clip_pool_template, tmp_path)
+    off, on = (opened(clip_pool_template, tmp_path, compile=value) for value in (False, True))
+    mix = random_mix(make_groups("whole", on.pool.sizes), on.pool.columns)
+    assert "compile" not in absent.identity
+    assert absent.key(mix, "search") == off.key(mix, "search") != on.key(mix, "search")
+    off.score(mix)
+    assert not on.score(mix).cached
+
+
+def test_a_search_scores_its_file_the_same_way(
+    backend: Counting, clip_pool_template: Path, run_options: dict[str, Any]
+) -> None:
+    options = {**run_options, "sampler": "random", "precision": "fp32"}
+    said: list[str] = []
+    listener = Listener(say=lambda text, _: said.append(text))
+    result = run.search(clip_pool_template, trials=2, compile=True, listener=listener, **options)
+    assert any(text.startswith("compiled in ") for text in said)
+    assert result.report["time"]["compile"] >= 0
+    assert result.report["verification"]["difference"] == 0
+    assert result.report["verification"]["predictions_differing"] == 0
+    assert backend.graphs == 1, "the file is scored by the graph of the trials"
+    assert tomllib.loads((result.folder / "run.toml").read_text())["compile"] is True
+    assert run.search(clip_pool_template, trials=3, compile=True, **options).report["trials"]["complete"] == 3
+    with pytest.raises(RunError, match="compile was true, now null"):
+        run.search(clip_pool_template, trials=3, **options)
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_study_that_is_not_compiled_keeps_its_facts(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
+    options = {**run_options, "sampler": "random", "precision": "fp32"}
+    result = run.search(clip_pool_template, trials=2, **options)
+    assert "compile" not in result.report["time"]
+    kept = result.folder / "run.toml"
+    kept.write_text("".join(line for line in kept.read_text().splitlines(True) if not line.startswith("compile")))
+    assert run.search(clip_pool_template, trials=3, **options).report["trials"]["complete"] == 3
+    with pytest.raises(RunError, match="compile was null, now true"):
+        run.search(clip_pool_template, trials=3, compile=True, **options)
+
+
+def test_evaluate(backend: Counting, clip_pool_template: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"data": {"search": clip_pool_template / "val.npz"}, "cache": tmp_path, "device": "cpu"}
+    eager, found = (
+        run.evaluate(clip_pool_template / "model_0.safetensors", compile=value, **options)["splits"]["val"]["metrics"]
+        for value in (False, True)
+    )
+    assert found["nll"] == pytest.approx(eager["nll"], abs=1e-2)
+    assert backend.batches == [100]
+
+
+def test_batchnorm_statistics_are_not_compiled(backend: Counting, tmp_path: Path) -> None:
+    """Its predictor is a module, not a function."""
+    pool = write_pool(tmp_path / "pool", ingredients(trained(own_statistics=True)))
+    objective = opened(pool, tmp_path / "compiled", compile=True, batchnorm="recompute")
+    plain = opened(pool, tmp_path / "plain", batchnorm="recompute")
+    for seed in range(3):
+        mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed)
+        found, expected = objective.statistics(mix), plain.statistics(mix)
+        assert found
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert objective.score(mix).outcomes.losses == pytest.approx(plain.score(mix).outcomes.losses, abs=1e-2)
+    assert backend.graphs == 1
+    assert len(backend.batches) == 1 + 3 * 3
+
+
+def a_backend_that_fails(*_: Any) -> Any:
+    raise RuntimeError("no compiler\nand more of it")
+
+
+def asking(images: Tensor) -> Tensor:
+    """Looks at a value: what torch cannot trace."""
+    return images if float(images.sum()) > 0 else -images
+
+
+def each_compiled(run_compiled: Callable[..., Tensor], models: list[nn.Linear]) -> None:
+    for model in models:
+        run_compiled(model, torch.ones(2, 2))
+
+
+def test_what_cannot_be_compiled_is_one_error(
+    backend: Counting, clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_compiled = compiled.compiled_pass(torch.device("cpu"))
+    told = "^--compile: torch.compile cannot compile the model's forward pass on cpu .*; leave out --compile$"
+    with pytest.raises(MixoptError, match=told):
+        run_compiled(asking, torch.ones(2, 2))
+    # A model that is another one for every mix is not run partly without being compiled.
+    with pytest.raises(MixoptError, match=told):
+        each_compiled(run_compiled, [nn.Linear(2, size) for size in range(1, 50)])
+    assert 1 < backend.graphs < 49
+    monkeypatch.setattr(compiled, "BACKEND", a_backend_that_fails)
+    with pytest.raises(MixoptError, match=r"on cpu \(RuntimeError: no compiler\); leave out --compile$"):
+        opened(clip_pool_template, tmp_path, compile=True)
+
+
+def test_errors_of_the_pass_itself_stay_what_they_are(backend: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    run_compiled = compiled.compiled_pass(torch.device("cpu"))
+    assert run_compiled(nn.Flatten(), torch.ones(2, 2, 2)).shape == (2, 4)
+    monkeypatch.setattr(backend, "ran", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_compiled(nn.Flatten(), torch.ones(2, 2, 2))

@@ -1,0 +1,98 @@
+"""The last choice: by samples that steered nothing, as far as the evidence carries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixopt import load_spec, open_objective
+from mixopt.scoring.evaluator import Outcomes
+from mixopt.scoring.objective import Objective
+from mixopt.scoring.score import Score
+from mixopt.stages.confirm import settle, told
+from mixopt.values.groups import make_groups
+from mixopt.values.mix import Mix, one_hot
+
+
+@pytest.fixture
+def objective(clip_pool_template: Path, tmp_path: Path) -> Objective:
+    return open_objective(load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu", "confirm": 0.5}))
+
+
+@pytest.fixture
+def pretend(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets each checkpoint be right on so many of the samples held back, and on all that steer."""
+    rights: dict[Mix, int] = {}
+    labels = objective.evaluators["search"].split.labels
+    steering = objective.steering
+
+    def score(self: Objective, mix: Mix, split: str = "search") -> Score:
+        predicted = labels.copy()
+        predicted[steering + rights[mix] :] = (labels[steering + rights[mix] :] + 1) % 3
+        found = Outcomes(predicted[: self.steering], np.zeros(self.steering))
+        self.tally.asked[self.key(mix, split)] = (len(found), 0.0)
+        return Score(0.0, {}, found, 0.0, cached=False)
+
+    monkeypatch.setattr(Objective, "score", score)
+    groups = make_groups("whole", objective.pool.sizes)
+
+    def call(*counts: int) -> list[Mix]:
+        mixes = [one_hot(groups, objective.pool.columns, name) for name in objective.pool.columns[: len(counts)]]
+        rights.update(zip(mixes, counts, strict=True))
+        return mixes
+
+    return call
+
+
+def test_the_candidate_that_gains_most_is_taken_as_far_as_the_evidence_carries(
+    objective: Objective, pretend: Any
+) -> None:
+    held = len(objective.evaluators["search"].split) - objective.steering
+    start, worse, better = pretend(held // 2, held // 3, held)
+    settled = settle(objective, start, [worse, better])
+    gains = np.array([0.0] * (held // 2) + [1.0] * (held - held // 2))
+    error = gains.std(ddof=1) / np.sqrt(held)
+    assert settled.chosen == 1
+    assert settled.gain == pytest.approx(gains.mean())
+    assert settled.share == pytest.approx(1 - 2 * np.log(2) * (error / gains.mean()) ** 2)
+    expected = (1 - settled.share) * start.coefficients + settled.share * better.coefficients
+    np.testing.assert_allclose(settled.mix.coefficients, expected)
+    assert objective.tally.images == 3 * len(objective.evaluators["search"].split)
+    assert "lies" in told(settled, 7, objective)
+
+
+def test_the_best_of_many_needs_more_evidence_than_one_alone(objective: Objective, pretend: Any) -> None:
+    held = len(objective.evaluators["search"].split) - objective.steering
+    start, candidate = pretend(held // 2, held // 2 + 2)  # a gain of 1.4 standard errors
+    alone = settle(objective, start, [candidate])
+    assert alone.chosen == 0
+    assert 0 < alone.share < 1
+    among = settle(objective, start, [candidate] * 5)
+    assert among.gain == alone.gain
+    assert among.mix == start
+
+
+@pytest.mark.parametrize("more", [0, 1, -5])
+def test_thin_evidence_leaves_the_start(objective: Objective, pretend: Any, more: int) -> None:
+    held = len(objective.evaluators["search"].split) - objective.steering
+    start, candidate = pretend(held // 2, held // 2 + more)
+    settled = settle(objective, start, [candidate])
+    assert settled.mix == start
+    assert settled.chosen is None
+    assert settled.share == 0
+    assert "the start stays" in told(settled, 7, objective)
+
+
+def test_with_nothing_to_confirm_by_the_first_candidate_is_taken(clip_pool_template: Path, tmp_path: Path) -> None:
+    spec = load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu", "confirm": 0})
+    objective = open_objective(spec)
+    groups = make_groups("whole", objective.pool.sizes)
+    mixes = [one_hot(groups, objective.pool.columns, name) for name in objective.pool.columns[:3]]
+    settled = settle(objective, mixes[0], mixes[1:])
+    assert settled.mix == mixes[1]
+    assert settled.evidence == {}
+    assert objective.tally.evaluations == 0
+    assert "--confirm 0" in told(settled, 7, objective)
