@@ -109,7 +109,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         return family.predict(module, fixed)
 
     evaluators = {
-        name: Evaluator(split, family.preprocess, device, spec.batch_size, say=listener.say)
+        name: Evaluator(split, family.preprocess, device, spec.batch_size, listener=listener)
         for name, split in splits.items()
     }
     evaluators[SEARCH].cut = steering_samples(len(splits[SEARCH]), spec.confirm)
@@ -126,7 +126,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     steering = evaluators[SEARCH].cut
 
     def scorer(recompute: Recompute | None) -> Objective:
-        cache = OutcomeCache(spec.cache, listener.say)
+        cache = OutcomeCache(spec.cache, listener)
         identity = identity_of(family, device, precision["mode"], stack.mode, spec.compile)
         # Recomputed statistics depend on the whole mix: with those, no stage's outcome can be used again.
         kept = prefix if recompute is None else None
@@ -183,7 +183,7 @@ def open_pool_of(
     reader = checkpoints.read if family is None else family.read
     pool = open_pool(paths, base, order=order, reader=reader, progress=listener.progress)
     for notice in pool.notices:
-        listener.say(notice, False)
+        listener.info(notice)
     return pool
 
 
@@ -235,8 +235,7 @@ def _open_each(
             family.preprocess,
             classnames=classnames,
             cache=spec.cache,
-            notify=listener.say,
-            progress=listener.progress,
+            listener=listener,
         )
         classnames = classnames or splits[name].classes
     return splits
@@ -262,7 +261,7 @@ def _with_steering(
     tests = {name: split for name, split in splits.items() if name != SEARCH}
     for name, split in steering.items():
         if shared := split.shared_with(splits[SEARCH]):
-            listener.say(f"{shared} images of split {name}, which steers, are in the selection split too", True)
+            listener.warn(f"{shared} images of split {name}, which steers, are in the selection split too")
         _refuse_overlap(tests, split, f"split {name}, which steers", listener)
     steering = {name: replace(split, steers=True) for name, split in steering.items()}
     return {SEARCH: splits[SEARCH], **steering, **tests}, shifts
@@ -326,11 +325,11 @@ def _settle_stack(spec: StudySpec, pool: Pool, device: torch.device, listener: L
     stack = open_stack(pool, device, spec.stack)
     kept = f"in {stack.mode} on the {stack.place}"
     if stack.mode == BF16:
-        listener.say(f"stack: {spec.stack}, checkpoints {kept}: candidates are fused from bf16 differences", False)
+        listener.info(f"stack: {spec.stack}, checkpoints {kept}: candidates are fused from bf16 differences")
     elif stack.place == "host":
-        listener.say(f"stack: {spec.stack}, checkpoints {kept}, streamed to {device} for every candidate", True)
+        listener.warn(f"stack: {spec.stack}, checkpoints {kept}, streamed to {device} for every candidate")
     elif device.type != "cpu":
-        listener.say(f"stack: {spec.stack}, checkpoints {kept}", False)
+        listener.info(f"stack: {spec.stack}, checkpoints {kept}")
     return stack
 
 
@@ -345,11 +344,11 @@ def _settle_precision(
     """The precision of the forward passes, measured on the uniform soup where none is given: `Assembly.precision`."""
     if spec.precision != AUTO:
         if spec.precision != FP32:
-            listener.say(f"forward passes in {spec.precision} (precision: {spec.precision})", False)
+            listener.info(f"forward passes in {spec.precision} (precision: {spec.precision})")
         return {"mode": spec.precision}
     candidates = low_precisions(evaluator.device)
     if not candidates:
-        listener.say(f"precision: auto, fp32 (on this {evaluator.device.type.upper()} nothing lower is fast)", False)
+        listener.info(f"precision: auto, fp32 (on this {evaluator.device.type.upper()} nothing lower is fast)")
         return {"mode": FP32}
     # Measured once for a model on a machine: another measurement might decide otherwise, and share no cached score.
     facts = [family.identity(), evaluator.batch_size, device_name(evaluator.device), torch.get_num_threads()]
@@ -364,19 +363,19 @@ def _settle_precision(
         found = measure(predict(), evaluator, candidates, listener.progress)
         if found.images:
             write_json(kept, found.as_dict())
-    listener.say(f"precision: auto, {found.precision}, by the uniform soup on {SEARCH}: {found}", False)
+    listener.info(f"precision: auto, {found.precision}, by the uniform soup on {SEARCH}: {found}")
     return found.as_dict()
 
 
 def _compile(builder: FastBuilder, evaluator: Evaluator, predict: Callable[[], Predict], listener: Listener) -> None:
     """Run one batch, so that compiling is not part of any mix's seconds, and fails before any work where it does."""
-    listener.say("compiling the forward pass (--compile)", False)
+    listener.info("compiling the forward pass (--compile)")
     started = time.perf_counter()
     # Torch holds a few models at most: those of earlier runs in this process make room.
     torch.compiler.reset()
     builder.apply(_uniform(builder.pool))
     evaluator.run(predict(), 0, min(evaluator.batch_size, len(evaluator.split)))
-    listener.say(f"compiled in {time.perf_counter() - started:.1f} s", False)
+    listener.info(f"compiled in {time.perf_counter() - started:.1f} s")
 
 
 def _settle_batchnorm(
@@ -393,22 +392,22 @@ def _settle_batchnorm(
     facts: dict[str, Any] = {"mode": BATCHNORM, "layers": len(layers)}
     if not layers:
         if spec.batchnorm == RECOMPUTE:
-            listener.say(
-                "--batchnorm recompute: the checkpoints differ in no BatchNorm statistics; nothing is recomputed", True
+            listener.warn(
+                "--batchnorm recompute: the checkpoints differ in no BatchNorm statistics; nothing is recomputed"
             )
         return average, facts
     told = f"BatchNorm statistics of {len(layers)} layers"
     averaged = f"{told} are averaged with the weights (batchnorm: average)"
     if spec.batchnorm == BATCHNORM:
-        listener.say(averaged, False)
+        listener.info(averaged)
         return average, facts
     try:
         recompute = Recompute(layers, evaluator, pool.saved_dtypes(builder.dtype))
     except DataError as error:
         if spec.batchnorm == RECOMPUTE:
             raise
-        listener.say(f"batchnorm: auto, but {error}", True)
-        listener.say(averaged, False)
+        listener.warn(f"batchnorm: auto, but {error}")
+        listener.info(averaged)
         return average, facts
     recomputing = scorer(recompute)
     if spec.batchnorm == "auto":
@@ -418,14 +417,13 @@ def _settle_batchnorm(
         found = [
             f"{mode} {'not finite' if value is None else f'{value:.4f}'}" for mode, value in facts["scores"].items()
         ]
-        listener.say(f"batchnorm: auto, by {spec.metric} of the uniform soup on {SEARCH}: {', '.join(found)}", False)
+        listener.info(f"batchnorm: auto, by {spec.metric} of the uniform soup on {SEARCH}: {', '.join(found)}")
         if of_recompute is None or (of_average is not None and not average.metric.better(of_recompute, of_average)):
-            listener.say(averaged, False)
+            listener.info(averaged)
             return average, facts
-    listener.say(
+    listener.info(
         f"{told} are recomputed for every mix of several checkpoints, from {recompute.images:,} images of {SEARCH}, "
         "without their labels (batchnorm: recompute)",
-        False,
     )
     facts |= {"mode": RECOMPUTE, "images": recompute.images, "batch": recompute.batch, "key": recompute.key}
     return recomputing, facts
@@ -453,7 +451,7 @@ def _scores(average: Objective, recomputing: Objective, soup: Mix, listener: Lis
         try:
             found[mode] = objective.counting(on_batch=on_batch).score(soup).value
         except (ScoreError, SpecError) as error:
-            listener.say(f"batchnorm: auto, the uniform soup with {mode}: {error}", True)
+            listener.warn(f"batchnorm: auto, the uniform soup with {mode}: {error}")
             found[mode] = None
     return found
 
@@ -480,7 +478,7 @@ def _needs_data(spec: StudySpec, files: list[Path]) -> None:
 def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
     search = splits[SEARCH]
     if search.labels.min() == search.labels.max():
-        listener.say(f"{search.source}: all {len(search)} samples have one label", True)
+        listener.warn(f"{search.source}: all {len(search)} samples have one label")
     tests = {name: split for name, split in splits.items() if name != SEARCH}
     _refuse_overlap(tests, search, "selection split", listener)
 
@@ -494,4 +492,4 @@ def _refuse_overlap(tests: Mapping[str, Split], choosing: Split, called: str, li
                 "what selects cannot also test: give another --test or --data"
             )
         if shared:
-            listener.say(f"{shared} images of test split {name} are in the {called} too", True)
+            listener.warn(f"{shared} images of test split {name} are in the {called} too")

@@ -37,11 +37,13 @@ class Listener:
     """Callbacks, each silent by default.
 
     Attributes:
-        say: ``(text, is_warning)``: what a user should know.
+        info: What a user should know.
+        warn: What a user should look into.
         progress: ``(what, done, total)``: how far a piece of work is.
         trial: A trial was told.
     """
 
-    say: Callable[[str, bool], None] = _ignore
+    info: Callable[[str], None] = _ignore
+    warn: Callable[[str], None] = _ignore
     progress: Callable[[str, int, int], None] = _ignore
     trial: Callable[[TrialEvent], None] = _ignore

@@ -58,7 +58,7 @@ class Screen:
         if self._live:
             self._progress.start()
         try:
-            yield Listener(say=self._say, progress=self._show, trial=self._trial)
+            yield Listener(info=self._info, warn=self._warn, progress=self._show, trial=self._trial)
         finally:
             if self._live:
                 self._progress.stop()
@@ -91,11 +91,13 @@ class Screen:
         """Print an error, also where the screen is quiet."""
         self._stderr.print(f"[bold red]{kind}:[/bold red] {escape(text)}")
 
-    def _say(self, text: str, is_warning: bool) -> None:
-        if self._quiet:
-            return
-        mark = "[yellow]warning:[/yellow] " if is_warning else ""
-        self._stderr.print(mark + escape(text))
+    def _info(self, text: str) -> None:
+        if not self._quiet:
+            self._stderr.print(escape(text))
+
+    def _warn(self, text: str) -> None:
+        if not self._quiet:
+            self._stderr.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
     def _show(self, what: str, done: int, total: int) -> None:
         self._step(what, done, total, "")

@@ -239,7 +239,7 @@ def run_requests(
         on_batch = _progress_of(request.name, number, len(requests), listener)
         found[request.name] = entry = _run(objective.counting(on_score, on_batch), request, found, seed, device)
         if entry.error is not None:
-            listener.say(f"{request.name} failed: {entry.error}", True)
+            listener.warn(f"{request.name} failed: {entry.error}")
     listener.progress("methods", len(requests), len(requests))
     return found
 

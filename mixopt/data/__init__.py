@@ -23,13 +23,13 @@ from PIL import Image
 
 from mixopt.errors import DataError, RunError, names
 from mixopt.files import atomic_write
+from mixopt.listener import Listener
 from mixopt.values.samples import Preprocess, Split, stratified_order
 
 SOURCES = ("npz", "folder")
 CACHE_VERSION = 2
 CHUNK = 256
 
-Notify = Callable[[str, bool], None]
 Progress = Callable[[str, int, int], None]
 
 
@@ -73,8 +73,7 @@ def open_split(
     classnames: Sequence[str] | None,
     cache: Path,
     limit: int | None = None,
-    notify: Notify | None = None,
-    progress: Progress | None = None,
+    listener: Listener | None = None,
 ) -> Split:
     """Open a split, from the decoded cache where it has been opened before.
 
@@ -85,24 +84,24 @@ def open_split(
         classnames: The model's classes in the order of its logits; the source's classes are matched by name.
         cache: The cache directory.
         limit: Keep only the first so many samples of the fixed order.
-        notify: Told ``(text, is_warning)``.
-        progress: Told ``(what, done, total)`` while decoding.
+        listener: Told about notices, and progress while decoding.
 
     Raises:
         DataError: Missing, empty, not decodable, or with labels or classes that are not the model's.
     """
+    heard = listener or Listener()
     module = _module_for(path)
     folder = decoded_folder(cache, f"{path.resolve()}|{module.facts(path)}|{preprocess.size}|{preprocess.key}")
     decoded = load_decoded(folder)
     if decoded is None:
-        _decode(path, module.open_source(path), preprocess, folder, notify, progress)
+        _decode(path, module.open_source(path), preprocess, folder, heard)
         decoded = load_decoded(folder)
     if decoded is None:
         raise RunError(f"{folder}: the decoded copy of {path} cannot be read back; choose another --cache")
     images, digests, labels, classes, resized = decoded
-    if resized and notify:
-        notify(f"{path}: images of size {resized} are resized to {_size(images)} as the model takes them", False)
-    labels = _match_classes(path, labels, classes, classnames, notify)
+    if resized:
+        heard.info(f"{path}: images of size {resized} are resized to {_size(images)} as the model takes them")
+    labels = _match_classes(path, labels, classes, classnames, heard)
     known = classes if classnames is None else tuple(classnames)
     split = Split(name, str(path), images, labels, digests, known)
     return split if limit is None else split.first(limit)
@@ -124,8 +123,7 @@ def _decode(
     source: Source,
     preprocess: Preprocess,
     folder: Path,
-    notify: Notify | None,
-    progress: Progress | None,
+    listener: Listener,
 ) -> None:
     """Bring every image to the model's size, in evaluation order, and keep them in the cache."""
     count = len(source.labels)
@@ -152,8 +150,7 @@ def _decode(
         with joblib.Parallel(n_jobs=-1, prefer="threads") as parallel:
             for start in range(0, count, CHUNK):
                 yield from parallel(joblib.delayed(fitted)(int(index)) for index in order[start : start + CHUNK])
-                if progress:
-                    progress(f"decoding {path.name}", min(start + CHUNK, count), count)
+                listener.progress(f"decoding {path.name}", min(start + CHUNK, count), count)
 
     digests = write_images(folder, images(), (count, *size, 3))
     sizes = ", ".join(f"{height}x{width}" for height, width in sorted(other_sizes)[:3])
@@ -222,7 +219,7 @@ def _match_classes(
     labels: NDArray[np.int64],
     classes: Sequence[str] | None,
     classnames: Sequence[str] | None,
-    notify: Notify | None,
+    listener: Listener,
 ) -> NDArray[np.int64]:
     """Labels in the model's numbering."""
     known = len(classes) if classes is not None else len(classnames) if classnames is not None else None
@@ -245,8 +242,8 @@ def _match_classes(
             "Correct classnames in pool.toml or the classes of the split"
         )
     mapping = np.array([places[_plain(name)] for name in classes], dtype=np.int64)
-    if notify and not np.array_equal(mapping, np.arange(len(mapping))):
-        notify(f"{path}: its classes stand in another order than classnames; labels are matched by name", False)
+    if not np.array_equal(mapping, np.arange(len(mapping))):
+        listener.info(f"{path}: its classes stand in another order than classnames; labels are matched by name")
     return mapping[labels]
 
 

@@ -66,7 +66,7 @@ def score_rows(objective: Objective, entries: Mapping[str, Entry], listener: Lis
         try:
             rows.append(_scored(name, entry, whole))
         except ScoreError as error:
-            listener.say(f"{name} failed: {error}", True)
+            listener.warn(f"{name} failed: {error}")
             rows.append(Failure(name, str(error)))
     listener.progress("scoring on every split", len(entries), len(entries))
     return rows
@@ -168,11 +168,10 @@ def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix
         "predictions_differing": int(np.sum(outcomes.predicted != score.outcomes.predicted)),
         "samples": len(outcomes),
     }
-    listener.say(
+    listener.info(
         f"saved {folder.model} ({name}); scored again from the file: {verification['file_score']:.4f}, its score "
         f"before {score.value:.4f} (difference {verification['difference']:+.4f}, "
         f"{verification['predictions_differing']} of {verification['samples']} predictions differ)",
-        False,
     )
     return Crowned(
         recipe,

@@ -181,7 +181,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     settled = settle(counted, explored.start, list(explored.best.values()))
     tally = tally.merged(counted.tally)
     number = 0 if settled.chosen is None else list(explored.best)[settled.chosen]
-    listener.say(told(settled, number, objective), False)
+    listener.info(told(settled, number, objective))
     learned = learned_start(spec, objective, baselines) if spec.refit == "on" else None
     refitted = refit(assembly, learned, explored.start, settled.mix, spec.seed, listener) if learned else None
     mix = settled.mix if refitted is None else refitted.mix
@@ -250,7 +250,7 @@ def _rows_wanted(spec: StudySpec, listener: Listener) -> dict[str, Request]:
     requests = requests_of(wanted, columns, spec.sources, greedy_defaults(spec))
     if all(request.method in ENSEMBLES for request in requests.values()):
         raise SpecError("--methods: only ensembles, and no mix to save; name a method that chooses one as well")
-    listener.say(f"rows: {names(requests, len(requests))}", False)
+    listener.info(f"rows: {names(requests, len(requests))}")
     return requests
 
 
@@ -314,13 +314,17 @@ def _select_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
 def _logged(listener: Listener, folder: RunFolder) -> Listener:
     """The listener, with notices and trials kept in the run's log as well."""
 
-    def say(text: str, is_warning: bool) -> None:
-        folder.note(f"{'warning: ' if is_warning else ''}{text}")
-        listener.say(text, is_warning)
+    def info(text: str) -> None:
+        folder.note(text)
+        listener.info(text)
+
+    def warn(text: str) -> None:
+        folder.note(f"warning: {text}")
+        listener.warn(text)
 
     def trial(event: TrialEvent) -> None:
         value = "failed" if event.value is None else f"{event.value:.6f}"
         folder.note(f"trial {event.number}: {value}, best {event.best:.6f}, {event.complete} of {event.total} complete")
         listener.trial(event)
 
-    return Listener(say=say, progress=listener.progress, trial=trial)
+    return Listener(info=info, warn=warn, progress=listener.progress, trial=trial)

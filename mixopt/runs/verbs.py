@@ -102,7 +102,7 @@ def evaluate(
     if recipe is not None and not described:
         family = family_of_recipe(recipe.family, path.parent)
         if family.identity() != recipe.family:
-            heard.say(f"{path}: its family {recipe.family['name']} has changed since the model was saved", True)
+            heard.warn(f"{path}: its family {recipe.family['name']} has changed since the model was saved")
     else:
         family = family_of(spec)
     splits = open_splits(spec, family, heard)
@@ -113,7 +113,13 @@ def evaluate(
     precision = FP32 if spec.precision == AUTO else spec.precision
     evaluators = {
         name: Evaluator(
-            split, family.preprocess, device, spec.batch_size, precision=precision, compiled=spec.compile, say=heard.say
+            split,
+            family.preprocess,
+            device,
+            spec.batch_size,
+            precision=precision,
+            compiled=spec.compile,
+            listener=heard,
         )
         for name, split in splits.items()
     }
@@ -181,11 +187,11 @@ def report(folder: str | Path, *, html: str | Path | None = None, listener: List
     run, heard = RunFolder(Path(folder)), listener or Listener()
     found = run.finished_report()
     if not found.get("finished", True):
-        heard.say(f"{run.path}: the search was stopped before all its trials were complete", True)
+        heard.warn(f"{run.path}: the search was stopped before all its trials were complete")
     if html is not None:
         trials = _trials_of(run, heard) if found["command"] == "search" else []
         write_text(Path(html), pages.page(found, run.path.resolve().name, trials))
-        heard.say(f"wrote {html}", False)
+        heard.info(f"wrote {html}")
     return found
 
 
@@ -193,15 +199,15 @@ def _trials_of(run: RunFolder, listener: Listener) -> list[dict[str, Any]]:
     """The trials in a run's journal; where they are not to be had, none, and the reason is told."""
     left_out = "the picture of the search is left out: "
     if not run.journal.is_file():
-        listener.say(f"{left_out}{run.path} holds no journal; the study is in the run's --storage", True)
+        listener.warn(f"{left_out}{run.path} holds no journal; the study is in the run's --storage")
         return []
     try:
         trials = read_trials(run.journal)
     except RunError as error:
-        listener.say(f"{left_out}{error}", True)
+        listener.warn(f"{left_out}{error}")
         return []
     if not trials:
-        listener.say(f"{left_out}its trials have several values each; the Pareto front shows them", True)
+        listener.warn(f"{left_out}its trials have several values each; the Pareto front shows them")
     return trials
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.files import atomic_write
+from mixopt.listener import Listener
 from mixopt.scoring.evaluator import Outcomes
 
-Notify = Callable[[str, bool], None]
 Found = TypeVar("Found")
 
 _DAMAGED = (
@@ -47,12 +47,12 @@ class OutcomeCache:
 
     Args:
         folder: Where the entries lie.
-        notify: Told ``(text, is_warning)``.
+        listener: Warned of damaged entries.
     """
 
-    def __init__(self, folder: Path, notify: Notify | None = None) -> None:
+    def __init__(self, folder: Path, listener: Listener | None = None) -> None:
         self.folder = folder
-        self._notify = notify
+        self._listener = listener or Listener()
 
     def get(self, key: str, most: int) -> tuple[Outcomes, float] | None:
         """The stored outcomes of a split's first samples, all of its ``most`` or fewer, and the seconds they took."""
@@ -107,8 +107,7 @@ class OutcomeCache:
                 raise ValueError("an entry of another mix or split")
             return read(entry)
         except _DAMAGED as error:
-            if self._notify:
-                self._notify(f"damaged cache entry {path} ({error or type(error).__name__}): scored again", True)
+            self._listener.warn(f"damaged cache entry {path} ({error or type(error).__name__}): scored again")
             return None
 
     def _store(self, path: Path, key: str, entry: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixopt.errors import DataError, MixoptError, unknown
+from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Resumed
 from mixopt.scoring.compiled import compiled_pass
 from mixopt.scoring.feed import Feed
@@ -77,7 +78,7 @@ class Evaluator:
             is halved until they do.
         precision: Of the forward passes, a name of `PRECISIONS`; below fp32 they run under ``torch.autocast``.
         compiled: Whether forward passes go through ``torch.compile``; see `mixopt.scoring.compiled.compiled_pass`.
-        say: Told ``(text, is_warning)`` when the batch size is halved.
+        listener: Told when the batch size is halved.
 
     Attributes:
         batch_size: Images per forward pass as asked for; fewer are used where they do not fit.
@@ -98,14 +99,14 @@ class Evaluator:
         *,
         precision: str = FP32,
         compiled: bool = False,
-        say: Callable[[str, bool], None] | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self.split = split
         self.device = device
         self.batch_size = batch_size or BATCH_SIZES.get(device.type, BATCH_SIZES["cuda"])
         self.precision = _known(precision)
         self._compiled = compiled_pass(device) if compiled else None
-        self._say = say
+        self._listener = listener or Listener()
         # One cell for this evaluator and its twins.
         self._fitting = [self.batch_size]
         self._mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
@@ -243,11 +244,10 @@ class Evaluator:
     def _settle_on(self, size: int) -> None:
         """Go on with a batch size, and say so where it is a smaller one than before."""
         before = min(self._fitting[0], len(self.split))
-        if size < before and self._say:
-            self._say(
+        if size < before:
+            self._listener.warn(
                 f"{self.split.name}: {before} images at a time do not fit in memory on {self.device}; going on with "
                 f"{size} at a time (--batch-size {size} starts with that)",
-                True,
             )
         self._fitting[0] = size
 

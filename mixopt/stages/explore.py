@@ -101,13 +101,10 @@ def explore(
     objective = assembly.objective
     counted = objective.weighing(spec.weights)
     space = searching.settle_space(studies[0], facts, lambda: make_space(spec, objective, baselines))
-    listener.say(
-        f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler_name}, {spec.trials} trials", False
-    )
+    listener.info(f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler_name}, {spec.trials} trials")
     if space.dims > DIMENSIONS:
-        listener.say(
+        listener.warn(
             f"{space.dims} dimensions are many for {spec.trials} trials; fewer --groups or --ingredients find more",
-            True,
         )
     stages: list[Stage] = [(studies[0], space)]
     refined: dict[str, Any] = {}
@@ -117,15 +114,14 @@ def explore(
         (trial, mix), *_ = searching.best_of_stages(stages, 1).items()
         second = refine(spec, counted, mix, spec.refine)
         refined = second.facts(trial)
-        listener.say(
+        listener.info(
             f"second stage: {second.space.dims} dimensions around trial {trial}, in the layer groups "
             f"{names(second.space.moving)}",
-            False,
         )
         stages.append((studies[1], searching.settle_space(studies[1], facts, lambda: second.space)))
         finished = _run(spec, stages, counted, spec.trials - first, deadline, listener)
     if not finished:
-        listener.say("--timeout: stopped before all trials were complete; the same command continues", True)
+        listener.warn("--timeout: stopped before all trials were complete; the same command continues")
     start = space.to_mix(np.zeros(space.dims))
     return Explored(counted, start, searching.best_of_stages(stages, FINALISTS), finished, stages, refined)
 

@@ -44,22 +44,20 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
     objective = assembly.objective
     pool = objective.pool
     base = f"base {pool.base}" if pool.base else "no base"
-    listener.say(
+    listener.info(
         f"{len(pool.ingredients)} ingredients ({names(pool.ingredients, 3)}), {base}; family {spec.family}, "
         f"on {assembly.device}",
-        False,
     )
-    listener.say(
+    listener.info(
         f"{len(pool.mixed)} tensors with {pool.stack.shape[1]:,} parameters are mixed; {len(pool.fixed)} are the "
         "same in all, or not floating-point, and kept as they are",
-        False,
     )
     sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
     held = len(objective.evaluators[SEARCH].split) - objective.samples
     confirmed = f", the last {held:,} of which steer nothing and decide last" if held else ""
     others = ", ".join(f"{name} ({weight:g})" for name, weight in spec.weights.items())
     choice = f"every choice but that between trials, in which {others} weighs too, is" if others else "every choice is"
-    listener.say(f"samples: {sizes}; {choice} made on {SEARCH} alone{confirmed}, by {spec.metric}", False)
+    listener.info(f"samples: {sizes}; {choice} made on {SEARCH} alone{confirmed}, by {spec.metric}")
     images = objective.samples
     done = 0
 
@@ -69,8 +67,8 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
         listener.progress("timing one evaluation", done, images)
 
     first = _first_score(objective.counting(on_batch=on_batch))
-    listener.say(
-        f"one evaluation: {images:,} images in {first.seconds:.2f} s ({images / first.seconds:,.0f} images/s)", False
+    listener.info(
+        f"one evaluation: {images:,} images in {first.seconds:.2f} s ({images / first.seconds:,.0f} images/s)"
     )
     return first.seconds
 
@@ -90,13 +88,13 @@ def announce_search(spec: StudySpec, objective: Objective, seconds: float, liste
     if not _is_residual(spec):
         groups, count = plan_space(spec, pool)
         what = "mixes" if spec.sources else "ingredients"
-        listener.say(f"search over {len(groups)} layer groups ({names(groups.names, 3)}) and {count} {what}", False)
+        listener.info(f"search over {len(groups)} layer groups ({names(groups.names, 3)}) and {count} {what}")
     first = 2 * len(pool.ingredients)
     # A trial is scored on every split that steers.
     took = seconds * (first + spec.trials * objective.weighing(spec.weights).samples / objective.samples)
-    listener.say(f"about {first + spec.trials} evaluations are planned, {_duration(took)} without the cache", False)
+    listener.info(f"about {first + spec.trials} evaluations are planned, {_duration(took)} without the cache")
     if spec.weights and spec.race == "on":
-        listener.say("race: off, because several splits steer (--select, --shifts)", False)
+        listener.info("race: off, because several splits steer (--select, --shifts)")
 
 
 def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:

@@ -64,14 +64,13 @@ def refit(assembly: Assembly, learned: Request, start: Mix, mix: Mix, seed: int,
         again = entry.mix if mix == start else combine([mix, entry.mix, start], [1, 1, -1])
         whole.score(again)
     except MixoptError as error:
-        listener.say(f"not learned again from all selection samples (--refit): {error}; the mix stays as it was", True)
+        listener.warn(f"not learned again from all selection samples (--refit): {error}; the mix stays as it was")
         return None
     labels = objective.evaluators[SEARCH].split.labels[objective.steering :]
     held = objective.metric.of(labels, whole.score(mix).outcomes.rest(objective.steering))
-    listener.say(
+    listener.info(
         f"learned again from all {whole.samples:,} selection samples (--refit); before, its {objective.metric.name} on "
         f"the {len(labels):,} held back was {held:.4f}",
-        False,
     )
     # Learning the start has seconds of its own under the row's name.
     own = {f"{name}, again": seconds for name, seconds in entry.tally.own.items()}

@@ -55,17 +55,17 @@ def run_baselines(spec: StudySpec, assembly: Assembly, listener: Listener) -> di
         scored.add(key)
         listener.progress("baselines", len(scored), max(usual, len(scored)))
 
-    quiet = Listener(say=listener.say)
+    quiet = Listener(info=listener.info, warn=listener.warn)
     found = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=quiet, on_score=on_score)
     values = {}
     for name, entry in found.items():
         if entry.error is not None and (name != LEARNED or spec.start == "learned" or spec.refine):
             raise entry.error
         if entry.error is not None:
-            listener.say(f"{name} is left out: {entry.error}", True)
+            listener.warn(f"{name} is left out: {entry.error}")
         if entry.mix is not None:
             values[name] = objective.counting(on_score).score(entry.mix).value
-    listener.say("baselines: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()), False)
+    listener.info("baselines: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
     return found
 
 

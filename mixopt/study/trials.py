@@ -161,7 +161,7 @@ def _announce(
     shown = len(earlier) + number
     if score is None:
         attributes = known[number].user_attrs
-        listener.say(f"trial {shown} failed and is replaced: {attributes['error']}", True)
+        listener.warn(f"trial {shown} failed and is replaced: {attributes['error']}")
     listener.trial(
         TrialEvent(
             number=shown,

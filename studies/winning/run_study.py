@@ -97,11 +97,7 @@ def heard(label: str) -> Listener:
         if event.complete % TRIALS_TOLD == 0:
             print(f"{label}: {event.complete} of {event.total} trials, best {event.best:.4f}", flush=True)
 
-    def say(text: str, warning: bool) -> None:
-        if warning:
-            print(f"{label}: {text}", flush=True)
-
-    return Listener(say=say, trial=trial)
+    return Listener(warn=lambda text: print(f"{label}: {text}", flush=True), trial=trial)
 
 
 def kept(row: dict[str, Any]) -> dict[str, Any]:

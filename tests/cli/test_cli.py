@@ -348,7 +348,7 @@ def comparing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
 
         def compare(models: Any, *, study: Any, listener: Listener, **options: Any) -> SimpleNamespace:
             calls.append({"models": models, "study": study, **options})
-            listener.say("a notice", False)
+            listener.info("a notice")
             return SimpleNamespace(folder=tmp_path / "run", report=report_of(list(splits), failed), failed=failed)
 
         monkeypatch.setattr(run, "compare", compare)

@@ -13,6 +13,7 @@ from mixopt import Listener, RunError, SpecError, combine, load_spec, open_objec
 from mixopt.comparison.rows import default_rows, ingredient_mixes, parse, requests_of, run_requests, source_names
 from mixopt.methods import greedy
 from mixopt.scoring.objective import Objective
+from tests.listening import Recorder
 
 CHECKPOINTS = ("model_0", "model_1", "model_2", "model_3", "base")
 
@@ -174,7 +175,7 @@ def test_one_that_fails_leaves_its_reason_and_the_others_run(clip_pool: Path, tm
     text = (clip_pool / "pool.toml").read_text().replace('base = "base.safetensors"\n', "")
     (clip_pool / "pool.toml").write_text(text)
     objective = open_objective(load_spec({"models": clip_pool, "cache": tmp_path, "device": "cpu"}))
-    said: list[tuple[str, bool]] = []
+    heard = Recorder()
     found = run(
         objective,
         "model_stock",
@@ -182,7 +183,7 @@ def test_one_that_fails_leaves_its_reason_and_the_others_run(clip_pool: Path, tm
         "uniform:model_stock+greedy",
         "uniform:ensemble",
         "uniform:top=9",
-        listener=Listener(say=lambda text, warning: said.append((text, warning))),
+        listener=heard.listener,
     )
     assert "needs the base" in str(found["model_stock"].error)
     assert found["model_stock"].mix is None
@@ -190,7 +191,7 @@ def test_one_that_fails_leaves_its_reason_and_the_others_run(clip_pool: Path, tm
     assert "the mix of model_stock, which failed" in str(found["uniform:model_stock+greedy"].error)
     assert "the mix of ensemble, which is an ensemble and no mix" in str(found["uniform:ensemble"].error)
     assert "top=9: there are only 4 to choose from" in str(found["uniform:top=9"].error)
-    assert sum(warning for _, warning in said) == 4
+    assert len(heard.warnings) == 4
 
 
 def test_a_cache_that_cannot_be_written_ends_the_run(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,9 @@ from mixopt.assemble import family_of, open_splits
 from mixopt.data import open_split
 from mixopt.errors import DataError
 from mixopt.families import FamilyOptions, open_family
-from mixopt.listener import Listener
 from mixopt.values.samples import Preprocess, Split, stratified_order
 from tests.conftest import CLASSES, CLIP_CONFIG, make_images
+from tests.listening import Recorder
 
 ANY_SIZE = Preprocess(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda image: image, "any size")
 
@@ -198,10 +198,9 @@ def test_pixels_are_those_of_open_clips_own_transform(tmp_path: Path, size: tupl
 def test_resizing_is_told_each_time(tmp_path: Path, kind: str) -> None:
     source = write_source(tmp_path, kind, size=20)
     for _ in range(2):
-        told: list[tuple[str, bool]] = []
-        opened(source, preprocess=clip_preprocess(), notify=lambda *said, told=told: told.append(said))
-        ((text, is_warning),) = (said for said in told if "resized" in said[0])
-        assert not is_warning
+        heard = Recorder()
+        opened(source, preprocess=clip_preprocess(), listener=heard.listener)
+        (text,) = (said for said in heard.infos if "resized" in said)
         for part in (str(source), "20x20", "16x16"):
             assert part in text
 
@@ -221,18 +220,18 @@ def test_folder_names_match_class_names(tmp_path: Path) -> None:
     for number, name in enumerate(("ice-cream", "fire_truck", "t_shirt")):
         (tmp_path / "split" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "split" / name / "0.png")
-    told: list[str] = []
-    split = opened(tmp_path / "split", classnames=classnames, notify=lambda text, _: told.append(text))
+    heard = Recorder()
+    split = opened(tmp_path / "split", classnames=classnames, listener=heard.listener)
     found = {int(image[0, 0, 0]): classnames[label] for image, label in zip(split.images, split.labels, strict=True)}
     assert found == {0: "ice cream", 1: "fire truck", 2: "T-shirt"}
-    assert len(told) == 1
-    assert "matched by name" in told[0]
+    assert len(heard.told) == 1
+    assert "matched by name" in heard.told[0]
 
 
 def test_classes_in_the_models_order_are_not_talked_about(tmp_path: Path) -> None:
-    told: list[str] = []
-    opened(write_source(tmp_path, "npz"), notify=lambda text, _: told.append(text))
-    assert told == []
+    heard = Recorder()
+    opened(write_source(tmp_path, "npz"), listener=heard.listener)
+    assert heard.told == []
 
 
 def test_class_names_that_stand_there_twice_are_legal_in_the_models_order(tmp_path: Path) -> None:
@@ -266,23 +265,23 @@ def test_overlap_with_the_selection_split_warns(clip_pool: Path, tmp_path: Path)
     ours, theirs = make_images(96, seed=0), make_images(30, seed=9)
     images, labels = (np.concatenate([ours[key][:5], theirs[key]]) for key in ("x", "y"))
     np.savez(clip_pool / "test.npz", x=images, y=labels)
-    told: list[tuple[str, bool]] = []
+    heard = Recorder()
     spec = load_spec({"models": clip_pool, "cache": tmp_path / "cache"})
-    splits = open_splits(spec, family_of(spec), Listener(say=lambda *said: told.append(said)))
+    splits = open_splits(spec, family_of(spec), heard.listener)
     assert list(splits) == ["search", "test", "shift"]
     assert splits["test"].shared_with(splits["search"]) == 5
     assert splits["shift"].shared_with(splits["search"]) == 0
-    warnings = [text for text, is_warning in told if is_warning]
+    warnings = heard.warnings
     assert warnings == ["5 images of test split test are in the selection split too"]
 
 
 def test_selection_split_of_one_label_warns(clip_pool: Path, tmp_path: Path) -> None:
     arrays = make_images(20, seed=0)
     np.savez(clip_pool / "val.npz", x=arrays["x"], y=np.full(20, 2))
-    told: list[str] = []
+    heard = Recorder()
     spec = load_spec({"models": clip_pool, "cache": tmp_path / "cache"})
-    open_splits(spec, family_of(spec), Listener(say=lambda text, is_warning: told.append(text)))
-    assert any("all 20 samples have one label" in text for text in told)
+    open_splits(spec, family_of(spec), heard.listener)
+    assert any("all 20 samples have one label" in text for text in heard.warnings)
 
 
 # The order's laws

@@ -19,6 +19,7 @@ from mixopt.runs import run
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
 from mixopt.stages.start import LEARNED
+from tests.listening import Recorder
 
 FEW = ("individual", "uniform", "greedy", "wise_ft:greedy", "model_stock", "greedy_ensemble")
 
@@ -27,15 +28,15 @@ FEW = ("individual", "uniform", "greedy", "wise_ft:greedy", "model_stock", "gree
 def finished(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[run.CompareResult, Path]:
     """A comparison with every row there is, and its cache; tests here only read it."""
     folder = tmp_path_factory.mktemp("compare")
-    said: list[str] = []
+    heard = Recorder()
     result = run.compare(
         clip_pool_template,
         out=folder / "run",
         cache=folder / "cache",
         device="cpu",
-        listener=Listener(say=lambda text, _: said.append(text)),
+        listener=heard.listener,
     )
-    (folder / "said").write_text("\n".join(said))
+    (folder / "said").write_text("\n".join(heard.told))
     return result, folder
 
 
@@ -140,16 +141,14 @@ def test_soups_of_soups(clip_pool_template: Path, run_options: dict[str, Any]) -
 def test_a_method_that_fails_leaves_a_row(clip_pool: Path, run_options: dict[str, Any]) -> None:
     text = (clip_pool / "pool.toml").read_text().replace('base = "base.safetensors"\n', "")
     (clip_pool / "pool.toml").write_text(text)
-    said: list[tuple[str, bool]] = []
-    result = run.compare(
-        clip_pool, methods=FEW, listener=Listener(say=lambda text, warned: said.append((text, warned))), **run_options
-    )
+    heard = Recorder()
+    result = run.compare(clip_pool, methods=FEW, listener=heard.listener, **run_options)
     assert set(result.failed) == {"wise_ft:greedy", "model_stock"}
     row = rows_of(result)["model_stock"]
     assert row["search"] is None
     assert "it needs the base" in row["error"]
     assert rows_of(result)["greedy"]["search"] > 0
-    assert any("model_stock failed" in text and warned for text, warned in said)
+    assert any("model_stock failed" in text for text in heard.warnings)
     assert "base" not in rows_of(result)
 
 
@@ -318,13 +317,13 @@ def test_a_final_mix_that_is_not_finite_is_a_row_that_failed(
         return real(self, mix, split)
 
     monkeypatch.setattr(Objective, "score", score)
-    said: list[str] = []
-    listener = Listener(say=lambda text, warned: said.append(text) if warned else None)
+    heard = Recorder()
+    listener = heard.listener
     result = run.compare(clip_pool_template, methods="individual,uniform,wise_ft", listener=listener, **run_options)
     assert result.failed == {"uniform": "3 of 96 losses on test are not finite"}
     assert rows_of(result)["uniform"]["error"].startswith("3 of 96")
     assert result.report["best"] in ("individual", "wise_ft")
-    assert any("uniform failed" in text for text in said)
+    assert any("uniform failed" in text for text in heard.warnings)
 
 
 @pytest.mark.parametrize("kind", ["no_grad", "inference_mode"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mixopt.values.mix import Recipe, constant, one_hot
 from mixopt.weights import saving
 from tests.batchnorm_family import Net
 from tests.conftest import CLASSES, State, make_images, random_mix
+from tests.listening import Recorder
 
 POOL_TOML = f"""\
 family = "tests.batchnorm_family:net"
@@ -105,26 +106,11 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pool(tmp_path_factory.mktemp("batchnorm") / "pool", states)
 
 
-@dataclass
-class Heard:
-    """A listener that remembers."""
-
-    notices: list[tuple[str, bool]] = field(default_factory=list)
-
-    @property
-    def listener(self) -> Listener:
-        return Listener(say=lambda text, warned: self.notices.append((text, warned)))
-
-    @property
-    def text(self) -> str:
-        return "\n".join(text for text, _ in self.notices)
-
-
 def opened(
-    folder: Path, cache: Path, batchnorm: str = "recompute", heard: Heard | None = None, **options: Any
+    folder: Path, cache: Path, batchnorm: str = "recompute", heard: Recorder | None = None, **options: Any
 ) -> Assembly:
     spec = load_spec({"models": folder, "cache": cache, "device": "cpu", "batchnorm": batchnorm, **options})
-    return assemble(spec, (heard or Heard()).listener)
+    return assemble(spec, (heard or Recorder()).listener)
 
 
 def uneven(objective: Objective, seed: int = 0) -> Mix:
@@ -408,7 +394,7 @@ def test_auto_keeps_the_better_and_says_so(better: str, pool: Path, tmp_path: Pa
     if better == "average":
         # A head fitted to other statistics than those of the images.
         pool = write_pool(tmp_path / "pool", ingredients(trained(own_statistics=False), noise=0.002))
-    heard = Heard()
+    heard = Recorder()
     assembly = opened(pool, tmp_path / "cache", "auto", heard)
     wanted = {mode: uniform_losses(pool, tmp_path / "other", mode) for mode in ("average", "recompute")}
     assert min(wanted, key=lambda mode: wanted[mode]) == better
@@ -419,10 +405,10 @@ def test_auto_keeps_the_better_and_says_so(better: str, pool: Path, tmp_path: Pa
     assert ("images" in assembly.batchnorm) == ("key" in assembly.batchnorm) == (better == "recompute")
     json.dumps(assembly.batchnorm)
     told = f"by nll of the uniform soup on search: average {wanted['average']:.4f}, recompute {wanted['recompute']:.4f}"
-    assert told in heard.text
-    assert ("2 layers are recomputed for every mix" in heard.text) == (better == "recompute")
-    assert ("96 images of search" in heard.text) == (better == "recompute")
-    assert ("2 layers are averaged with the weights" in heard.text) == (better == "average")
+    assert told in "\n".join(heard.told)
+    assert ("2 layers are recomputed for every mix" in "\n".join(heard.told)) == (better == "recompute")
+    assert ("96 images of search" in "\n".join(heard.told)) == (better == "recompute")
+    assert ("2 layers are averaged with the weights" in "\n".join(heard.told)) == (better == "average")
     mix = uneven(assembly.objective)
     assert bool(assembly.objective.statistics(mix)) == (better == "recompute")
     assert assembly.objective.key(mix, "test") == opened(pool, tmp_path, better).objective.key(mix, "test")
@@ -473,26 +459,26 @@ def test_without_such_layers_nothing_is_scored(
     states = ingredients(state)
     for tuned in states:
         tuned |= {name: state[name] for name in STATISTICS}
-    heard = Heard()
+    heard = Recorder()
     assembly = opened(write_pool(tmp_path / "pool", states), tmp_path / "cache", batchnorm, heard)
     assert calls == [0]
     assert assembly.batchnorm == {"mode": "average", "layers": 0}
     assert assembly.objective.statistics(uneven(assembly.objective)) == {}
-    warnings = [text for text, warned in heard.notices if warned]
+    warnings = heard.warnings
     expected = ["--batchnorm recompute: the checkpoints differ in no BatchNorm statistics; nothing is recomputed"]
     assert warnings == (expected if batchnorm == "recompute" else [])
-    assert ("BatchNorm" in heard.text) == (batchnorm == "recompute")
+    assert ("BatchNorm" in "\n".join(heard.told)) == (batchnorm == "recompute")
 
 
 @pytest.mark.parametrize("batchnorm", ["recompute", "average"])
 def test_the_mode_in_use_is_said(batchnorm: str, pool: Path, tmp_path: Path) -> None:
-    heard = Heard()
+    heard = Recorder()
     opened(pool, tmp_path, batchnorm, heard)
     wanted = "are recomputed" if batchnorm == "recompute" else "are averaged"
-    (said,) = [text for text, _ in heard.notices if "2 layers" in text]
+    (said,) = [text for text in heard.told if "2 layers" in text]
     assert wanted in said
     assert f"(batchnorm: {batchnorm})" in said
-    assert "averaged" not in heard.text or batchnorm == "average"
+    assert "averaged" not in "\n".join(heard.told) or batchnorm == "average"
 
 
 def test_a_predictor_that_undoes_training_mode_is_told(pool: Path, tmp_path: Path) -> None:
@@ -500,19 +486,19 @@ def test_a_predictor_that_undoes_training_mode_is_told(pool: Path, tmp_path: Pat
     objective = opened(pool, tmp_path, family=family).objective
     with pytest.raises(SpecError, match="does not run the module's BatchNorm layers in training mode"):
         objective.score(uneven(objective))
-    heard = Heard()
+    heard = Recorder()
     assembly = opened(pool, tmp_path, "auto", heard, family=family)
     assert assembly.batchnorm["mode"] == "average"
     assert assembly.batchnorm["scores"]["recompute"] is None
-    assert any(warned and "training mode" in text for text, warned in heard.notices)
+    assert any("training mode" in text for text in heard.warnings)
 
 
 def test_one_image_has_no_variance(pool: Path, tmp_path: Path) -> None:
     with pytest.raises(MixoptError, match="cannot be recomputed from 1 image"):
         opened(pool, tmp_path, limit=1)
-    heard = Heard()
+    heard = Recorder()
     assert opened(pool, tmp_path, "auto", heard, limit=1).batchnorm["mode"] == "average"
-    assert "cannot be recomputed from 1 image" in heard.text
+    assert "cannot be recomputed from 1 image" in "\n".join(heard.told)
 
 
 def outside(objective: Objective) -> Mix:

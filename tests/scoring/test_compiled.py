@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from mixopt import MixoptError, Objective, RunError, load_spec, open_objective
-from mixopt.listener import Listener
 from mixopt.runs import run
 from mixopt.scoring import compiled
 from mixopt.values.groups import make_groups
 from tests.conftest import random_mix
+from tests.listening import Recorder
 from tests.scoring.test_batchnorm import ingredients, trained, write_pool
 
 
@@ -113,10 +113,10 @@ def test_a_search_scores_its_file_the_same_way(
     backend: Counting, clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
     options = {**run_options, "sampler": "random", "precision": "fp32"}
-    said: list[str] = []
-    listener = Listener(say=lambda text, _: said.append(text))
+    heard = Recorder()
+    listener = heard.listener
     result = run.search(clip_pool_template, trials=2, compile=True, listener=listener, **options)
-    assert any(text.startswith("compiled in ") for text in said)
+    assert any(text.startswith("compiled in ") for text in heard.infos)
     assert result.report["time"]["compile"] >= 0
     assert result.report["verification"]["difference"] == 0
     assert result.report["verification"]["predictions_differing"] == 0

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mixopt import DataError, MixoptError, Preprocess, Split
 from mixopt.scoring.evaluator import Evaluator
+from tests.listening import Recorder
 
 CPU = torch.device("cpu")
 PREPROCESS = Preprocess(None, (0.2, 0.4, 0.6), (0.5, 0.25, 0.125), lambda image: image, "test")
@@ -101,24 +102,22 @@ class Limited:
     ],
 )
 def test_batches_that_do_not_fit_are_halved_once_and_told_once(error: Exception) -> None:
-    said: list[tuple[str, bool]] = []
-    evaluator = Evaluator(make_split(), PREPROCESS, CPU, 40, say=lambda *notice: said.append(notice))
+    heard = Recorder()
+    evaluator = Evaluator(make_split(), PREPROCESS, CPU, 40, listener=heard.listener)
     limited = Limited(12, error)
     counts: list[int] = []
     outcomes = evaluator.run(limited, on_batch=counts.append)
     assert limited.sizes == [40, 20, 10, 10, 10, 10, 10, 3]
     assert counts == [10, 10, 10, 10, 10, 3]
-    assert said == [
-        (
-            "search: 40 images at a time do not fit in memory on cpu; going on with 10 at a time (--batch-size 10 "
-            "starts with that)",
-            True,
-        )
+    assert heard.told == heard.warnings
+    assert heard.warnings == [
+        "search: 40 images at a time do not fit in memory on cpu; going on with 10 at a time (--batch-size 10 "
+        "starts with that)"
     ]
     limited.sizes.clear()
     evaluator.at("fp32").run(limited)
     assert limited.sizes == [10, 10, 10, 10, 10, 3], "what did not fit is not tried again"
-    assert len(said) == 1
+    assert len(heard.told) == 1
     assert evaluator.batch_size == 40
     whole = Evaluator(make_split(), PREPROCESS, CPU, 53).run(make_model())
     assert np.array_equal(outcomes.predicted, whole.predicted)

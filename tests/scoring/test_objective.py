@@ -12,6 +12,7 @@ from mixopt import Mix, Objective, ScoreError, load_spec, one_hot, open_objectiv
 from mixopt.values.groups import make_groups
 from mixopt.values.metrics import METRICS
 from tests.conftest import random_mix
+from tests.listening import Recorder
 
 
 def opened(pool: Path, cache: Path, **options: Any) -> Objective:
@@ -110,11 +111,9 @@ def test_other_weights_under_the_same_name_have_another_key(clip_pool: Path, tmp
 def test_a_damaged_entry_is_scored_again_with_a_warning(
     clip_pool_template: Path, tmp_path: Path, computed: list[int]
 ) -> None:
-    from mixopt import Listener
-
-    heard: list[tuple[str, bool]] = []
+    heard = Recorder()
     spec = load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu"})
-    objective = open_objective(spec, Listener(say=lambda text, warned: heard.append((text, warned))))
+    objective = open_objective(spec, heard.listener)
     mix = random_mix(make_groups("2", objective.pool.sizes), objective.pool.columns)
     first = objective.score(mix)
     entries = list((tmp_path / "outcomes").rglob("*.joblib"))
@@ -122,8 +121,7 @@ def test_a_damaged_entry_is_scored_again_with_a_warning(
     for damage in (b"", b"not a pickle", entries[0].read_bytes()[:40]):
         entries[0].write_bytes(damage)
         assert objective.score(mix).metrics == first.metrics
-        assert heard[-1][1]
-        assert "damaged cache entry" in heard[-1][0]
+        assert "damaged cache entry" in heard.warnings[-1]
     assert computed == [4]
     assert objective.score(mix).cached
 

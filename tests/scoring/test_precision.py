@@ -15,13 +15,13 @@ from torch import Tensor
 
 from mixopt import RunError, load_spec, open_objective
 from mixopt.assemble import assemble, limit_threads
-from mixopt.listener import Listener
 from mixopt.runs import run
 from mixopt.scoring import precision
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.precision import Measured, low_precisions, measure
 from mixopt.values.groups import make_groups
 from tests.conftest import random_mix
+from tests.listening import Recorder
 from tests.scoring.test_evaluator import PREPROCESS, make_model, make_split
 
 CPU = torch.device("cpu")
@@ -139,14 +139,14 @@ def choosing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_search_keeps_what_was_measured(
     choosing: list[str], clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
-    said: list[str] = []
-    listener = Listener(say=lambda text, _: said.append(text))
+    heard = Recorder()
+    listener = heard.listener
     options = {**run_options, "sampler": "random"}
     result = run.search(clip_pool_template, trials=2, listener=listener, **options)
     assert (
         "precision: auto, bf16, by the uniform soup on search: fp32 100 images/s; bf16 200 images/s (0.10 % of 96 "
         "predictions differ from fp32)"
-    ) in said
+    ) in heard.infos
     assert result.report["precision"]["mode"] == "bf16"
     assert result.report["verification"]["difference"] == 0
     assert result.report["verification"]["predictions_differing"] == 0
@@ -243,13 +243,12 @@ def test_opening_limits_threads_and_says_when_batches_do_not_fit(
         return real(self, predict, samples, size)
 
     monkeypatch.setattr(Evaluator, "_pass", limited)
-    said: list[tuple[str, bool]] = []
-    listener = Listener(say=lambda *told: said.append(told))
+    heard = Recorder()
+    listener = heard.listener
     objective = assemble(load_spec({"models": clip_pool_template, "confirm": 0, **run_options}), listener).objective
     assert now == [64, 1]
     objective.score(random_mix(make_groups("whole", objective.pool.sizes), objective.pool.columns))
-    warned = [text for text, is_warning in said if is_warning]
-    assert warned == [
+    assert heard.warnings == [
         "search: 96 images at a time do not fit in memory on cpu; going on with 24 at a time (--batch-size 24 starts "
         "with that)"
     ]

@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from mixopt import DataError, Listener, Objective, ScoreError, SpecError, load_spec, open_objective
+from mixopt import DataError, Objective, ScoreError, SpecError, load_spec, open_objective
 from mixopt.runs import run
 from mixopt.runs.run import SearchResult
 from mixopt.scoring.evaluator import Evaluator
@@ -25,6 +25,7 @@ from mixopt.stages.start import LEARNED
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant
 from mixopt.weights.saving import load_recipe
+from tests.listening import Recorder
 from tests.study.test_trials import Killed, facts_of, kill_after, model_hash, trials_of
 
 SAMPLES, HELD = 96, 19
@@ -215,8 +216,8 @@ def test_confirm_0_takes_the_best_trial_of_all_samples(clip_pool_template: Path,
 
 
 def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    listener = Listener(say=lambda text, _: said.append(text))
+    heard = Recorder()
+    listener = heard.listener
     options = options_of(clip_pool_template, tmp_path, start="learned", trials=1)
     result = run.search(**options, listener=listener)
     compared = run.compare(
@@ -226,7 +227,7 @@ def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template:
     row = rows_of(result)["search"]
     assert row["notes"]["refit"]
     assert row["gradient_images"] == 3 * STEERING + 3 * SAMPLES
-    (told,) = [text for text in said if "learned again" in text]
+    (told,) = [text for text in heard.infos if "learned again" in text]
     held_back = run.search(**{**options, "refit": "off", "out": tmp_path / "off"}).report["methods"][-1]
     assert row["notes"]["held_back"] * HELD == pytest.approx(round(row["notes"]["held_back"] * HELD))
     right = held_back["search"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
@@ -285,11 +286,11 @@ def test_where_learning_again_fails_the_mix_stays(
         return real(self, mix, samples, scale)
 
     monkeypatch.setattr(Objective, "gradient", gradient)
-    warned: list[str] = []
-    listener = Listener(say=lambda text, warns: warned.append(text) if warns else None)
+    heard = Recorder()
+    listener = heard.listener
     result = run.search(**options_of(clip_pool_template, tmp_path, start="learned", trials=1), listener=listener)
     assert result.recipe.mix == start_of(result.folder)
-    assert any("not learned again" in text and "the loss is not finite" in text for text in warned)
+    assert any("not learned again" in text and "the loss is not finite" in text for text in heard.warnings)
 
 
 def test_a_comparison_holds_samples_back_too(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
@@ -313,11 +314,12 @@ def lacking(pool: Path) -> None:
 
 def test_a_learned_row_that_cannot_be_is_left_out_with_a_warning(clip_pool: Path, tmp_path: Path) -> None:
     lacking(clip_pool)
-    said: list[str] = []
-    listener = Listener(say=lambda text, warned: said.append(text) if warned else None)
+    heard = Recorder()
+    listener = heard.listener
     result = run.search(**options_of(clip_pool, tmp_path, trials=3), listener=listener)
     assert any(
-        text.startswith(f"{LEARNED} is left out") and "no samples of 1 of the model's 4" in text for text in said
+        text.startswith(f"{LEARNED} is left out") and "no samples of 1 of the model's 4" in text
+        for text in heard.warnings
     )
     assert "no samples" in rows_of(result)[LEARNED]["error"]
     assert rows_of(result)["search"]["search"] > 0

@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from typer.testing import CliRunner
 
-from mixopt import DataError, Listener, MixoptError, Objective, SpecError, load_spec, open_objective
+from mixopt import DataError, MixoptError, Objective, SpecError, load_spec, open_objective
 from mixopt.cli import app
 from mixopt.cli.options import select_of
 from mixopt.reporting import table
@@ -26,6 +26,7 @@ from mixopt.values.metrics import smoothed
 from mixopt.values.mix import Mix, one_hot
 from mixopt.weights.saving import load_recipe
 from tests.conftest import make_images
+from tests.listening import Recorder
 
 TRIALS = 6
 
@@ -75,9 +76,8 @@ def ingredient(objective: Objective, number: int) -> Mix:
 
 @pytest.fixture(scope="module")
 def done(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[run.SearchResult, list[str]]:
-    heard: list[str] = []
-    listener = Listener(say=lambda text, _: heard.append(text))
-    return run.search(listener=listener, **options_of(pool, tmp_path_factory.mktemp("done"))), heard
+    heard = Recorder()
+    return run.search(listener=heard.listener, **options_of(pool, tmp_path_factory.mktemp("done"))), heard.told
 
 
 def test_the_signal_is_the_weighted_mean_of_the_steering_samples(pool: Path, tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_a_split_that_steers_cannot_be_a_test_split_under_another_name(pool: Pat
 
 
 def test_images_that_steer_twice_are_told(pool: Path, tmp_path: Path) -> None:
-    heard: list[str] = []
+    heard = Recorder()
     options = options_of(pool, tmp_path, select={"other": f"{pool / 'val.npz'}:0.2"}, shifts=None)
-    open_objective(load_spec(options), Listener(say=lambda text, warned: heard.append(text) if warned else None))
-    assert heard == ["96 images of split other, which steers, are in the selection split too"]
+    open_objective(load_spec(options), heard.listener)
+    assert heard.warnings == ["96 images of split other, which steers, are in the selection split too"]
 
 
 def test_a_command_line_that_weighs_too_much_is_refused(pool: Path) -> None:

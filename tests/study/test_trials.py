@@ -31,12 +31,12 @@ from mixopt import (
     open_objective,
 )
 from mixopt import study as search
-from mixopt.listener import TrialEvent
 from mixopt.runs import run
 from mixopt.scoring.score import Score
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
 from mixopt.weights.saving import load_recipe
+from tests.listening import Recorder
 
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
 # The search in its simplest form; tests/test_default_search.py has the default one.
@@ -281,12 +281,12 @@ def test_what_is_not_a_sampler_is_refused(name: str, told: str) -> None:
 
 
 def test_timeout_stops_asking_and_crowns_what_is_there(clip_pool_template: Path, tmp_path: Path) -> None:
-    heard: list[str] = []
+    heard = Recorder()
     options = small(clip_pool_template, tmp_path, "random", timeout=1e-6)
-    result = run.search(listener=Listener(say=lambda text, _: heard.append(text)), **options)
+    result = run.search(listener=heard.listener, **options)
     assert not result.finished
     assert result.report["trials"] == {"complete": 1}
-    assert any("--timeout" in text for text in heard)
+    assert any("--timeout" in text for text in heard.warnings)
     assert run.search(**{**options, "timeout": None}).report["trials"] == {"complete": TRIALS}
 
 
@@ -322,17 +322,15 @@ def own_study(
 
 
 def test_a_failed_trial_is_told_fail_recorded_and_replaced(clip_pool_template: Path, tmp_path: Path) -> None:
-    heard: list[str] = []
-    events: list[TrialEvent] = []
-    listener = Listener(say=lambda text, warned: heard.append(f"{warned} {text}"), trial=events.append)
-    study = own_study(clip_pool_template, tmp_path, lambda call: call in (2, 3), listener)
+    heard = Recorder()
+    study = own_study(clip_pool_template, tmp_path, lambda call: call in (2, 3), heard.listener)
     states = [trial.state for trial in study.trials]
     assert states.count(TrialState.COMPLETE) == 9
     assert [number for number, state in enumerate(states) if state == TrialState.FAIL] == [2, 3]
     assert study.trials[2].user_attrs["group"] == "head"
     assert "coefficients" in study.trials[2].user_attrs
-    assert sum("failed and is replaced" in text and text.startswith("True") for text in heard) == 2
-    assert [event.value is None for event in events if event.number in (2, 3)] == [True, True]
+    assert sum("failed and is replaced" in text for text in heard.warnings) == 2
+    assert [event.value is None for event in heard.trials if event.number in (2, 3)] == [True, True]
 
 
 def test_three_failures_in_a_row_stop_the_run(clip_pool_template: Path, tmp_path: Path) -> None:

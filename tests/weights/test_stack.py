@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mixopt import RunError, load_spec, open_objective
 from mixopt.errors import PoolError
-from mixopt.listener import Listener
 from mixopt.runs import run
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, one_hot
@@ -23,6 +22,7 @@ from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool, open_pool
 from mixopt.weights.stack import Deltas, Resident, Stack, Streamed, open_stack
 from tests.conftest import State, random_mix, random_states
+from tests.listening import Recorder
 from tests.weights.test_builder import Net, bits, naive, open_states, scale_of
 
 CPU = torch.device("cpu")
@@ -210,11 +210,11 @@ def test_the_mode_is_in_the_key_and_fp32_keeps_its_own(clip_pool_template: Path,
 def test_a_run_keeps_what_was_chosen(
     clip_pool_template: Path, run_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    listener = Listener(say=lambda text, _: said.append(text))
+    heard = Recorder()
+    listener = heard.listener
     options = {**run_options, "sampler": "random"}
     result = run.search(clip_pool_template, trials=2, stack="bf16", listener=listener, **options)
-    assert "stack: bf16, checkpoints in bf16 on the device: candidates are fused from bf16 differences" in said
+    assert "stack: bf16, checkpoints in bf16 on the device: candidates are fused from bf16 differences" in heard.infos
     assert result.report["stack"] == {"mode": "bf16", "place": "device"}
     assert abs(result.report["verification"]["difference"]) < 0.05
     assert tomllib.loads((result.folder / "run.toml").read_text())["stack"] == "bf16"
@@ -225,10 +225,10 @@ def test_a_run_keeps_what_was_chosen(
         run.search(clip_pool_template, trials=3, stack="fp32", **options)
 
     monkeypatch.setattr("mixopt.weights.stack.room_on", lambda _: 1.0)
-    warned: list[str] = []
-    listener = Listener(say=lambda text, warning: warned.append(text) if warning else None)
+    heard = Recorder()
+    listener = heard.listener
     compared = run.compare(
         clip_pool_template, methods="uniform", listener=listener, **{**options, "out": result.folder.parent / "other"}
     )
     assert compared.report["stack"] == {"mode": "fp32", "place": "host"}
-    assert "stack: auto, checkpoints in fp32 on the host, streamed to cpu for every candidate" in warned
+    assert "stack: auto, checkpoints in fp32 on the host, streamed to cpu for every candidate" in heard.warnings
