@@ -45,7 +45,7 @@ def main() -> None:
         spec = load_spec({"models": arguments.models, "limit": arguments.limit, "cache": Path(cache), **same})
         assembly = assemble(spec, Listener())
         objective, family = assembly.objective, assembly.family
-        pool, evaluator = objective.pool, objective.evaluators["search"]
+        pool, evaluator = objective.pool, objective.evaluators["validation"]
         other = family_of(spec)  # a family of its own, so that the trial's keeps its zero-shot head
         module = other.build().eval()
         states = {name: checkpoints.read(path).tensors for name, path in pool.paths.items()}

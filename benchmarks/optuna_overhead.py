@@ -29,13 +29,14 @@ from optuna.storages import InMemoryStorage
 
 from mixopt import study as search
 from mixopt.scoring.evaluator import Outcomes
-from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spaces.simplex import Simplex
 from mixopt.values.groups import Groups
 from mixopt.values.metrics import METRICS
 from mixopt.values.mix import Mix, constant
+from mixopt.values.samples import VALIDATION
 
 TARGET = 0.05
 GROUPS = {32: 4, 200: 8}
@@ -48,7 +49,7 @@ class Free:
     def __init__(self, groups: int, columns: int) -> None:
         self.stopwatch = Stopwatch()
         self.metric = METRICS["accuracy"]
-        self.evaluators: dict[str, Any] = {SEARCH: None}
+        self.evaluators: dict[str, Any] = {VALIDATION: None}
         self._best = np.random.default_rng(1).dirichlet(np.ones(columns), size=groups)
 
     def score(self, mix: Mix) -> Score:

@@ -28,9 +28,10 @@ from mixopt.comparison.rows import requests_of, run_requests
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Resumed
 from mixopt.scoring.evaluator import Outcomes, Predict
-from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.objective import Objective
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
+from mixopt.values.samples import VALIDATION
 
 ROWS = "coordinates,manifold,manifold:groups=block:models=3:tolerance=0.9,manifold:prefix=2:models=3:tolerance=0.9"
 SHARES = (0.2, 0.35, 0.65, 0.8)
@@ -58,7 +59,7 @@ def measure(models: str, row: str, limit: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as cache:
         options = {"models": models, "limit": limit, "cache": Path(cache), "device": "cpu", "precision": "fp32"}
         objective = assemble(load_spec(options), Listener()).objective
-        evaluator: Any = objective.evaluators[SEARCH]
+        evaluator: Any = objective.evaluators[VALIDATION]
         run = evaluator.run
 
         def both(predict: Predict | Resumed, *span: int | None, **more: Any) -> Outcomes:

@@ -32,10 +32,10 @@ import numpy as np
 from surrogate import GRID, grid, opened, run_study, show_grid, show_one
 
 from mixopt import study as search
-from mixopt.scoring.objective import SEARCH
 from mixopt.stages.confirm import settle
 from mixopt.stages.plan import make_space
 from mixopt.values.metrics import smoothed
+from mixopt.values.samples import VALIDATION
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -68,7 +68,7 @@ def real(options: dict[str, Any], seed: int, audit: bool) -> dict[str, Any]:
     start = space.to_mix(np.zeros(space.dims))
     held = settle(objective, start, [best])
     metric = smoothed(objective.metric)
-    labels = objective.evaluators[SEARCH].split.labels[objective.steering :]
+    labels = objective.evaluators[VALIDATION].split.labels[objective.steering :]
     parts = [objective.whole().score(mix).outcomes.rest(objective.steering) for mix in (best, start)]
     gains = metric.gains(labels, *parts)
     crown = objective.score(best).signal

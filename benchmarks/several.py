@@ -29,9 +29,9 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from trial import open_trial
 
-from mixopt.scoring.objective import SEARCH
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
+from mixopt.values.samples import VALIDATION
 from mixopt.weights.builder import FastBuilder
 
 HEAD = 10
@@ -133,7 +133,7 @@ def open_and_measure(
     counts = [int(count) for count in candidates.split(",")]
     _, assembly = open_trial(folder, cache, device, precision="fp32")
     objective = assembly.objective
-    evaluator = objective.evaluators[SEARCH]
+    evaluator = objective.evaluators[VALIDATION]
     # Whole batches only, so that nothing is compiled twice.
     whole = len(evaluator.split) // evaluator.batch_size * evaluator.batch_size
     batches = [images for images, _ in evaluator.batches(0, whole or None)]

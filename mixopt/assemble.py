@@ -22,13 +22,13 @@ from mixopt.scoring.activation_reuse import Prefix, budget_on
 from mixopt.scoring.batchnorm import Recompute, find_layers
 from mixopt.scoring.cache import OutcomeCache
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
-from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.objective import Objective
 from mixopt.scoring.precision import device_name, low_precisions, measure, read_measured
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spec import AUTO, POOL_FILE, StudySpec, pool_template
 from mixopt.values.groups import depth_order, make_groups
 from mixopt.values.mix import Mix, constant
-from mixopt.values.samples import SYNTHETIC, Split
+from mixopt.values.samples import SYNTHETIC, VALIDATION, Split
 from mixopt.weights import checkpoints
 from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool, open_pool
@@ -112,18 +112,18 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         name: Evaluator(split, family.preprocess, device, spec.batch_size, listener=listener)
         for name, split in splits.items()
     }
-    evaluators[SEARCH].cut = steering_samples(len(splits[SEARCH]), spec.confirm)
+    evaluators[VALIDATION].cut = steering_samples(len(splits[VALIDATION]), spec.confirm)
     if shifts:
-        evaluators[SYNTHETIC].cut = evaluators[SEARCH].cut
+        evaluators[SYNTHETIC].cut = evaluators[VALIDATION].cut
     # What prefix reuse goes on with is not compiled: one mix would have outcomes of two kinds.
     prefix = None if spec.compile else _prefix_of(family, builder, fixed, device)
     with stopwatch("precision"):
-        precision = _settle_precision(spec, family, builder, evaluators[SEARCH], predict, listener)
+        precision = _settle_precision(spec, family, builder, evaluators[VALIDATION], predict, listener)
     evaluators = {name: evaluator.at(precision["mode"], spec.compile) for name, evaluator in evaluators.items()}
     if spec.compile:
         with stopwatch("compile"):
-            _compile(builder, evaluators[SEARCH], predict, listener)
-    steering = evaluators[SEARCH].cut
+            _compile(builder, evaluators[VALIDATION], predict, listener)
+    steering = evaluators[VALIDATION].cut
 
     def scorer(recompute: Recompute | None) -> Objective:
         cache = OutcomeCache(spec.cache, listener)
@@ -134,7 +134,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
             pool, builder, predict, evaluators, cache, spec.metric, identity, recompute, stopwatch, kept, steering
         )
 
-    objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[SEARCH], scorer, listener)
+    objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[VALIDATION], scorer, listener)
     return Assembly(objective, family, device, facts, precision, {"mode": stack.mode, "place": stack.place}, shifts)
 
 
@@ -209,13 +209,13 @@ def open_splits(spec: StudySpec, family: families.Family, listener: Listener) ->
     Raises:
         DataError: A split cannot be used, or the selection split is also a test split.
     """
-    wanted: dict[str, Path] = {} if spec.data.search is None else {SEARCH: spec.data.search}
+    wanted: dict[str, Path] = {} if spec.data.validation is None else {VALIDATION: spec.data.validation}
     wanted |= spec.data.test
     splits = _open_each(spec, wanted, family, family.classnames, listener)
-    if SEARCH in splits:
+    if VALIDATION in splits:
         _check_overlap(splits, listener)
         if spec.limit is not None:
-            splits[SEARCH] = splits[SEARCH].first(spec.limit)
+            splits[VALIDATION] = splits[VALIDATION].first(spec.limit)
     return splits
 
 
@@ -250,21 +250,21 @@ def _with_steering(
         DataError: A split cannot be used, or one that steers is also a test split.
     """
     paths = {name: path for name, (path, _) in spec.select.items()}
-    steering = _open_each(spec, paths, family, family.classnames or splits[SEARCH].classes, listener)
+    steering = _open_each(spec, paths, family, family.classnames or splits[VALIDATION].classes, listener)
     shifts: dict[str, Any] = {}
     if SYNTHETIC in spec.weights:
         # Imports torchvision, which other runs can do without.
         from mixopt.data.shifts import facts, open_shifted
 
-        steering[SYNTHETIC] = open_shifted(splits[SEARCH], SYNTHETIC, spec.cache, listener.progress)
+        steering[SYNTHETIC] = open_shifted(splits[VALIDATION], SYNTHETIC, spec.cache, listener.progress)
         shifts = facts()
-    tests = {name: split for name, split in splits.items() if name != SEARCH}
+    tests = {name: split for name, split in splits.items() if name != VALIDATION}
     for name, split in steering.items():
-        if shared := split.shared_with(splits[SEARCH]):
+        if shared := split.shared_with(splits[VALIDATION]):
             listener.warn(f"{shared} images of split {name}, which steers, are in the selection split too")
         _refuse_overlap(tests, split, f"split {name}, which steers", listener)
     steering = {name: replace(split, steers=True) for name, split in steering.items()}
-    return {SEARCH: splits[SEARCH], **steering, **tests}, shifts
+    return {VALIDATION: splits[VALIDATION], **steering, **tests}, shifts
 
 
 def steering_samples(samples: int, confirm: float) -> int:
@@ -363,7 +363,7 @@ def _settle_precision(
         found = measure(predict(), evaluator, candidates, listener.progress)
         if found.images:
             write_json(kept, found.as_dict())
-    listener.info(f"precision: auto, {found.precision}, by the uniform soup on {SEARCH}: {found}")
+    listener.info(f"precision: auto, {found.precision}, by the uniform soup on {VALIDATION}: {found}")
     return found.as_dict()
 
 
@@ -417,13 +417,13 @@ def _settle_batchnorm(
         found = [
             f"{mode} {'not finite' if value is None else f'{value:.4f}'}" for mode, value in facts["scores"].items()
         ]
-        listener.info(f"batchnorm: auto, by {spec.metric} of the uniform soup on {SEARCH}: {', '.join(found)}")
+        listener.info(f"batchnorm: auto, by {spec.metric} of the uniform soup on {VALIDATION}: {', '.join(found)}")
         if of_recompute is None or (of_average is not None and not average.metric.better(of_recompute, of_average)):
             listener.info(averaged)
             return average, facts
     listener.info(
-        f"{told} are recomputed for every mix of several checkpoints, from {recompute.images:,} images of {SEARCH}, "
-        "without their labels (batchnorm: recompute)",
+        f"{told} are recomputed for every mix of several checkpoints, from {recompute.images:,} images of "
+        f"{VALIDATION}, without their labels (batchnorm: recompute)",
     )
     facts |= {"mode": RECOMPUTE, "images": recompute.images, "batch": recompute.batch, "key": recompute.key}
     return recomputing, facts
@@ -466,7 +466,7 @@ def _base_file(spec: StudySpec) -> Path:
 
 
 def _needs_data(spec: StudySpec, files: list[Path]) -> None:
-    if spec.data.search is not None:
+    if spec.data.validation is not None:
         return
     template = pool_template(spec.models, [path.name for path in files])
     pool_file = spec.models / POOL_FILE
@@ -476,11 +476,11 @@ def _needs_data(spec: StudySpec, files: list[Path]) -> None:
 
 
 def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
-    search = splits[SEARCH]
-    if search.labels.min() == search.labels.max():
-        listener.warn(f"{search.source}: all {len(search)} samples have one label")
-    tests = {name: split for name, split in splits.items() if name != SEARCH}
-    _refuse_overlap(tests, search, "selection split", listener)
+    validation = splits[VALIDATION]
+    if validation.labels.min() == validation.labels.max():
+        listener.warn(f"{validation.source}: all {len(validation)} samples have one label")
+    tests = {name: split for name, split in splits.items() if name != VALIDATION}
+    _refuse_overlap(tests, validation, "selection split", listener)
 
 
 def _refuse_overlap(tests: Mapping[str, Split], choosing: Split, called: str, listener: Listener) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from mixopt.errors import SpecError, listing, unknown
 from mixopt.values.groups import SCHEMES
 from mixopt.values.metrics import METRICS
-from mixopt.values.samples import SYNTHETIC
+from mixopt.values.samples import SYNTHETIC, VALIDATION
 
 POOL_FILE = "pool.toml"
 AUTO = "auto"
@@ -26,27 +26,33 @@ SYNTHETIC_WEIGHT = 0.5
 PRESETS: dict[str, dict[str, Any]] = {"fast": {"trials": 30}, "default": {}, "thorough": {"trials": 1000}}
 DTYPES = ("ingredients", "fp32", "fp16", "bf16")
 # Flags that are not called like their field.
-_FLAGS = {"data.search": "data", "data.test": "test", "top": "ingredients", "sources": "from"}
+_FLAGS = {"data.validation": "data", "data.test": "test", "top": "ingredients", "sources": "from"}
 
 
 class DataSpec(BaseModel):
     """Where the splits are.
 
     Attributes:
-        search: Selects: every choice is made on it.
+        validation: Selects: every choice is made on it. In TOML files ``search`` is the same key.
         test: Name to split; only reported.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    search: Path | None = None
+    validation: Path | None = None
     test: dict[str, Path] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_key(cls, values: Any) -> Any:
+        """``search`` is the key that pool.toml and study.toml have had from the beginning."""
+        return _renamed(values) if isinstance(values, Mapping) else values
 
     @field_validator("test")
     @classmethod
-    def _not_search(cls, value: dict[str, Path]) -> dict[str, Path]:
-        if "search" in value:
-            raise ValueError("a test split cannot be called 'search'; that is the selection split's name")
+    def _not_validation(cls, value: dict[str, Path]) -> dict[str, Path]:
+        if taken := sorted({"search", VALIDATION} & value.keys()):
+            raise ValueError(f"a test split cannot be called {taken[0]!r}; that is the selection split's name")
         return value
 
 
@@ -199,7 +205,7 @@ class StudySpec(BaseModel):
     def _usable_select(
         cls, value: dict[str, tuple[Path, float]], info: ValidationInfo
     ) -> dict[str, tuple[Path, float]]:
-        if taken := {"search", SYNTHETIC} & value.keys():
+        if taken := {"search", VALIDATION, SYNTHETIC} & value.keys():
             raise ValueError(f"a split cannot be called {min(taken)!r} here; that is the name of another one")
         if both := [name for name in value if name in getattr(info.data.get("data"), "test", {})]:
             raise ValueError(f"{both[0]} is a test split too; what steers cannot also test")
@@ -334,6 +340,7 @@ def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
         for key, value in layer.items():
             before = merged.get(key)
             if key == "data" and isinstance(value, Mapping):
+                value = _renamed(value)
                 merged["data"] = {**(before if isinstance(before, Mapping) else {}), **value}
                 where |= {f"data.{part}": source for part in value}
             else:
@@ -386,13 +393,21 @@ def _read_toml(path: Path) -> dict[str, Any]:
             values[key] = str(folder / values[key])
     data = values.get("data")
     if isinstance(data, dict):
-        if isinstance(data.get("search"), str):
-            data["search"] = folder / data["search"]
+        for key in ("search", "validation"):
+            if isinstance(data.get(key), str):
+                data[key] = folder / data[key]
         if isinstance(data.get("test"), dict):
             data["test"] = {
                 name: folder / value if isinstance(value, str) else value for name, value in data["test"].items()
             }
     return values
+
+
+def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of ``[data]``, of which ``search`` is another name for ``validation``."""
+    if {"search", VALIDATION} <= data.keys():
+        raise SpecError("[data]: search and validation are two names of one key, the split that selects; leave one out")
+    return {(VALIDATION if key == "search" else key): value for key, value in data.items()}
 
 
 def _in_folder(folder: Path, value: Any) -> Any:
@@ -411,7 +426,9 @@ def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
     named = _FLAGS.get(place, place) if key == "sources" else place
     head = f"{source}: {named}" if source else f"--{_FLAGS.get(place, place).replace('_', '-')}"
     if detail["type"] == "extra_forbidden":
-        known = DataSpec.model_fields if key == "data" and len(detail["loc"]) > 1 else StudySpec.model_fields
+        known = (
+            ("search", *DataSpec.model_fields) if key == "data" and len(detail["loc"]) > 1 else StudySpec.model_fields
+        )
         return f"{head}: " + unknown("key", str(detail["loc"][-1]), known)
     message = str(detail["msg"]).removeprefix("Value error, ").replace("valid tuple", "list of texts")
     message = message.replace("valid dictionary or instance of DataSpec", "table, [data] with the key search")

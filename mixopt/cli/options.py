@@ -150,7 +150,7 @@ def splits_of(selection: Path | None, tests: list[str] | None) -> dict[str, Any]
     """
     found: dict[str, Any] = {}
     if selection is not None:
-        found["search"] = selection
+        found["validation"] = selection
     if tests:
         found["test"] = {name: Path(file) for name, file in named("--test", tests, "NAME=FILE").items()}
     return found or None

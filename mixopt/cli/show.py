@@ -90,7 +90,7 @@ def _show_winner(screen: Screen, report: Mapping[str, Any], folder: Path) -> Non
 
     equal = ties(report)
     tied = f" (as good there: {', '.join(equal)})" if equal else ""
-    held = report["splits"]["search"]["samples"] - report["steering"] if "steering" in report else 0
+    held = report["splits"]["validation"]["samples"] - report["steering"] if "steering" in report else 0
     by = f"on the {held:,} selection samples held back" if held else "on the selection split"
     screen.out(f"best {by}: {report['best']}{tied}; saved as {folder / 'model.safetensors'}")
     screen.out(f"Next: mixopt evaluate {folder / 'model.safetensors'} --data FILE; for another row's model, the same")

@@ -12,6 +12,7 @@ from scipy import stats
 
 from mixopt.reporting.tables import REFERENCES, comparisons, front, steering_of, table, tests_of, ties, widths
 from mixopt.values.metrics import METRICS, Labels, Losses, Metric, smoothed
+from mixopt.values.samples import VALIDATION
 
 __all__ = [
     "CONFIDENCE",
@@ -148,7 +149,7 @@ def best_row(rows: Sequence[Row], metric: str, steering: int | None = None) -> s
             the first are compared by metric and loss on those others: what a row was fitted to cannot choose it.
     """
     measure = METRICS[metric]
-    if steering is None or steering >= len(rows[0].samples["search"].labels):
+    if steering is None or steering >= len(rows[0].samples[VALIDATION].labels):
         ranked = _ranked(rows, measure, slice(None))
     else:
         finalists = _ranked(rows, measure, slice(0, steering))[:FINALISTS]
@@ -161,7 +162,7 @@ def _ranked(rows: Sequence[Row], measure: Metric, part: slice) -> list[Row]:
     """Rows by a metric on a part of the selection split, best first."""
 
     def value(row: Row) -> float:
-        found = row.samples["search"]
+        found = row.samples[VALIDATION]
         return measure.sign * measure.value(found.labels[part], found.predicted[part], found.losses[part])
 
     return sorted(rows, key=lambda row: -value(row))
@@ -208,11 +209,11 @@ def _entry(row: Row, metric: str, versus: Sequence[Row], facts: Mapping[str, Any
     wilsons = {split: list(wilson(samples.correct)) for split, samples in row.samples.items()}
     return {
         "name": row.name,
-        "search": values.pop("search"),
+        "search": values.pop(VALIDATION),
         **({"select": {name: values.pop(name) for name in steering}} if steering else {}),
         "test": values,
         "optimism": {
-            split: METRICS[metric].sign * (row.metrics["search"][metric] - each) for split, each in values.items()
+            split: METRICS[metric].sign * (row.metrics[VALIDATION][metric] - each) for split, each in values.items()
         },
         "evaluations": row.evaluations,
         "computed": row.computed,
@@ -223,7 +224,7 @@ def _entry(row: Row, metric: str, versus: Sequence[Row], facts: Mapping[str, Any
         "models": row.models,
         "peak_memory": row.peak_memory,
         "metrics": row.metrics,
-        "signals": _signals(row.samples["search"], metric, facts.get("steering")),
+        "signals": _signals(row.samples[VALIDATION], metric, facts.get("steering")),
         "interval": {split: list(interval(metric, samples)) for split, samples in row.samples.items()},
         "accuracy_interval": wilsons,
         "mcnemar_p": {

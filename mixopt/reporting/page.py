@@ -44,7 +44,7 @@ def page(report: Mapping[str, Any], title: str, trials: Sequence[Mapping[str, An
 
 
 def _summary(report: Mapping[str, Any]) -> str:
-    samples = report["splits"]["search"]["samples"]
+    samples = report["splits"]["validation"]["samples"]
     held = f", of which {samples - report['steering']:,} steered nothing" if samples > report["steering"] else ""
     better = "higher" if METRICS[report["metric"]].sign > 0 else "lower"
     kind = {"search": "search", "compare": "comparison"}[report["command"]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixopt.values.samples import VALIDATION
+
 REFERENCES = ("individual", "greedy")
 
 
@@ -29,7 +31,7 @@ def table(
         if entry["search"] is None:
             cells.append([entry["name"], *("-" for _ in header[1:])])
             continue
-        scores = {"search": entry["search"], **entry.get("select", {}), **entry["test"]}
+        scores = {VALIDATION: entry["search"], **entry.get("select", {}), **entry["test"]}
         peak = entry.get("peak_memory")
         cells.append(
             [
@@ -49,7 +51,7 @@ def table(
 def widths(report: Mapping[str, Any]) -> dict[str, float]:
     """Column name to half the width of its widest 95 % interval."""
     made = [entry for entry in report["methods"] if entry["search"] is not None]
-    columns = {"search": "selection", **{name: name for name in tests_of(report)}}
+    columns = {VALIDATION: "selection", **{name: name for name in tests_of(report)}}
     return {
         shown: max((_half(entry["interval"][split]) for entry in made), default=0.0) for split, shown in columns.items()
     }
@@ -74,8 +76,8 @@ def comparisons(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     made = [entry for entry in report["methods"] if entry["search"] is not None]
     accuracy = {entry["name"]: {split: each["accuracy"] for split, each in entry["metrics"].items()} for entry in made}
     references = [name for name in REFERENCES if name in accuracy]
-    splits = ["search", *tests_of(report)]
-    shown = {split: "selection" if split == "search" else split for split in splits}
+    splits = [VALIDATION, *tests_of(report)]
+    shown = {split: "selection" if split == VALIDATION else split for split in splits}
     header = ["method", *(f"{shown[split]} - {name}" for name in references for split in splits)]
     cells = [
         [
@@ -121,7 +123,7 @@ def tests_of(report: Mapping[str, Any]) -> list[str]:
 
 def steering_of(report: Mapping[str, Any]) -> list[str]:
     """The splits that steered a search beside the selection split."""
-    return [name for name in report.get("select", {}) if name != "search"]
+    return [name for name in report.get("select", {}) if name != VALIDATION]
 
 
 def _score(value: float, bounds: Sequence[float] | None) -> str:

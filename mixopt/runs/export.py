@@ -21,10 +21,11 @@ from mixopt.methods import Choice
 from mixopt.reporting import Failure, Row, Samples
 from mixopt.runs.folder import RunFolder
 from mixopt.scoring.evaluator import Evaluator, Outcomes
-from mixopt.scoring.objective import SEARCH, Objective, measure
+from mixopt.scoring.objective import Objective, measure
 from mixopt.scoring.score import Score, Tally
 from mixopt.spec import StudySpec
-from mixopt.values.mix import Mix, Recipe
+from mixopt.values.mix import RECIPE_VALIDATION, Mix, Recipe
+from mixopt.values.samples import VALIDATION
 from mixopt.version import __version__
 from mixopt.weights import checkpoints, saving
 
@@ -84,7 +85,7 @@ def _scored(name: str, entry: Entry, objective: Objective) -> Row | Failure:
 def samples_of(mix: Mix, objective: Objective) -> Samples:
     """What a mix does on every sample of the selection split."""
     found = objective.whole().score(mix).outcomes
-    return Samples(objective.evaluators[SEARCH].split.labels, found.predicted, found.losses)
+    return Samples(objective.evaluators[VALIDATION].split.labels, found.predicted, found.losses)
 
 
 def make_row(
@@ -142,8 +143,8 @@ def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix
         buffers_from=pool.buffers_from,
         batchnorm=assembly.batchnorm["mode"],
         metric=spec.metric,
-        data={split: found.fingerprint for split, found in splits.items()},
-        scores={SEARCH: score.metrics},
+        data={RECIPE_VALIDATION if split == VALIDATION else split: each.fingerprint for split, each in splits.items()},
+        scores={RECIPE_VALIDATION: score.metrics},
         seed=spec.seed,
         output_hash="",
         version=__version__,
@@ -160,7 +161,7 @@ def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix
     reread = checkpoints.read(folder.model)
     saving.check_output(recipe, reread.tensors, str(folder.model))
     scored = score_checkpoint(reread, family, objective.evaluators, assembly.device)
-    outcomes, metrics = scored[SEARCH]
+    outcomes, metrics = scored[VALIDATION]
     verification = {
         "trial_score": score.value,
         "file_score": metrics[spec.metric],
@@ -237,8 +238,8 @@ def _sweep(objective: Objective, choice: Choice | Ensemble) -> list[dict[str, An
         except ScoreError:
             return None  # a point of a curve that is not finite is a gap in it
 
-    tests = [name for name, each in objective.evaluators.items() if name != SEARCH and not each.split.steers]
+    tests = [name for name, each in objective.evaluators.items() if name != VALIDATION and not each.split.steers]
     return [
-        {"x": x, SEARCH: value(mix, SEARCH), "test": {split: value(mix, split) for split in tests}}
+        {"x": x, "search": value(mix, VALIDATION), "test": {split: value(mix, split) for split in tests}}
         for x, mix in choice.sweep.items()
     ]

@@ -20,7 +20,6 @@ from mixopt.reporting import Failure, Row, best_row, make_report
 from mixopt.runs.export import base_entry, crown, make_row, samples_of, score_rows
 from mixopt.runs.folder import RunFolder
 from mixopt.runs.verbs import build, evaluate, inspect, report
-from mixopt.scoring.objective import SEARCH
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages.confirm import settle, told
 from mixopt.stages.explore import explore, split_weights
@@ -35,9 +34,13 @@ from mixopt.stages.refit import refit
 from mixopt.stages.start import greedy_defaults, learned_start, run_baselines
 from mixopt.values.metrics import smoothed
 from mixopt.values.mix import Recipe
+from mixopt.values.samples import VALIDATION
 from mixopt.version import __version__
 
 __all__ = ["CompareResult", "SearchResult", "build", "compare", "evaluate", "inspect", "report", "search"]
+
+# The row of what a search found.
+SEARCH_ROW = "search"
 
 Result = TypeVar("Result")
 
@@ -186,12 +189,12 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     refitted = refit(assembly, learned, explored.start, settled.mix, spec.seed, listener) if learned else None
     mix = settled.mix if refitted is None else refitted.mix
     tally = tally if refitted is None else tally.merged(refitted.tally)
-    crowned = crown(spec, assembly, folder, SEARCH, mix, listener)
+    crowned = crown(spec, assembly, folder, SEARCH_ROW, mix, listener)
     notes = {"trial": number, "share": settled.share, **settled.evidence, "refit": refitted is not None}
     notes |= {} if refitted is None else {"held_back": refitted.held_back}
-    row = make_row(SEARCH, Choice(mix, notes=notes), objective, tally, crowned.outcomes, crowned.metrics)
+    row = make_row(SEARCH_ROW, Choice(mix, notes=notes), objective, tally, crowned.outcomes, crowned.metrics)
     # What all samples taught cannot be compared with others by some of them: the mix before is, in its place.
-    before = row if refitted is None else replace(row, samples={SEARCH: samples_of(settled.mix, objective)})
+    before = row if refitted is None else replace(row, samples={VALIDATION: samples_of(settled.mix, objective)})
     facts = {
         "command": "search",
         # The search's own row wins over its start, where the two are equal.
@@ -261,7 +264,7 @@ def _compared(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "checkpoints": {name: digest[:12] for name, digest in pool.fingerprints.items()},
         "base": pool.base,
         "metric": spec.metric,
-        "data": assembly.objective.evaluators[SEARCH].split.fingerprint[:12],
+        "data": assembly.objective.evaluators[VALIDATION].split.fingerprint[:12],
     }
 
 

@@ -25,9 +25,9 @@ from mixopt.reporting import page as pages
 from mixopt.runs.export import score_checkpoint
 from mixopt.runs.folder import RunFolder
 from mixopt.scoring.evaluator import FP32, Evaluator
-from mixopt.scoring.objective import SEARCH
 from mixopt.spec import AUTO, POOL_FILE, DataSpec, StudySpec, load_spec
 from mixopt.study import read_trials
+from mixopt.values.samples import VALIDATION
 from mixopt.weights import checkpoints, saving
 from mixopt.weights.inspection import describe_pool
 
@@ -90,9 +90,9 @@ def evaluate(
     spec = load_spec({"models": path.parent, **given})
     if "data" in given:
         spec = spec.model_copy(update={"data": DataSpec.model_validate(given["data"])})
-    called = spec.data.search.stem if spec.data.search else SEARCH
+    called = spec.data.validation.stem if spec.data.validation else VALIDATION
     if called in spec.data.test:
-        called = SEARCH
+        called = VALIDATION
     recipe = saving.load_recipe(path) if saving.METADATA_KEY in opened.metadata else None
     if verify and recipe is None:
         raise MixoptError(f"{path}: --verify needs a model that mixopt saved; this one carries no recipe")
@@ -128,7 +128,7 @@ def evaluate(
         "model": str(path),
         "metric": recipe.metric if recipe is not None and "metric" not in given else spec.metric,
         "splits": {
-            called if name == SEARCH else name: {"samples": len(outcomes), "metrics": metrics}
+            called if name == VALIDATION else name: {"samples": len(outcomes), "metrics": metrics}
             for name, (outcomes, metrics) in scored.items()
         },
         "verified": verify,
@@ -221,10 +221,10 @@ def _inspect_splits(
     spec: StudySpec, family: Family, listener: Listener, problems: list[str]
 ) -> dict[str, Mapping[str, int]]:
     splits: dict[str, Mapping[str, int]] = {}
-    for name, path in [(SEARCH, spec.data.search), *spec.data.test.items()]:
+    for name, path in [(VALIDATION, spec.data.validation), *spec.data.test.items()]:
         if path is None:
             continue
-        data = DataSpec(search=path) if name == SEARCH else DataSpec(test={name: path})
+        data = DataSpec(validation=path) if name == VALIDATION else DataSpec(test={name: path})
         try:
             split = open_splits(spec.model_copy(update={"data": data}), family, listener)[name]
         except MixoptError as error:

@@ -27,11 +27,9 @@ from mixopt.scoring.score import Score, Tally
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.values.metrics import METRICS, Metric
 from mixopt.values.mix import Mix
-from mixopt.values.samples import SYNTHETIC
+from mixopt.values.samples import SYNTHETIC, VALIDATION
 from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool
-
-SEARCH = "search"
 
 _ADVICE = "Leave the checkpoint that causes it out of the pool, or save in a wider --dtype"
 
@@ -76,7 +74,7 @@ class Objective:
         self.metric: Metric = METRICS[metric]
         self.signal: Metric = self.metric
         self.weights: dict[str, float] = {}
-        self.steering = len(self.evaluators[SEARCH].split) if steering is None else steering
+        self.steering = len(self.evaluators[VALIDATION].split) if steering is None else steering
         self.identity = dict(identity)
         self.tally = Tally()
         self.stopwatch = stopwatch or Stopwatch()
@@ -117,10 +115,10 @@ class Objective:
     def whole(self) -> Objective:
         """The same objective with all samples of the selection split in its scores: for reports, not for choices."""
         twin = self.counting()
-        twin.steering = len(self.evaluators[SEARCH].split)
+        twin.steering = len(self.evaluators[VALIDATION].split)
         return twin
 
-    def score(self, mix: Mix, split: str = SEARCH) -> Score:
+    def score(self, mix: Mix, split: str = VALIDATION) -> Score:
         """Score a mix on the steering samples of the selection split, or on a whole test split.
 
         Args:
@@ -133,7 +131,7 @@ class Objective:
             RunError: The cache cannot be written.
         """
         score = self._score_mix(mix, split)
-        return self._weighed(mix, score) if self.weights and split == SEARCH else score
+        return self._weighed(mix, score) if self.weights and split == VALIDATION else score
 
     def _weighed(self, mix: Mix, score: Score) -> Score:
         """A mix's score on the selection split with the other splits that steer in its signal and its cost."""
@@ -142,7 +140,7 @@ class Objective:
         signal = (1 - sum(self.weights.values())) * score.signal
         signal += sum(weight * beside[name].signal for name, weight in self.weights.items())
         images, seconds = sum(each.images for each in every), sum(each.seconds for each in every)
-        self.tally.asked[self.key(mix, SEARCH)] = (images, seconds)
+        self.tally.asked[self.key(mix, VALIDATION)] = (images, seconds)
         cached = all(each.cached for each in every)
         return replace(score, signal=signal, images=images, seconds=seconds, cached=cached, beside=beside)
 
@@ -159,7 +157,7 @@ class Objective:
         Raises:
             As `score`.
         """
-        return self._score_mix(mix, SEARCH, incumbent)
+        return self._score_mix(mix, VALIDATION, incumbent)
 
     def _score_mix(self, mix: Mix, split: str, incumbent: Score | None = None) -> Score:
         evaluator = self.evaluators[split]
@@ -181,7 +179,7 @@ class Objective:
             raise self._not_finite(mix, evaluator, score.outcomes)
         return score
 
-    def score_ensemble(self, members: Sequence[Mix], split: str = SEARCH) -> Score:
+    def score_ensemble(self, members: Sequence[Mix], split: str = VALIDATION) -> Score:
         """Score the mean of several models' unnormalised logits; as many forward passes as there are members.
 
         The logits of the last two ensembles are kept, so that one more member costs one more forward pass.
@@ -206,7 +204,7 @@ class Objective:
         # Every model's logits are needed once, however many ensembles it is in.
         fresh = {key: mix for key, mix in zip(keys, members, strict=True) if key not in self.tally.members}
         images = sum(self._images(mix, split) for mix in fresh.values())
-        if split == SEARCH:
+        if split == VALIDATION:
             self.tally.members |= set(fresh)
         score = self._score(digest, split, compute, images - self._count(split))
         if not np.all(np.isfinite(score.outcomes.losses)):
@@ -227,7 +225,7 @@ class Objective:
             DataError: The split has no samples of some of the model's classes.
             ScoreError: The loss is not finite.
         """
-        evaluator = self.evaluators[SEARCH]
+        evaluator = self.evaluators[VALIDATION]
         key = self._keys.of_gradient(mix, evaluator.split.fingerprint, samples, scale)
         stored = self._cache.get_gradient(key, mix.coefficients.shape)
         if stored is None:
@@ -264,7 +262,7 @@ class Objective:
     @property
     def samples(self) -> int:
         """The number of samples that steer."""
-        return sum(self._count(split) for split in (SEARCH, *self.weights))
+        return sum(self._count(split) for split in (VALIDATION, *self.weights))
 
     @property
     def images(self) -> int:
@@ -274,7 +272,7 @@ class Objective:
 
     def recall(self, mix: Mix, images: int, seconds: float) -> None:
         """Tally a mix that was scored on the selection split before, without scoring it."""
-        self.tally.asked.setdefault(self.key(mix, SEARCH), (images, seconds))
+        self.tally.asked.setdefault(self.key(mix, VALIDATION), (images, seconds))
 
     def key(self, mix: Mix, split: str) -> str:
         """What the outcomes of a mix on a split depend on, see `mixopt.scoring.keys`; the metric is not among it."""
@@ -312,7 +310,7 @@ class Objective:
         stops = [count] if incumbent is None else looks(count, evaluator.batch_size)
         found, seconds, computed = self._look(key, evaluator, compute, stops, enough)
         images = len(found) + beside
-        if split == SEARCH:
+        if split == VALIDATION:
             before = self.tally.asked.get(key, (0, 0.0))
             self.tally.asked[key] = max(before, (images, seconds))
             self.tally.computed += computed
@@ -362,7 +360,7 @@ class Objective:
     def _count(self, split: str) -> int:
         """Samples that a score is of; the shifted images confirm where those that they were made from do."""
         found = self.evaluators[split].split
-        held_back = split == SEARCH or (split == SYNTHETIC and found.steers)
+        held_back = split == VALIDATION or (split == SYNTHETIC and found.steers)
         return self.steering if held_back else len(found)
 
     def _images(self, mix: Mix, split: str) -> int:
@@ -431,7 +429,7 @@ class Objective:
         return Gradient(value, rows, scale_slope)
 
     def _check_all_classes(self, classes: int) -> None:
-        split = self.evaluators[SEARCH].split
+        split = self.evaluators[VALIDATION].split
         absent = sorted(set(range(classes)) - set(split.labels[: self.steering].tolist()))
         if absent:
             told = names([split.classes[label] if split.classes else str(label) for label in absent])

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import ScoreError
-from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.values.mix import Mix, combine
-from mixopt.values.samples import SYNTHETIC
+from mixopt.values.samples import SYNTHETIC, VALIDATION
 
 # One sample more gained, and none lost, is evidence of nothing: its share is 0 but for rounding.
 ROUNDING = 1e-9
@@ -91,7 +91,7 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
 
 def _gains(objective: Objective, ours: Score, theirs: Score) -> NDArray[np.float64]:
     """What each confirming sample gains, ``[n]``: a sample and its shifted image are one."""
-    steering, labels = objective.steering, objective.evaluators[SEARCH].split.labels
+    steering, labels = objective.steering, objective.evaluators[VALIDATION].split.labels
 
     def of(first: Score, second: Score) -> NDArray[np.float64]:
         rest = (first.outcomes.rest(steering), second.outcomes.rest(steering))
@@ -106,7 +106,7 @@ def _gains(objective: Objective, ours: Score, theirs: Score) -> NDArray[np.float
 
 def told(settled: Settled, trial: int, objective: Objective) -> str:
     """What the last choice was, in words."""
-    held = len(objective.evaluators[SEARCH].split) - objective.samples
+    held = len(objective.evaluators[VALIDATION].split) - objective.samples
     if not held:
         return f"trial {trial} is the best; no samples are held back to confirm it (--confirm 0)"
     lost = f"; {settled.lost} of the best have losses there that are not finite" if settled.lost else ""

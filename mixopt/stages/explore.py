@@ -16,13 +16,14 @@ from mixopt.comparison.rows import Entry
 from mixopt.errors import names
 from mixopt.listener import Listener
 from mixopt.reporting import FINALISTS
-from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.objective import Objective
 from mixopt.spaces import Space
 from mixopt.spec import StudySpec
 from mixopt.stages.plan import DIMENSIONS, make_space
 from mixopt.stages.refine import refine
 from mixopt.study import Study
 from mixopt.values.mix import Mix
+from mixopt.values.samples import VALIDATION
 
 Stage = tuple[Study, Space]
 
@@ -72,7 +73,7 @@ class Explored:
 
 def split_weights(others: Mapping[str, float]) -> dict[str, float]:
     """What each split that steers weighs, the selection split first."""
-    return {SEARCH: 1 - sum(others.values()), **others}
+    return {VALIDATION: 1 - sum(others.values()), **others}
 
 
 def explore(

@@ -20,7 +20,7 @@ from mixopt.comparison.rows import (
 from mixopt.errors import PoolError, ScoreError, SpecError, names
 from mixopt.listener import Listener
 from mixopt.methods.individual import ranking
-from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score, Tally
 from mixopt.spaces import Space
 from mixopt.spaces.composed import Composed
@@ -30,6 +30,7 @@ from mixopt.spec import AUTO, StudySpec
 from mixopt.stages.start import LEARNED, search_requests, source_mixes, sources_of, start_mix
 from mixopt.values.groups import Groups, block_names, make_groups
 from mixopt.values.mix import Mix, constant, one_hot, rows_on
+from mixopt.values.samples import VALIDATION
 from mixopt.weights import saving
 from mixopt.weights.pool import Pool
 
@@ -53,11 +54,11 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
         "same in all, or not floating-point, and kept as they are",
     )
     sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
-    held = len(objective.evaluators[SEARCH].split) - objective.samples
+    held = len(objective.evaluators[VALIDATION].split) - objective.samples
     confirmed = f", the last {held:,} of which steer nothing and decide last" if held else ""
     others = ", ".join(f"{name} ({weight:g})" for name, weight in spec.weights.items())
     choice = f"every choice but that between trials, in which {others} weighs too, is" if others else "every choice is"
-    listener.info(f"samples: {sizes}; {choice} made on {SEARCH} alone{confirmed}, by {spec.metric}")
+    listener.info(f"samples: {sizes}; {choice} made on {VALIDATION} alone{confirmed}, by {spec.metric}")
     images = objective.samples
     done = 0
 
@@ -269,7 +270,7 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "groups": "auto" if spec.groups is None else make_groups(spec.groups, pool.sizes).as_dict(),
         "ingredients": spec.top,
         **({"from": list(sources_of(spec, pool))} if spec.sources else {}),
-        f"data {SEARCH}": objective.evaluators[SEARCH].split.fingerprint[:12],
+        f"data {VALIDATION}": objective.evaluators[VALIDATION].split.fingerprint[:12],
         "select": {
             name: [weight, objective.evaluators[name].split.fingerprint[:12]] for name, weight in spec.weights.items()
         }

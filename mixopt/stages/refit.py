@@ -12,9 +12,9 @@ from mixopt.assemble import Assembly
 from mixopt.comparison.rows import Request, run_requests
 from mixopt.errors import MixoptError
 from mixopt.listener import Listener
-from mixopt.scoring.objective import SEARCH
 from mixopt.scoring.score import Tally
 from mixopt.values.mix import Mix, combine
+from mixopt.values.samples import VALIDATION
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def refit(assembly: Assembly, learned: Request, start: Mix, mix: Mix, seed: int,
     except MixoptError as error:
         listener.warn(f"not learned again from all selection samples (--refit): {error}; the mix stays as it was")
         return None
-    labels = objective.evaluators[SEARCH].split.labels[objective.steering :]
+    labels = objective.evaluators[VALIDATION].split.labels[objective.steering :]
     held = objective.metric.of(labels, whole.score(mix).outcomes.rest(objective.steering))
     listener.info(
         f"learned again from all {whole.samples:,} selection samples (--refit); before, its {objective.metric.name} on "

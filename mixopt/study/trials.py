@@ -14,13 +14,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mixopt.errors import ScoreError, listing
 from mixopt.listener import Listener, TrialEvent
-from mixopt.scoring.objective import SEARCH, Objective
+from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.spaces import Space
 from mixopt.study.samplers import BOX, make_sampler, population_of, start_attributes
 from mixopt.study.storage import write_together
 from mixopt.study.studies import best_trial, mix_of
 from mixopt.values.mix import Mix
+from mixopt.values.samples import VALIDATION
 
 FAILURES_ALLOWED = 2
 
@@ -262,9 +263,9 @@ def _facts_of(objective: Objective, score: Score) -> dict[str, Any]:
     facts: dict[str, Any] = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
     if score.beside:
         facts["beside"] = {name: each.metrics for name, each in score.beside.items()}
-        labels = objective.evaluators[SEARCH].split.labels[: len(score.outcomes)]
+        labels = objective.evaluators[VALIDATION].split.labels[: len(score.outcomes)]
         own = objective.signal.of(labels, score.outcomes)
-        facts["signals"] = {SEARCH: own, **{name: each.signal for name, each in score.beside.items()}}
+        facts["signals"] = {VALIDATION: own, **{name: each.signal for name, each in score.beside.items()}}
         facts["weighted"] = score.signal
     return {**facts, "estimated": True} if score.estimated else facts
 

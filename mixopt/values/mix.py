@@ -15,6 +15,8 @@ from mixopt.values.groups import Groups
 
 ROW_SUM_TOLERANCE = 1e-9
 RECIPE_FORMAT = 1
+# What format 1 calls the validation split in ``data`` and ``scores``.
+RECIPE_VALIDATION = "search"
 
 Coefficients = NDArray[np.float64]
 

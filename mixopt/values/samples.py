@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 ORDER_SEED = 0
 # The selection images under synthetic shifts, as a split of their own.
 SYNTHETIC = "synthetic"
+# The split that selects.
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Split:
     The order is class-stratified and random, so the first k samples are a fair subsample for every mix alike.
 
     Attributes:
-        name: ``search``, or the name of another split.
+        name: ``validation``, or the name of another split.
         source: The file or folder, for messages.
         images: ``[n, height, width, 3]`` uint8, memory-mapped.
         labels: ``[n]`` int64.

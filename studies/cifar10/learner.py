@@ -68,7 +68,7 @@ def learned(objective: Objective, name: str, numbers: Numbers) -> Mix:
 
 def cross_validate(objective: Objective, rows: list[str], count: int) -> dict[str, Any]:
     """Held-out hits and losses of every row, and their paired differences to the first."""
-    labels = objective.evaluators["search"].split.labels
+    labels = objective.evaluators["validation"].split.labels
     folds = np.array_split(np.arange(len(labels)), 5)
     found: dict[str, Any] = {}
     first: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
@@ -94,7 +94,7 @@ def cross_validate(objective: Objective, rows: list[str], count: int) -> dict[st
 
 def by_samples(objective: Objective, rows: list[str], step: int = 1000) -> dict[str, Any]:
     """Held-out accuracy and loss of every row by the number of samples it was learned from, over five folds."""
-    labels = objective.evaluators["search"].split.labels
+    labels = objective.evaluators["validation"].split.labels
     folds = np.array_split(np.arange(len(labels)), 5)
     found: dict[str, Any] = {}
     for name in rows:
@@ -125,7 +125,7 @@ def ceiling(objective: Objective, rows: list[str], own: Numbers, test: Numbers) 
         own: The numbers of the selection split's samples there.
         test: Those of the test split's.
     """
-    labels = objective.evaluators["search"].split.labels
+    labels = objective.evaluators["validation"].split.labels
     halves = test[::2], test[1::2]
 
     def right(name: str, numbers: Numbers) -> NDArray[np.bool_]:
@@ -153,7 +153,7 @@ def joined(first: Path, second: Path, folder: Path) -> tuple[Path, Numbers, Numb
 
 def correlate(objective: Objective, mixes: int) -> dict[str, Any]:
     """Correlations over mixes around a learned soup."""
-    labels = objective.evaluators["search"].split.labels
+    labels = objective.evaluators["validation"].split.labels
     centre = learned(objective, "block:cosine", np.arange(4 * len(labels) // 5))
     random = np.random.default_rng(0)
     columns = [centre.columns.index(name) for name in objective.pool.ingredients]

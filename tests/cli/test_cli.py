@@ -208,7 +208,7 @@ def test_search_says_what_it_does(home: Path) -> None:
     for part in (
         "4 ingredients (model_0, model_1, model_2 and 1 more), base base",
         "32 tensors with 32,384 parameters are mixed",
-        "every choice is made on search alone, the last 19 of which steer nothing and decide last, by accuracy",
+        "every choice is made on validation alone, the last 19 of which steer nothing and decide last, by accuracy",
         "images/s",
         "baselines: individual 0.",
         "saved",
@@ -282,7 +282,7 @@ def test_report_lists_the_front_and_says_where_a_search_ended_early(home: Path, 
     run_folder = Path(shutil.copytree(home / "run", tmp_path / "run"))
     report = json.loads((run_folder / "report.json").read_text())
     points = [{"trial": number, "values": [0.25, number / 8], "on_front": number == 3} for number in range(4)]
-    objectives = [{"name": name, "weight": 0.5} for name in ("search", "synthetic")]
+    objectives = [{"name": name, "weight": 0.5} for name in ("validation", "synthetic")]
     report["front"] = {"objectives": objectives, "signal": "accuracy", "points": points, "picked": 3}
     (run_folder / "report.json").write_text(json.dumps({**report, "finished": False}))
     result = invoke("report", run_folder)
@@ -343,7 +343,7 @@ def report_of(splits: list[str], failed: dict[str, str] | None = None) -> dict[s
 def comparing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     """Give ``run.compare`` a result without work; what it is called with comes into the list."""
 
-    def prepare(splits: tuple[str, ...] = ("search", "test"), **failed: str) -> list[dict[str, Any]]:
+    def prepare(splits: tuple[str, ...] = ("validation", "test"), **failed: str) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
 
         def compare(models: Any, *, study: Any, listener: Listener, **options: Any) -> SimpleNamespace:
@@ -376,7 +376,7 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
             "models": Path("pool"), "methods": ["greedy,wise_ft:0.5", "uniform"], "study": Path("s.toml"),
             "family": "open_clip", "model": "ViT-B-32", "base": Path("b.pt"), "ingredients": ["a*.pt", "b*.pt"],
             "classnames": ["red", "green"], "templates": ["{}"],
-            "data": {"search": Path("v.npz"), "test": {"t": Path("t.npz"), "u": Path("u.npz")}}, "limit": 7,
+            "data": {"validation": Path("v.npz"), "test": {"t": Path("t.npz"), "u": Path("u.npz")}}, "limit": 7,
             "metric": "nll", "sources": ["greedy,uniform", "wise_ft"], "greedy_rule": "strict",
             "batchnorm": "recompute", "confirm": 0.3, "seed": 3, "device": "cpu", "batch_size": 5, "precision": "bf16",
             "compile": True, "stack": "bf16", "dtype": "fp16", "cache": Path("c"), "out": Path("o"),
@@ -401,7 +401,7 @@ def test_new_options_reach_the_search(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     def search(models: Any, **options: Any) -> SimpleNamespace:
         calls.append(options)
-        return SimpleNamespace(folder=tmp_path, report=report_of(["search"]))
+        return SimpleNamespace(folder=tmp_path, report=report_of(["validation"]))
 
     monkeypatch.setattr(run, "search", search)
     assert (
@@ -470,7 +470,7 @@ def test_comparison_shows_scores_then_differences(comparing: Comparing, tmp_path
     comparing()
     result = invoke("compare", "--models", "x")
     assert (result.exit_code, result.stderr) == (0, "a notice\n")
-    report = report_of(["search", "test"])
+    report = report_of(["validation", "test"])
     lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
     assert lines[0] == f"accuracy by method; {tmp_path / 'run'}"
     assert lines[6] == "paired difference in accuracy, exact McNemar p"
@@ -487,7 +487,7 @@ ON_A_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def test_terminal_shows_what_it_has_room_for(
     comparing: Comparing, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    splits = ("search", "test", "sketch")
+    splits = ("validation", "test", "sketch")
     comparing(splits)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -522,7 +522,7 @@ def test_rows_that_failed_are_told_last_and_make_the_exit_code(comparing: Compar
     if "--json" in more:
         report = json.loads(result.stdout)
         assert report == json.loads(
-            json.dumps(report_of(["search", "test"], {"model_stock": reason, "lines": "no depth"}))
+            json.dumps(report_of(["validation", "test"], {"model_stock": reason, "lines": "no depth"}))
         )
         assert report["methods"][3] == {"name": "model_stock", "search": None, "test": {}, "error": reason}
     else:
@@ -678,7 +678,7 @@ def test_evaluate_of_the_saved_model_is_the_reports_row(home: Path) -> None:
     assert found["verified"] is True
     assert found["metric"] == "accuracy"
     assert {name: split["metrics"] for name, split in found["splits"].items()} == {
-        "val": row["metrics"]["search"], "test": row["metrics"]["test"], "shift": row["metrics"]["shift"]
+        "val": row["metrics"]["validation"], "test": row["metrics"]["test"], "shift": row["metrics"]["shift"]
     }  # fmt: skip
 
 

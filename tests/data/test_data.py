@@ -49,7 +49,7 @@ def write_source(folder: Path, kind: str, count: int = 40, seed: int = 0, size: 
 
 def opened(path: Path, **options: Any) -> Split:
     given: dict[str, Any] = {"classnames": CLASSES, "cache": path.parent / "cache", "preprocess": ANY_SIZE, **options}
-    return open_split(path, "search", **given)
+    return open_split(path, "validation", **given)
 
 
 def pairs(split: Split) -> set[tuple[bytes, int]]:
@@ -268,9 +268,9 @@ def test_overlap_with_the_selection_split_warns(clip_pool: Path, tmp_path: Path)
     heard = Recorder()
     spec = load_spec({"models": clip_pool, "cache": tmp_path / "cache"})
     splits = open_splits(spec, family_of(spec), heard.listener)
-    assert list(splits) == ["search", "test", "shift"]
-    assert splits["test"].shared_with(splits["search"]) == 5
-    assert splits["shift"].shared_with(splits["search"]) == 0
+    assert list(splits) == ["validation", "test", "shift"]
+    assert splits["test"].shared_with(splits["validation"]) == 5
+    assert splits["shift"].shared_with(splits["validation"]) == 0
     warnings = heard.warnings
     assert warnings == ["5 images of test split test are in the selection split too"]
 
@@ -326,11 +326,11 @@ def test_fingerprint_follows_content(change: str) -> None:
     digests = random.integers(0, 256, (6, 16), dtype=np.uint8)
     images = np.zeros((6, 2, 2, 3), np.uint8)
     labels = np.arange(6)
-    split = Split("search", "here", images, labels, digests)
+    split = Split("validation", "here", images, labels, digests)
     assert Split("other", "there", images, labels, digests).fingerprint == split.fingerprint
     changes: dict[str, Callable[[], Split]] = {
-        "image": lambda: Split("search", "here", images, labels, digests ^ np.uint8(1)),
-        "label": lambda: Split("search", "here", images, labels[::-1].copy(), digests),
-        "order": lambda: Split("search", "here", images, labels[::-1].copy(), digests[::-1]),
+        "image": lambda: Split("validation", "here", images, labels, digests ^ np.uint8(1)),
+        "label": lambda: Split("validation", "here", images, labels[::-1].copy(), digests),
+        "order": lambda: Split("validation", "here", images, labels[::-1].copy(), digests[::-1]),
     }
     assert changes[change]().fingerprint != split.fingerprint

@@ -20,7 +20,7 @@ PREPROCESS = Preprocess(None, (0.5,) * 3, (0.25,) * 3, lambda image: image, "tes
 @pytest.fixture
 def split(tmp_path: Path) -> Split:
     np.savez(tmp_path / "val.npz", **make_images(23, seed=0))
-    return open_split(tmp_path / "val.npz", "search", PREPROCESS, classnames=None, cache=tmp_path / "cache")
+    return open_split(tmp_path / "val.npz", "validation", PREPROCESS, classnames=None, cache=tmp_path / "cache")
 
 
 def picture(side: int) -> NDArray[np.uint8]:

@@ -106,7 +106,7 @@ def test_whole_path_is_open_clips_own(clip_pool: Path, tmp_path: Path) -> None:
         name: sum((weight * state[name] for weight, state in zip(mix.coefficients[0], states, strict=True)), 0 * tensor)
         for name, tensor in states[0].items()
     }
-    split = objective.evaluators["search"].split
+    split = objective.evaluators["validation"].split
     images = (torch.from_numpy(split.images.copy()).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     logits = reference_logits(clip_pool, {**states[0], **fused}, images)
     score = objective.score(mix)

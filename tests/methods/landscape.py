@@ -72,9 +72,9 @@ class Landscape:
         value = distance if self.metric.direction == "minimize" else 1 - distance
         return value if self.levels is None else round(value * self.levels) / self.levels
 
-    def score(self, mix: Mix, split: str = "search") -> Score:
+    def score(self, mix: Mix, split: str = "validation") -> Score:
         """As `mixopt.scoring.objective.Objective.score`; no other split than ``search`` may be asked for."""
-        assert split == "search", "a method may look at the selection split alone"
+        assert split == "validation", "a method may look at the selection split alone"
         self.asked.append(tensor_rows(mix, self.pool).tobytes())
         nothing: Any = None
         return Score(self.value(mix), {}, nothing, 0.0, cached=False)

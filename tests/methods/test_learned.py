@@ -58,7 +58,7 @@ class Reference:
             CLASSES,
             ("a photo of a {}.", "a {} thing."),
         )
-        split = objective.evaluators["search"].split
+        split = objective.evaluators["validation"].split
         self.images = ((torch.tensor(np.array(split.images)) / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
         self.labels = torch.tensor(split.labels)
 

@@ -86,7 +86,7 @@ class Overflowing(Landscape):
 
     limit = -0.35
 
-    def score(self, mix: Mix, split: str = "search") -> Score:
+    def score(self, mix: Mix, split: str = "validation") -> Score:
         if tensor_rows(mix, self.pool)[0, -1] < self.limit:
             raise ScoreError("the losses are not finite", "head")
         return super().score(mix, split)

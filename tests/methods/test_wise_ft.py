@@ -129,7 +129,7 @@ def test_columns_may_be_soups_with_groups_of_their_own(pool: Pool) -> None:
 
 def test_an_alpha_without_a_finite_score_is_left_out(pool: Pool) -> None:
     class Broken(Landscape):
-        def score(self, mix: Mix, split: str = "search") -> Any:
+        def score(self, mix: Mix, split: str = "validation") -> Any:
             if mix.coefficients[0, -1] in self.broken:
                 raise ScoreError("not finite")
             return super().score(mix, split)

@@ -21,7 +21,7 @@ TRIALS = [
     {"trial": 3, "value": 0.20, "images": 100, "estimated": False},
 ]
 FRONT = {
-    "objectives": [{"name": "search", "weight": 0.5}, {"name": "<synthetic>", "weight": 0.5}],
+    "objectives": [{"name": "validation", "weight": 0.5}, {"name": "<synthetic>", "weight": 0.5}],
     "signal": "accuracy with nll",
     "direction": "maximize",
     "points": [
@@ -39,7 +39,7 @@ def made(metric: str = "accuracy", **facts: Any) -> dict[str, Any]:
     rows: list[Row | Failure] = [Failure("model_stock", "needs a <base>")]
     for number, name in enumerate(NAMES):
         samples = {}
-        for split in ("search", "test", "sketch"):
+        for split in ("validation", "test", "sketch"):
             labels = random.integers(0, 3, 50)
             samples[split] = Samples(labels, np.where(random.random(50) < 0.3, 3, labels), random.random(50))
         metrics = {
@@ -58,7 +58,7 @@ def made(metric: str = "accuracy", **facts: Any) -> dict[str, Any]:
         "best": "search",
         "steering": 40,
         "signal": f"{metric} with nll" if metric != "nll" else metric,
-        "splits": {"search": {"samples": 50}},
+        "splits": {"validation": {"samples": 50}},
         **facts,
     }
     return make_report(rows, metric, facts)
@@ -74,7 +74,9 @@ def test_signals_are_of_the_samples_that_steer() -> None:
     random = np.random.default_rng(1)
     labels = np.zeros(50, dtype=np.int64)
     samples = Samples(labels, np.where(random.random(50) < 0.5, 1, 0), random.random(50))
-    one = Row("one", {"search": {"accuracy": float(samples.correct.mean())}}, {"search": samples}, 1, 1, 1, 0, 1.0, 1)
+    one = Row(
+        "one", {"validation": {"accuracy": float(samples.correct.mean())}}, {"validation": samples}, 1, 1, 1, 0, 1.0, 1
+    )
     found = make_report([one], "accuracy", {"steering": 40})["methods"][0]["signals"]
     right, loss = samples.correct[:40].mean(), samples.losses[:40].mean()
     assert found == {"accuracy": pytest.approx(right), "accuracy with nll": pytest.approx(right - loss)}
@@ -96,7 +98,7 @@ def test_progress_shows_the_best_fully_scored_trial_and_the_rows_before(monkeypa
     assert steps == [([100, 110, 210, 310], [0.1, 0.1, 0.1, 0.2])]
     assert {"individual", "uniform", "greedy:$a_b$", "the start", "best trial so far"} <= set(read)
     assert not {"base", "search", "model_stock"} & set(read)
-    assert "individual" not in texts(plots.progress(made(select={"search": 0.5}), TRIALS)), "another scale"
+    assert "individual" not in texts(plots.progress(made(select={"validation": 0.5}), TRIALS)), "another scale"
     plots.progress(made("nll"), TRIALS[:1] + TRIALS[2:])
     assert steps[-1][1] == [0.1, 0.05, 0.05], "lower is better"
 

@@ -35,8 +35,8 @@ def row(name: str, correct: list[bool], evaluations: int = 3, **more: object) ->
     scores = {"accuracy": float(found.correct.mean()), "nll": 1.0}
     return Row(
         name,
-        metrics={"search": scores, "test": scores},
-        samples={"search": found, "test": found},
+        metrics={"validation": scores, "test": scores},
+        samples={"validation": found, "test": found},
         evaluations=evaluations,
         computed=2,
         images=1200,
@@ -163,7 +163,7 @@ def test_the_best_row_is_chosen_by_samples_that_steered_nothing() -> None:
         predicted[30 : 30 + held] = 0
         samples = Samples(labels, predicted, np.where(predicted == 0, 0.1, 2.0))
         accuracy = float(np.mean(predicted == 0))
-        return Row(name, {"search": {"accuracy": accuracy}}, {"search": samples}, 0, 0, 0, 0, 0.0, 1)
+        return Row(name, {"validation": {"accuracy": accuracy}}, {"validation": samples}, 0, 0, 0, 0, 0.0, 1)
 
     fitted, sound, poor = scored("fitted", 30, 4), scored("sound", 27, 6), scored("poor", 5, 10)
     between = [scored(f"row {number}", 20 + number, 1) for number in range(4)]

@@ -51,7 +51,7 @@ def test_every_method_has_its_row(finished: tuple[run.CompareResult, Path]) -> N
     assert json.loads((folder / "run" / "report.json").read_text()) == json.loads(json.dumps(result.report))
     for row in result.report["methods"]:
         assert set(row["test"]) == {"test", "shift"}
-        for split in ("search", "test", "shift"):
+        for split in ("validation", "test", "shift"):
             low, high = row["interval"][split]
             assert low <= row["metrics"][split]["accuracy"] <= high
         assert set(row["mcnemar_p"]) == {"individual", "greedy"} - {row["name"]}
@@ -210,9 +210,9 @@ def test_other_metrics_decide_and_have_intervals(clip_pool_template: Path, run_o
     rows = {name: row for name, row in rows_of(result).items() if name != "base"}
     assert rows[result.report["best"]]["search"] == min(row["search"] for row in rows.values())
     for row in rows.values():
-        low, high = row["interval"]["search"]
+        low, high = row["interval"]["validation"]
         assert low < row["search"] < high
-        assert row["accuracy_interval"]["search"] != row["interval"]["search"]
+        assert row["accuracy_interval"]["validation"] != row["interval"]["validation"]
 
 
 # The search over mixes
@@ -311,7 +311,7 @@ def test_a_final_mix_that_is_not_finite_is_a_row_that_failed(
 ) -> None:
     real = Objective.score
 
-    def score(self: Objective, mix: Any, split: str = "search") -> Any:
+    def score(self: Objective, mix: Any, split: str = "validation") -> Any:
         if split == "test" and len(mix.support()) == 4:
             raise ScoreError("3 of 96 losses on test are not finite")
         return real(self, mix, split)
@@ -361,7 +361,7 @@ def test_running_out_of_memory_fails_one_row(
 @pytest.mark.parametrize("metric", ["accuracy", "nll", "balanced_accuracy"])
 def test_one_sample_is_enough_for_a_report(metric: str, clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     result = run.compare(clip_pool_template, limit=1, metric=metric, methods="individual,uniform", **run_options)
-    low, high = rows_of(result)["uniform"]["interval"]["search"]
+    low, high = rows_of(result)["uniform"]["interval"]["validation"]
     assert low <= rows_of(result)["uniform"]["search"] <= high
 
 
@@ -410,7 +410,7 @@ def test_images_of_a_greedy_ensemble_are_those_that_ran(
 
     def counting(self: Evaluator, *arguments: Any) -> Any:
         for item in real(self, *arguments):
-            if self.split.name == "search":
+            if self.split.name == "validation":
                 ran[0] += len(item[1])
             yield item
 

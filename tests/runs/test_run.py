@@ -66,7 +66,7 @@ def test_report_says_where_time_went(searched: SearchResult) -> None:
 def test_open_clip_loads_the_run_folder_and_scores_the_same(searched: SearchResult, clip_pool_template: Path) -> None:
     pool = tomllib.loads((clip_pool_template / "pool.toml").read_text())
     row = searched.report["methods"][-1]
-    for split, name in (("val", "search"), ("test", "test"), ("shift", "shift")):
+    for split, name in (("val", "validation"), ("test", "test"), ("shift", "shift")):
         accuracy, nll = open_clip_outcomes(
             searched.folder, clip_pool_template / f"{split}.npz", pool["classnames"], pool["templates"]
         )

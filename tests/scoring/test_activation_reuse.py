@@ -104,14 +104,14 @@ def test_mixes_that_share_nothing_are_run_as_ever(clip_pool_template: Path, tmp_
     groups = make_groups("whole", objective.pool.sizes)
     for seed in range(3):
         mix = random_mix(groups, objective.pool.columns, seed)
-        assert prefix_of(objective).plan(mix, objective.evaluators["search"].split) is None
+        assert prefix_of(objective).plan(mix, objective.evaluators["validation"].split) is None
 
 
 def test_another_split_shares_nothing(clip_pool_template: Path, tmp_path: Path) -> None:
     objective, plain = opened(clip_pool_template, tmp_path / "one"), opened(clip_pool_template, tmp_path / "two")
     plain.prefix = None
     for mix in steps(objective):
-        for split in ("search", "test"):
+        for split in ("validation", "test"):
             assert same(objective.score(mix, split).outcomes, plain.score(mix, split).outcomes)
     assert objective.reused == 0
 
@@ -168,7 +168,7 @@ def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
     assert len(failures) == 1
     assert prefix_of(objective).budget == failures[0] // 2
     assert objective.reused > 0, "what still fits is kept"
-    assert objective.evaluators["search"]._fitting == [20]
+    assert objective.evaluators["validation"]._fitting == [20]
 
 
 def test_ensembles_reuse_too(clip_pool_template: Path, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def reference_statistics(folder: Path, mix: Mix, batches: Iterable[Tensor], kind
 
 
 def in_order(objective: Objective) -> Tensor:
-    split = objective.evaluators["search"].split
+    split = objective.evaluators["validation"].split
     return torch.from_numpy(np.array(split.images)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -276,7 +276,7 @@ def test_the_key_of_a_mix_says_how_its_statistics_were_made(pool: Path, tmp_path
 
     def keys(batchnorm: str = "recompute", **options: Any) -> tuple[str, str]:
         objective = opened(pool, tmp_path, batchnorm, **options).objective
-        return objective.key(mix, "search"), objective.key(mix, "test")
+        return objective.key(mix, "validation"), objective.key(mix, "test")
 
     shorter = keys(limit=90)
     found = [keys("average"), keys(), keys(batch_size=30), shorter]
@@ -286,7 +286,7 @@ def test_the_key_of_a_mix_says_how_its_statistics_were_made(pool: Path, tmp_path
 
 def test_images_but_not_labels_decide(pool: Path, tmp_path: Path) -> None:
     objective = opened(pool, tmp_path).objective
-    evaluator = objective.evaluators["search"]
+    evaluator = objective.evaluators["validation"]
     layers = find_layers(objective.pool, module_of(objective))
     dtypes = objective.pool.saved_dtypes(None)
     preprocess = opened(pool, tmp_path).family.preprocess
@@ -404,10 +404,11 @@ def test_auto_keeps_the_better_and_says_so(better: str, pool: Path, tmp_path: Pa
     assert assembly.batchnorm["soup"] == ["model_0", "model_1", "model_2"]
     assert ("images" in assembly.batchnorm) == ("key" in assembly.batchnorm) == (better == "recompute")
     json.dumps(assembly.batchnorm)
-    told = f"by nll of the uniform soup on search: average {wanted['average']:.4f}, recompute {wanted['recompute']:.4f}"
+    scores = f"average {wanted['average']:.4f}, recompute {wanted['recompute']:.4f}"
+    told = f"by nll of the uniform soup on validation: {scores}"
     assert told in "\n".join(heard.told)
     assert ("2 layers are recomputed for every mix" in "\n".join(heard.told)) == (better == "recompute")
-    assert ("96 images of search" in "\n".join(heard.told)) == (better == "recompute")
+    assert ("96 images of validation" in "\n".join(heard.told)) == (better == "recompute")
     assert ("2 layers are averaged with the weights" in "\n".join(heard.told)) == (better == "average")
     mix = uneven(assembly.objective)
     assert bool(assembly.objective.statistics(mix)) == (better == "recompute")

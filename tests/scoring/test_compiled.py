@@ -104,7 +104,7 @@ def test_compiled_scores_have_keys_of_their_own(clip_pool_template: Path, tmp_pa
     off, on = (opened(clip_pool_template, tmp_path, compile=value) for value in (False, True))
     mix = random_mix(make_groups("whole", on.pool.sizes), on.pool.columns)
     assert "compile" not in absent.identity
-    assert absent.key(mix, "search") == off.key(mix, "search") != on.key(mix, "search")
+    assert absent.key(mix, "validation") == off.key(mix, "validation") != on.key(mix, "validation")
     off.score(mix)
     assert not on.score(mix).cached
 

@@ -19,7 +19,7 @@ def make_split(count: int = 53, classes: int = 5) -> Split:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
     labels = random.integers(0, classes, count).astype(np.int64)
-    return Split("search", "memory", images, labels, np.zeros((count, 16), dtype=np.uint8))
+    return Split("validation", "memory", images, labels, np.zeros((count, 16), dtype=np.uint8))
 
 
 def make_model(classes: int = 5) -> nn.Module:
@@ -111,7 +111,7 @@ def test_batches_that_do_not_fit_are_halved_once_and_told_once(error: Exception)
     assert counts == [10, 10, 10, 10, 10, 3]
     assert heard.told == heard.warnings
     assert heard.warnings == [
-        "search: 40 images at a time do not fit in memory on cpu; going on with 10 at a time (--batch-size 10 "
+        "validation: 40 images at a time do not fit in memory on cpu; going on with 10 at a time (--batch-size 10 "
         "starts with that)"
     ]
     limited.sizes.clear()

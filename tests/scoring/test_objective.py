@@ -37,7 +37,7 @@ def test_score_is_the_metric_of_the_outcomes(clip_pool_template: Path, tmp_path:
     objective = opened(clip_pool_template, tmp_path)
     mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns)
     score = objective.score(mix)
-    labels = objective.evaluators["search"].split.labels
+    labels = objective.evaluators["validation"].split.labels
     assert score.value == np.mean(score.outcomes.predicted == labels)
     assert set(score.metrics) == set(METRICS)
     assert score.metrics["nll"] == np.mean(score.outcomes.losses)
@@ -79,7 +79,7 @@ def test_more_ingredients_and_other_names_share_outcomes(clip_pool: Path, tmp_pa
 def test_what_outcomes_depend_on_is_in_the_key(change: str, clip_pool: Path, tmp_path: Path) -> None:
     objective = opened(clip_pool, tmp_path)
     mix = random_mix(make_groups("2", objective.pool.sizes), objective.pool.columns)
-    before = objective.key(mix, "search")
+    before = objective.key(mix, "validation")
     options: dict[str, Any] = {}
     if change == "split":
         options["limit"] = 50
@@ -95,7 +95,7 @@ def test_what_outcomes_depend_on_is_in_the_key(change: str, clip_pool: Path, tmp
         rows[0, :2] += [1e-12, -1e-12]
         mix = Mix(mix.groups, mix.columns, rows)
     other = opened(clip_pool, tmp_path, **options)
-    assert other.key(mix, "search") != before
+    assert other.key(mix, "validation") != before
 
 
 def test_other_weights_under_the_same_name_have_another_key(clip_pool: Path, tmp_path: Path) -> None:
@@ -171,12 +171,12 @@ def halves(pool: Path, cache: Path, **options: Any) -> tuple[Objective, Objectiv
 def test_only_the_first_samples_steer(clip_pool_template: Path, tmp_path: Path) -> None:
     half, full = halves(clip_pool_template, tmp_path)
     mix = random_mix(make_groups("block", half.pool.sizes), half.pool.columns)
-    steering, samples = half.samples, len(half.evaluators["search"].split)
+    steering, samples = half.samples, len(half.evaluators["validation"].split)
     assert steering == samples - round(samples * 0.5) < samples
     score, expected = half.score(mix), full.score(mix)
     assert len(score.outcomes) == score.images == steering
     np.testing.assert_allclose(score.outcomes.losses, expected.outcomes.losses[:steering], atol=1e-6)
-    labels = half.evaluators["search"].split.labels[:steering]
+    labels = half.evaluators["validation"].split.labels[:steering]
     assert score.value == np.mean(score.outcomes.predicted == labels)
 
 
@@ -226,11 +226,11 @@ def test_a_race_tells_the_incumbents_score_and_the_paired_difference(
     score = objective.race(mixes[1], incumbent)
     assert score.estimated
     assert len(score.outcomes) == score.images == 30
-    labels = objective.evaluators["search"].split.labels[:30]
+    labels = objective.evaluators["validation"].split.labels[:30]
     hits = [each.outcomes.predicted[:30] == labels for each in (score, incumbent)]
     assert score.value == pytest.approx(incumbent.value + np.mean(hits[0]) - np.mean(hits[1]))
     assert score.signal == score.value
-    assert objective.tally.asked[objective.key(mixes[1], "search")][0] == 30
+    assert objective.tally.asked[objective.key(mixes[1], "validation")][0] == 30
     impatient.clear()
     full = objective.race(mixes[1], incumbent)
     assert not full.estimated

@@ -144,7 +144,7 @@ def test_a_search_keeps_what_was_measured(
     options = {**run_options, "sampler": "random"}
     result = run.search(clip_pool_template, trials=2, listener=listener, **options)
     assert (
-        "precision: auto, bf16, by the uniform soup on search: fp32 100 images/s; bf16 200 images/s (0.10 % of 96 "
+        "precision: auto, bf16, by the uniform soup on validation: fp32 100 images/s; bf16 200 images/s (0.10 % of 96 "
         "predictions differ from fp32)"
     ) in heard.infos
     assert result.report["precision"]["mode"] == "bf16"
@@ -188,7 +188,7 @@ def test_precision_is_in_the_key_and_fp32_keeps_its_own(
         spec = load_spec({"models": clip_pool_template, "cache": tmp_path / name, "device": "cpu", "precision": name})
         objective = open_objective(spec)
         mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns)
-        keys[name] = objective.key(mix, "search")
+        keys[name] = objective.key(mix, "validation")
         scores[name] = objective.score(mix).outcomes.losses
         slopes[name] = objective.gradient(mix, np.arange(40)).coefficients
         assert json.loads(objective._keys._constant)["identity"]["precision"] == ("bf16" if name == "auto" else name)

@@ -26,10 +26,10 @@ def objective(clip_pool_template: Path, tmp_path: Path) -> Objective:
 def pretend(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets each checkpoint be right on so many of the samples held back, and on all that steer."""
     rights: dict[Mix, int] = {}
-    labels = objective.evaluators["search"].split.labels
+    labels = objective.evaluators["validation"].split.labels
     steering = objective.steering
 
-    def score(self: Objective, mix: Mix, split: str = "search") -> Score:
+    def score(self: Objective, mix: Mix, split: str = "validation") -> Score:
         predicted = labels.copy()
         predicted[steering + rights[mix] :] = (labels[steering + rights[mix] :] + 1) % 3
         found = Outcomes(predicted[: self.steering], np.zeros(self.steering))
@@ -50,7 +50,7 @@ def pretend(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_candidate_that_gains_most_is_taken_as_far_as_the_evidence_carries(
     objective: Objective, pretend: Any
 ) -> None:
-    held = len(objective.evaluators["search"].split) - objective.steering
+    held = len(objective.evaluators["validation"].split) - objective.steering
     start, worse, better = pretend(held // 2, held // 3, held)
     settled = settle(objective, start, [worse, better])
     gains = np.array([0.0] * (held // 2) + [1.0] * (held - held // 2))
@@ -60,12 +60,12 @@ def test_the_candidate_that_gains_most_is_taken_as_far_as_the_evidence_carries(
     assert settled.share == pytest.approx(1 - 2 * np.log(2) * (error / gains.mean()) ** 2)
     expected = (1 - settled.share) * start.coefficients + settled.share * better.coefficients
     np.testing.assert_allclose(settled.mix.coefficients, expected)
-    assert objective.tally.images == 3 * len(objective.evaluators["search"].split)
+    assert objective.tally.images == 3 * len(objective.evaluators["validation"].split)
     assert "lies" in told(settled, 7, objective)
 
 
 def test_the_best_of_many_needs_more_evidence_than_one_alone(objective: Objective, pretend: Any) -> None:
-    held = len(objective.evaluators["search"].split) - objective.steering
+    held = len(objective.evaluators["validation"].split) - objective.steering
     start, candidate = pretend(held // 2, held // 2 + 2)  # a gain of 1.4 standard errors
     alone = settle(objective, start, [candidate])
     assert alone.chosen == 0
@@ -77,7 +77,7 @@ def test_the_best_of_many_needs_more_evidence_than_one_alone(objective: Objectiv
 
 @pytest.mark.parametrize("more", [0, 1, -5])
 def test_thin_evidence_leaves_the_start(objective: Objective, pretend: Any, more: int) -> None:
-    held = len(objective.evaluators["search"].split) - objective.steering
+    held = len(objective.evaluators["validation"].split) - objective.steering
     start, candidate = pretend(held // 2, held // 2 + more)
     settled = settle(objective, start, [candidate])
     assert settled.mix == start

@@ -91,7 +91,7 @@ def test_rows_are_of_whole_splits_as_evaluate_says(searched: SearchResult, clip_
     data = {"search": clip_pool_template / "val.npz", "test": {"test": clip_pool_template / "test.npz"}}
     found = run.evaluate(searched.folder / "model.safetensors", data=data, device="cpu")
     row = rows_of(searched)["search"]
-    for here, there in (("search", "val"), ("test", "test")):
+    for here, there in (("validation", "val"), ("test", "test")):
         assert found["splits"][there]["samples"] == SAMPLES
         assert row["metrics"][here] == pytest.approx(found["splits"][there]["metrics"], abs=1e-6)
 
@@ -190,7 +190,7 @@ def test_nothing_chosen_depends_on_the_samples_held_back(clip_pool: Path, tmp_pa
         real = Evaluator.__init__
 
         def changed(self: Evaluator, split: Any, *arguments: Any, **options: Any) -> None:
-            if split.name == "search":
+            if split.name == "validation":
                 split.labels.setflags(write=True)
                 split.labels[STEERING:] = (split.labels[STEERING:] + 1) % 4
             real(self, split, *arguments, **options)
@@ -209,7 +209,7 @@ def test_confirm_0_takes_the_best_trial_of_all_samples(clip_pool_template: Path,
     assert result.recipe.mix.coefficients.tolist() == best.user_attrs["coefficients"]
     assert {trial.user_attrs["images"] for trial in trials} == {SAMPLES}
     assert rows_of(result)["search"]["notes"] == {"trial": best.number, "share": 1.0, "refit": False}
-    assert rows_of(result)["search"]["metrics"]["search"] == pytest.approx(best.user_attrs["metrics"], abs=1e-6)
+    assert rows_of(result)["search"]["metrics"]["validation"] == pytest.approx(best.user_attrs["metrics"], abs=1e-6)
 
 
 # Learning the start again
@@ -230,7 +230,7 @@ def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template:
     (told,) = [text for text in heard.infos if "learned again" in text]
     held_back = run.search(**{**options, "refit": "off", "out": tmp_path / "off"}).report["methods"][-1]
     assert row["notes"]["held_back"] * HELD == pytest.approx(round(row["notes"]["held_back"] * HELD))
-    right = held_back["search"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
+    right = held_back["validation"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
     assert row["notes"]["held_back"] * HELD == pytest.approx(right)
     assert f"from all {SAMPLES} selection samples" in told
     assert f"the {HELD} held back" in told

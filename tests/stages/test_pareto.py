@@ -27,7 +27,7 @@ from tests.study.test_trials import trials_of
 
 __all__ = ["pool"]
 TRIALS = 14
-WEIGHTS = {"search": 0.5, "extra": 0.2, "synthetic": 0.3}
+WEIGHTS = {"validation": 0.5, "extra": 0.2, "synthetic": 0.3}
 
 
 def pareto_options(pool: Path, folder: Path, **more: Any) -> dict[str, Any]:

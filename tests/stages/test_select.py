@@ -84,11 +84,15 @@ def test_the_signal_is_the_weighted_mean_of_the_steering_samples(pool: Path, tmp
     plain = objective_of(pool, tmp_path)
     mix = ingredient(plain, 1)
     weighed = plain.weighing({"extra": 0.2, "synthetic": 0.3}).score(mix)
-    alone = {name: plain.score(mix, name) for name in ("search", "extra", "synthetic")}
-    assert {name: len(score.outcomes) for name, score in alone.items()} == {"search": 72, "extra": 40, "synthetic": 72}
-    expected = 0.5 * alone["search"].signal + 0.2 * alone["extra"].signal + 0.3 * alone["synthetic"].signal
+    alone = {name: plain.score(mix, name) for name in ("validation", "extra", "synthetic")}
+    assert {name: len(score.outcomes) for name, score in alone.items()} == {
+        "validation": 72,
+        "extra": 40,
+        "synthetic": 72,
+    }
+    expected = 0.5 * alone["validation"].signal + 0.2 * alone["extra"].signal + 0.3 * alone["synthetic"].signal
     assert weighed.signal == pytest.approx(expected)
-    assert weighed.value == alone["search"].value
+    assert weighed.value == alone["validation"].value
     assert weighed.images == 72 + 40 + 72
     assert len({score.value for score in alone.values()}) == 3, "splits that score alike would hide a mistake"
 
@@ -120,7 +124,7 @@ def test_trials_are_told_the_weighted_signal_and_all_are_scored_fully(
 
 def test_the_report_marks_what_steered_and_counts_no_test(done: tuple[run.SearchResult, list[str]]) -> None:
     report = done[0].report
-    assert report["select"] == {"search": pytest.approx(0.5), "extra": 0.2, "synthetic": 0.3}
+    assert report["select"] == {"validation": pytest.approx(0.5), "extra": 0.2, "synthetic": 0.3}
     assert list(report["shifts"]["shifts"]) == ["blur", "noise", "contrast", "edges", "resolution"]
     for entry in report["methods"]:
         assert list(entry["test"]) == ["test", "shift"]
@@ -178,13 +182,13 @@ def test_confirming_shifted_images_weigh_in_the_last_choice(pool: Path, tmp_path
     objective = plain.weighing({"extra": 0.2, "synthetic": 0.3})
     start, other = ingredient(plain, 0), ingredient(plain, 1)
     whole = plain.whole()
-    labels = plain.evaluators["search"].split.labels
+    labels = plain.evaluators["validation"].split.labels
 
     def gains(split: str) -> Any:
         ours, theirs = (whole.score(mix, split).outcomes for mix in (other, start))
         return plain.signal.gains(labels, ours, theirs)[72:]
 
-    expected = (0.5 * gains("search") + 0.3 * gains("synthetic")) / 0.8
+    expected = (0.5 * gains("validation") + 0.3 * gains("synthetic")) / 0.8
     forward, backward = settle(objective, start, [other]), settle(objective, other, [start])
     better = forward if expected.mean() > 0 else backward
     assert better.gain == pytest.approx(abs(expected.mean()))

@@ -301,7 +301,7 @@ class Flaky:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._objective, name)
 
-    def score(self, mix: Mix, split: str = "search") -> Score:
+    def score(self, mix: Mix, split: str = "validation") -> Score:
         self.calls += 1
         if self._failing(self.calls - 1):
             raise ScoreError("not finite", "head")

@@ -201,7 +201,7 @@ def test_the_mode_is_in_the_key_and_fp32_keeps_its_own(clip_pool_template: Path,
         spec = load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu", "stack": mode})
         objective = open_objective(spec)
         mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns)
-        keys[mode] = objective.key(mix, "search")
+        keys[mode] = objective.key(mix, "validation")
         identity = json.loads(objective._keys._constant)["identity"]
         assert identity.get("stack") == ("bf16" if mode == "bf16" else None)
     assert keys["auto"] == keys["fp32"] != keys["bf16"]
