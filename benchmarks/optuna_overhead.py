@@ -28,8 +28,8 @@ import numpy as np
 from optuna.storages import InMemoryStorage
 
 from mixopt import study as search
-from mixopt.scoring.evaluator import Outcomes
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spaces.simplex import Simplex

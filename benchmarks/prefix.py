@@ -24,11 +24,13 @@ import torch
 
 from mixopt import load_spec
 from mixopt.assemble import assemble
-from mixopt.comparison.rows import requests_of, run_requests
+from mixopt.comparison.rows import requests_of
+from mixopt.comparison.running import run_requests
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Resumed
-from mixopt.scoring.evaluator import Outcomes, Predict
+from mixopt.scoring.evaluator import Predict
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION

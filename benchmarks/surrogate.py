@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from mixopt import load_spec
 from mixopt import study as search
 from mixopt.assemble import Assembly, assemble
-from mixopt.comparison.rows import Entry
+from mixopt.comparison.running import Entry
 from mixopt.listener import Listener
-from mixopt.scoring.evaluator import NO_OUTCOMES
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import NO_OUTCOMES
 from mixopt.scoring.score import Score
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spaces import Space

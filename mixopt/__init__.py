@@ -24,6 +24,12 @@ from mixopt.version import __version__
 if TYPE_CHECKING:
     from mixopt.assemble import open_objective
     from mixopt.listener import Listener
+    from mixopt.runs.build import build
+    from mixopt.runs.compare import compare
+    from mixopt.runs.evaluate import evaluate
+    from mixopt.runs.inspect import inspect
+    from mixopt.runs.report import report
+    from mixopt.runs.search import search
     from mixopt.scoring.objective import Objective
     from mixopt.scoring.score import Score
     from mixopt.spaces.simplex import Simplex
@@ -43,6 +49,7 @@ _PLACES = {
     "Recipe": "values.mix",
     "Score": "scoring.score",
     "Simplex": "spaces.simplex",
+    **{verb: f"runs.{verb}" for verb in ("build", "compare", "evaluate", "inspect", "report", "search")},
     "Split": "values.samples",
     "StudySpec": "spec",
     "combine": "values.mix",
@@ -75,13 +82,19 @@ __all__ = [
     "Split",
     "StudySpec",
     "__version__",
+    "build",
     "combine",
+    "compare",
     "constant",
+    "evaluate",
+    "inspect",
     "load_spec",
     "make_groups",
     "one_hot",
     "open_objective",
     "open_pool",
+    "report",
+    "search",
 ]
 
 

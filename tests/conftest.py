@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mixopt.runs import run
 from mixopt.stages.confirm import settle
 from mixopt.values.groups import Groups
 from mixopt.values.mix import Mix

@@ -28,10 +28,10 @@ def build(
     """Rebuild a fused model from its recipe, anywhere its checkpoints are."""
 
     def work(screen: Screen) -> None:
-        from mixopt.runs import run
+        import mixopt
 
         with screen.listening() as listener:
-            path = run.build(recipe, output, models=models, verify=verify, listener=listener)
+            path = mixopt.build(recipe, output, models=models, verify=verify, listener=listener)
         if as_json:
             screen.json({"model": str(path), "verified": verify})
         else:
@@ -70,10 +70,10 @@ def evaluate(
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
-        from mixopt.runs import run
+        import mixopt
 
         with screen.listening() as listener:
-            result = run.evaluate(model_file, verify=verify, listener=listener, **options)
+            result = mixopt.evaluate(model_file, verify=verify, listener=listener, **options)
         show_splits(screen, result)
 
     run_command(work, quiet, as_json)
@@ -104,10 +104,10 @@ def inspect(
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
-        from mixopt.runs import run
+        import mixopt
 
         with screen.listening() as listener:
-            found = run.inspect(models, listener=listener, **options)
+            found = mixopt.inspect(models, listener=listener, **options)
         show_pool(screen, found)
         if found["problems"]:
             raise typer.Exit(EXIT_BAD_INPUT)
@@ -127,10 +127,10 @@ def report(
     """Show the tables of a run again, or make a page of them with pictures."""
 
     def work(screen: Screen) -> None:
-        from mixopt.runs import run
+        import mixopt
 
         with screen.listening() as listener:
-            found = run.report(folder, html=html, listener=listener)
+            found = mixopt.report(folder, html=html, listener=listener)
         show_report(screen, found, folder)
 
     run_command(work, quiet, as_json)

@@ -129,10 +129,10 @@ def search(
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
-        from mixopt.runs import run
+        import mixopt
 
         with screen.listening() as listener:
-            result = run.search(models, study=study, listener=listener, **options)
+            result = mixopt.search(models, study=study, listener=listener, **options)
         show_run(screen, result.report, result.folder)
 
     run_command(work, quiet, as_json, resume=SEARCH_RESUMES)
@@ -191,10 +191,10 @@ def compare(
     }  # fmt: skip
 
     def work(screen: Screen) -> None:
-        from mixopt.runs import run
+        import mixopt
 
         with screen.listening() as listener:
-            result = run.compare(models, study=study, listener=listener, **options)
+            result = mixopt.compare(models, study=study, listener=listener, **options)
         show_comparison(screen, result.report, result.failed, result.folder)
         if result.failed:
             raise typer.Exit(EXIT_SOME_FAILED)
@@ -215,14 +215,14 @@ def demo(
     """Make a small real pool of digit classifiers, search it, show the table: the 3-minute tour."""
 
     def work(screen: Screen) -> None:
+        import mixopt
         from mixopt import demo as making
-        from mixopt.runs import run
 
         with screen.listening() as listener:
             pool = making.ensure_pool(out / "pool", seed=seed, progress=listener.progress)
             with making.one_thread():
                 # Not by measurement: the tour shows the same table everywhere.
-                result = run.search(
+                result = mixopt.search(
                     pool,
                     out=out / "run",
                     trials=trials,

@@ -35,8 +35,6 @@ class FastBuilder:
         device: Where buffer and module live.
         dtype: The dtype that will be saved, or None for that of the ingredients.
         stack: Where the pool's columns lie; without, in float32 on the device.
-
-    Attributes:
         cuts: Numbers of mixed tensors that no product spans with the one before, so that what stands before them is
             fused to the same bits whatever rows come after (a product's last bits depend on its length).
 
@@ -51,11 +49,12 @@ class FastBuilder:
         device: torch.device,
         dtype: torch.dtype | None = None,
         stack: Stack | None = None,
+        cuts: frozenset[int] = frozenset(),
     ) -> None:
         self.pool = pool
         self.module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self.dtype = dtype
-        self.cuts: frozenset[int] = frozenset()
+        self.cuts = cuts
         self._stack = stack or Resident(pool, device)
         self._flat = torch.empty(pool.stack.shape[1], dtype=torch.float32, device=device)
         self._bind()

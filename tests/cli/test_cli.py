@@ -23,12 +23,12 @@ import typer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+import mixopt
 from mixopt.cli import app, runs
 from mixopt.cli.exits import EXIT_SOME_FAILED
 from mixopt.errors import MixoptError
 from mixopt.listener import Listener
 from mixopt.reporting import Failure, Row, Samples, comparisons, make_report, table, widths
-from mixopt.runs import run
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages.start import LEARNED
 from mixopt.version import __version__
@@ -341,7 +341,7 @@ def report_of(splits: list[str], failed: dict[str, str] | None = None) -> dict[s
 
 @pytest.fixture
 def comparing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    """Give ``run.compare`` a result without work; what it is called with comes into the list."""
+    """Give ``mixopt.compare`` a result without work; what it is called with comes into the list."""
 
     def prepare(splits: tuple[str, ...] = ("validation", "test"), **failed: str) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
@@ -351,7 +351,7 @@ def comparing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
             listener.info("a notice")
             return SimpleNamespace(folder=tmp_path / "run", report=report_of(list(splits), failed), failed=failed)
 
-        monkeypatch.setattr(run, "compare", compare)
+        monkeypatch.setattr(mixopt, "compare", compare)
         return calls
 
     return prepare
@@ -403,7 +403,7 @@ def test_new_options_reach_the_search(monkeypatch: pytest.MonkeyPatch, tmp_path:
         calls.append(options)
         return SimpleNamespace(folder=tmp_path, report=report_of(["validation"]))
 
-    monkeypatch.setattr(run, "search", search)
+    monkeypatch.setattr(mixopt, "search", search)
     assert (
         invoke(
             "search",
@@ -543,7 +543,7 @@ def test_comparison_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None
     def broken(*_: Any, **__: Any) -> None:
         raise MixoptError("no such row")
 
-    monkeypatch.setattr(run, "compare", broken)
+    monkeypatch.setattr(mixopt, "compare", broken)
     result = invoke("compare", "--models", "x")
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", "error: no such row\n")
     assert invoke("compare", "--models", "x", "--test", "nothing").exit_code == 2
@@ -554,7 +554,7 @@ def test_interrupted_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the signal was not heard")
 
-    monkeypatch.setattr(run, "compare", hit)
+    monkeypatch.setattr(mixopt, "compare", hit)
     result = invoke("compare", "--models", "x")
     assert result.exit_code == 130
     assert result.stderr == "error: interrupted; scores so far are kept: the same command again goes on from here\n"
@@ -770,7 +770,7 @@ def test_bug_shows_its_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(run, "search", broken)
+    monkeypatch.setattr(mixopt, "search", broken)
     result = invoke("search", *options_of(home))
     assert result.exit_code == 1
     assert isinstance(result.exception, ZeroDivisionError)
@@ -782,7 +782,7 @@ import sys
 import mixopt.runs.run
 def broken(*arguments, **options):
     raise ZeroDivisionError("a bug")
-mixopt.runs.run.search = broken
+mixopt.runs.mixopt.search = broken
 sys.argv = ["mixopt", "search", "--models", "anything"]
 from mixopt.cli import main
 main()
@@ -806,7 +806,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             os.kill(os.getpid(), number)
             raise AssertionError("the signal was not heard")
 
-        monkeypatch.setattr(run, "search", hit)
+        monkeypatch.setattr(mixopt, "search", hit)
 
     return prepare
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from mixopt import Mix, one_hot
 from mixopt.scoring.cache import Gradient
-from mixopt.scoring.score import Score, Tally
+from mixopt.scoring.score import Score
+from mixopt.scoring.tally import Tally
 from mixopt.values.groups import Groups, make_groups
 from mixopt.values.metrics import METRICS
 from mixopt.weights.builder import tensor_rows

@@ -26,7 +26,7 @@ from mixopt import (
     make_groups,
     open_objective,
 )
-from mixopt.comparison.rows import ingredient_mixes
+from mixopt.comparison.running import ingredient_mixes
 from mixopt.methods import learned, learned_by_layer
 from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool

@@ -15,7 +15,8 @@ from torch import Tensor
 from mixopt import Mix, Objective, load_spec, open_objective
 from mixopt.families.open_clip import OpenClip
 from mixopt.scoring.activation_reuse import BOUNDARIES, Prefix
-from mixopt.scoring.evaluator import PRECISIONS, Outcomes
+from mixopt.scoring.evaluator import PRECISIONS
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.groups import make_groups
 from tests.conftest import CLASSES, random_mix
 from tests.tiny_family import Mlp

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+import mixopt
 from mixopt import CheckpointError, Listener, Mix, MixoptError, PoolError, ScoreError, SpecError, load_spec
 from mixopt.assemble import Assembly, assemble
-from mixopt.runs import run
+from mixopt.runs.search import SearchResult
 from mixopt.scoring.batchnorm import BATCH, IMAGES, Recompute, find_layers, negative_variance
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
@@ -642,14 +643,14 @@ def test_recipes_with_and_without_statistics(pool: Path, tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def searched(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> run.SearchResult:
+def searched(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     folder = tmp_path_factory.mktemp("searched")
-    return run.search(
+    return mixopt.search(
         pool, out=folder / "run", cache=folder / "cache", trials=4, sampler="random", device="cpu", start="uniform"
     )
 
 
-def test_a_search_saves_what_it_scored(searched: run.SearchResult, pool: Path) -> None:
+def test_a_search_saves_what_it_scored(searched: SearchResult, pool: Path) -> None:
     recipe = searched.recipe
     assert recipe.batchnorm == "recompute"
     assert recipe.statistics is not None
@@ -665,7 +666,7 @@ def test_a_search_saves_what_it_scored(searched: run.SearchResult, pool: Path) -
     assert "recomputed for every mix" in (searched.folder / "run.log").read_text()
 
 
-def test_build_needs_no_images(searched: run.SearchResult, pool: Path, tmp_path: Path) -> None:
+def test_build_needs_no_images(searched: SearchResult, pool: Path, tmp_path: Path) -> None:
     models = Path(shutil.copytree(pool, tmp_path / "models", ignore=shutil.ignore_patterns("*.npz", "*.toml")))
     wanted = (searched.folder / "model.safetensors").read_bytes()
     away = tmp_path / "away"
@@ -673,13 +674,13 @@ def test_build_needs_no_images(searched: run.SearchResult, pool: Path, tmp_path:
     for name in ("recipe.json", "model.safetensors", "batchnorm.safetensors"):
         shutil.copy(searched.folder / name, away / name)
     for source in ("recipe.json", "model.safetensors"):
-        built = run.build(away / source, tmp_path / f"{source}.safetensors", models=models, verify=True)
+        built = mixopt.build(away / source, tmp_path / f"{source}.safetensors", models=models, verify=True)
         assert built.read_bytes() == wanted
     shutil.move(away / "batchnorm.safetensors", models / "batchnorm.safetensors")
-    assert run.build(away / "recipe.json", tmp_path / "moved.safetensors", models=models).read_bytes() == wanted
+    assert mixopt.build(away / "recipe.json", tmp_path / "moved.safetensors", models=models).read_bytes() == wanted
     (models / "batchnorm.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"batchnorm\.safetensors .* were not found in .*away.*models"):
-        run.build(away / "recipe.json", tmp_path / "lost.safetensors", models=models)
+        mixopt.build(away / "recipe.json", tmp_path / "lost.safetensors", models=models)
     assert not (tmp_path / "lost.safetensors").exists()
 
 
@@ -687,12 +688,12 @@ def test_a_search_resumes_with_the_same_statistics(pool: Path, tmp_path: Path) -
     options: dict[str, Any] = {
         "out": tmp_path / "run", "cache": tmp_path / "cache", "sampler": "random", "device": "cpu", "start": "uniform",
     }  # fmt: skip
-    run.search(pool, trials=2, **options)
-    again = run.search(pool, trials=3, **options)
+    mixopt.search(pool, trials=2, **options)
+    again = mixopt.search(pool, trials=3, **options)
     assert again.report["trials"]["complete"] == 3
     for change in ({"batchnorm": "average"}, {"batch_size": 30}):
         with pytest.raises(MixoptError, match="batchnorm"):
-            run.search(pool, trials=3, **options, **change)
+            mixopt.search(pool, trials=3, **options, **change)
 
 
 def test_a_crowned_checkpoint_keeps_its_own_statistics(tmp_path: Path) -> None:
@@ -700,7 +701,7 @@ def test_a_crowned_checkpoint_keeps_its_own_statistics(tmp_path: Path) -> None:
     for state in states[1:]:
         state["head.weight"] = -state["head.weight"]
     folder = write_pool(tmp_path / "pool", states)
-    found = run.search(
+    found = mixopt.search(
         folder, out=tmp_path / "run", cache=tmp_path / "cache", trials=1, sampler="random", device="cpu",
         batchnorm="recompute", start="individual",
     )  # fmt: skip
@@ -709,11 +710,11 @@ def test_a_crowned_checkpoint_keeps_its_own_statistics(tmp_path: Path) -> None:
     assert not (found.folder / "batchnorm.safetensors").exists()
     saved, own = load_file(found.folder / "model.safetensors"), states[0]
     assert all(torch.equal(saved[name], own[name]) for name in STATISTICS)
-    built = run.build(found.folder / "recipe.json", tmp_path / "again.safetensors")
+    built = mixopt.build(found.folder / "recipe.json", tmp_path / "again.safetensors")
     assert built.read_bytes() == found.folder.joinpath("model.safetensors").read_bytes()
 
 
-def test_images_that_racing_could_spare_include_those_for_statistics(searched: run.SearchResult) -> None:
+def test_images_that_racing_could_spare_include_those_for_statistics(searched: SearchResult) -> None:
     race = searched.report["race"]
     assert race["given_up"] == 0
     assert race["images"] == race["unraced_images"] > 4 * searched.report["steering"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mixopt import load_spec, open_objective
-from mixopt.scoring.evaluator import Outcomes
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
 from mixopt.stages.confirm import settle, told
 from mixopt.values.groups import make_groups

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from mixopt.runs.run import SearchResult
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+import mixopt
 from mixopt import DataError, Listener, MixoptError, Objective, SpecError, load_spec, open_objective
 from mixopt.listener import TrialEvent
-from mixopt.runs import run
-from mixopt.runs.run import SearchResult
 from mixopt.stages.refine import refine
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant, rows_on
@@ -49,7 +49,7 @@ def facts_of(out: Path) -> list[list[tuple[Any, ...]]]:
 def done(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResult, list[TrialEvent]]:
     events: list[TrialEvent] = []
     options = refined_options(clip_pool_template, tmp_path_factory.mktemp("refined"))
-    return run.search(listener=Listener(trial=events.append), **options), events
+    return mixopt.search(listener=Listener(trial=events.append), **options), events
 
 
 def test_the_second_half_moves_the_layer_groups_named_around_the_best_of_the_first(
@@ -91,7 +91,7 @@ def test_the_gradient_counts_as_a_pass(done: tuple[SearchResult, list[TrialEvent
 def test_the_best_of_both_stages_go_to_the_last_choice(
     clip_pool_template: Path, tmp_path: Path, finalists: list[list[Mix]]
 ) -> None:
-    result = run.search(**refined_options(clip_pool_template, tmp_path, race="off", confirm=0))
+    result = mixopt.search(**refined_options(clip_pool_template, tmp_path, race="off", confirm=0))
     first, second = trials_of(result.folder)
     numbered = dict(enumerate([*first, *second]))
     del numbered[FIRST]  # the second stage's start is the first's best
@@ -123,26 +123,26 @@ def test_killed_twice_equals_uninterrupted(
 def test_more_trials_go_to_the_second_stage(
     clip_pool_template: Path, tmp_path: Path, done: tuple[SearchResult, list[TrialEvent]]
 ) -> None:
-    run.search(**refined_options(clip_pool_template, tmp_path))
-    run.search(**refined_options(clip_pool_template, tmp_path, trials=TRIALS + 3))
+    mixopt.search(**refined_options(clip_pool_template, tmp_path))
+    mixopt.search(**refined_options(clip_pool_template, tmp_path, trials=TRIALS + 3))
     first, second = facts_of(tmp_path / "run")
     before = facts_of(done[0].folder)
     assert first == before[0]
     assert second[: TRIALS - FIRST] == before[1]
     assert len(second) == TRIALS - FIRST + 3
-    fewer = run.search(**refined_options(clip_pool_template, tmp_path, trials=2))
+    fewer = mixopt.search(**refined_options(clip_pool_template, tmp_path, trials=2))
     assert fewer.report["trials"] == {"complete": TRIALS + 3}
 
 
 def test_a_deadline_in_the_first_stage_leaves_the_second_for_later(clip_pool_template: Path, tmp_path: Path) -> None:
-    early = run.search(**refined_options(clip_pool_template, tmp_path, timeout=1e-6))
+    early = mixopt.search(**refined_options(clip_pool_template, tmp_path, timeout=1e-6))
     assert not early.finished
     assert "refined" not in early.report["space"]
-    assert run.search(**refined_options(clip_pool_template, tmp_path)).report["trials"] == {"complete": TRIALS}
+    assert mixopt.search(**refined_options(clip_pool_template, tmp_path)).report["trials"] == {"complete": TRIALS}
 
 
 def test_stages_of_a_search_that_several_splits_steer_have_one_front(pool: Path, tmp_path: Path) -> None:
-    report = run.search(**several_options(pool, tmp_path, refine=1, trials=6)).report
+    report = mixopt.search(**several_options(pool, tmp_path, refine=1, trials=6)).report
     assert [point["trial"] for point in report["front"]["points"]] == list(range(6))
     assert report["space"]["refined"]["dims"] == 3
 
@@ -193,7 +193,7 @@ def test_a_number_of_ingredients_bounds_those_that_move(clip_pool_template: Path
 
 def test_more_layer_groups_than_there_are_are_refused_before_any_work(clip_pool_template: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="--refine 9: expected at most 3, the layer groups"):
-        run.search(**refined_options(clip_pool_template, tmp_path, refine=9, groups="3"))
+        mixopt.search(**refined_options(clip_pool_template, tmp_path, refine=9, groups="3"))
     assert not (tmp_path / "run").exists()
 
 
@@ -201,7 +201,7 @@ def test_a_pool_without_gradients_is_refused_before_any_trial(clip_pool: Path, t
     lacking(clip_pool)
     events: list[TrialEvent] = []
     with pytest.raises(DataError, match="no samples of 1"):
-        run.search(listener=Listener(trial=events.append), **refined_options(clip_pool, tmp_path))
+        mixopt.search(listener=Listener(trial=events.append), **refined_options(clip_pool, tmp_path))
     assert not events
 
 
@@ -214,4 +214,4 @@ def test_a_resumed_study_keeps_to_its_stages(
     clip_pool_template: Path, done: tuple[SearchResult, list[TrialEvent]]
 ) -> None:
     with pytest.raises(MixoptError, match="refine was 2, now 3"):
-        run.search(**refined_options(clip_pool_template, done[0].folder.parent, refine=3))
+        mixopt.search(**refined_options(clip_pool_template, done[0].folder.parent, refine=3))

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mixopt import Objective, RunError, ScoreError, Simplex
 from mixopt import study as search
-from mixopt.scoring.evaluator import Outcomes
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.values.groups import Groups

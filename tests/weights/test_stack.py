@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import mixopt
 from mixopt import RunError, load_spec, open_objective
 from mixopt.errors import PoolError
-from mixopt.runs import run
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, one_hot
 from mixopt.weights.builder import FastBuilder
@@ -213,21 +213,21 @@ def test_a_run_keeps_what_was_chosen(
     heard = Recorder()
     listener = heard.listener
     options = {**run_options, "sampler": "random"}
-    result = run.search(clip_pool_template, trials=2, stack="bf16", listener=listener, **options)
+    result = mixopt.search(clip_pool_template, trials=2, stack="bf16", listener=listener, **options)
     assert "stack: bf16, checkpoints in bf16 on the device: candidates are fused from bf16 differences" in heard.infos
     assert result.report["stack"] == {"mode": "bf16", "place": "device"}
     assert abs(result.report["verification"]["difference"]) < 0.05
     assert tomllib.loads((result.folder / "run.toml").read_text())["stack"] == "bf16"
-    resumed = run.search(clip_pool_template, trials=3, **options)
+    resumed = mixopt.search(clip_pool_template, trials=3, **options)
     assert resumed.report["stack"]["mode"] == "bf16"
     assert resumed.report["trials"]["complete"] == 3
     with pytest.raises(RunError, match='stack was "bf16", now "fp32"'):
-        run.search(clip_pool_template, trials=3, stack="fp32", **options)
+        mixopt.search(clip_pool_template, trials=3, stack="fp32", **options)
 
     monkeypatch.setattr("mixopt.weights.stack.room_on", lambda _: 1.0)
     heard = Recorder()
     listener = heard.listener
-    compared = run.compare(
+    compared = mixopt.compare(
         clip_pool_template, methods="uniform", listener=listener, **{**options, "out": result.folder.parent / "other"}
     )
     assert compared.report["stack"] == {"mode": "fp32", "place": "host"}
