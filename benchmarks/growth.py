@@ -64,7 +64,7 @@ def measure(sizes: Sizes, groups: int, trials: int) -> Point:
             _, assembly = open_trial(folder, Path(temporary) / "cache", "cpu")
             opening = (peak() or 0) - before
         objective = assembly.objective
-        pool, watch = objective.pool, objective.stopwatch
+        pool, watch = objective.pool, objective.scorer.stopwatch
         start = constant(
             make_groups(groups, pool.sizes), pool.columns, np.full(len(pool.columns), 1 / len(pool.columns))
         )

@@ -63,13 +63,13 @@ def real(options: dict[str, Any], seed: int, audit: bool) -> dict[str, Any]:
     started = time.perf_counter()
     study = run_study(objective, space, spec, seed, spec.race == "on")
     seconds = time.perf_counter() - started
-    facts = search.race_facts(study, objective.images)
+    facts = search.race_counts(study, objective.images)
     (best,) = search.best_mixes(study, space, 1).values()
     start = space.to_mix(np.zeros(space.dims))
     held = settle(objective, start, [best])
     metric = smoothed(objective.metric)
-    labels = objective.evaluators[VALIDATION].split.labels[objective.steering :]
-    parts = [objective.whole().score(mix).outcomes.rest(objective.steering) for mix in (best, start)]
+    labels = objective.evaluators[VALIDATION].split.labels[objective.tuning :]
+    parts = [objective.whole().score(mix).outcomes.rest(objective.tuning) for mix in (best, start)]
     gains = metric.gains(labels, *parts)
     crown = objective.score(best).signal
     wrong = 0

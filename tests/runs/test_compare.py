@@ -20,7 +20,8 @@ from mixopt.families.open_clip import OpenClip
 from mixopt.runs.compare import CompareResult
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
-from mixopt.stages.start import LEARNED
+from mixopt.scoring.scorer import Scorer
+from mixopt.stages.plan import LEARNED
 from tests.listening import Recorder
 
 FEW = ("individual", "uniform", "greedy", "wise_ft:greedy", "model_stock", "greedy_ensemble")
@@ -169,7 +170,7 @@ def test_wrong_rows_are_told_before_any_work(
     def fail(*_: Any) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr(Objective, "_fuse", fail)
+    monkeypatch.setattr(Scorer, "fuse", fail)
     with pytest.raises(SpecError, match="did you mean 'uniform'"):
         mixopt.compare(clip_pool_template, methods="unifrm", **run_options)
     assert not run_options["out"].exists()
@@ -268,7 +269,7 @@ def test_sources_of_a_search_that_cannot_be(
     def fail(*_: Any) -> None:
         raise AssertionError("something was scored")
 
-    monkeypatch.setattr(Objective, "_fuse", fail)
+    monkeypatch.setattr(Scorer, "fuse", fail)
     with pytest.raises(SpecError, match=says):
         mixopt.search(clip_pool_template, trials=2, **options, **run_options)
 
@@ -355,7 +356,7 @@ def test_running_out_of_memory_fails_one_row(
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate 80 GiB")
 
-    monkeypatch.setattr(Objective, "_differentiate", fail)
+    monkeypatch.setattr(Scorer, "_differentiate", fail)
     result = mixopt.compare(clip_pool_template, methods="uniform,learned", **run_options)
     assert "out of memory (tried to allocate 80 GiB); use a smaller --batch-size" in result.failed["learned"]
 

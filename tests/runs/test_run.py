@@ -17,7 +17,7 @@ from PIL import Image
 
 import mixopt
 from mixopt import PoolError
-from mixopt.stages.start import LEARNED
+from mixopt.stages.plan import LEARNED
 from mixopt.weights.saving import load_recipe
 
 ZOO = Path(__file__).parents[3] / "shared" / "zoo"

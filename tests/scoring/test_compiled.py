@@ -71,7 +71,7 @@ def test_mixes_splits_and_last_batches_share_one_graph(
 ) -> None:
     objective = opened(clip_pool_template, tmp_path / "compiled", compile=True, precision=precision)
     plain = opened(clip_pool_template, tmp_path / "plain", precision=precision)
-    assert objective.prefix is None
+    assert objective.scorer.reuse is None
     assert plain.prefix is not None
     groups = make_groups("block", objective.pool.sizes)
     mixes = [random_mix(groups, objective.pool.columns, seed) for seed in range(3)]
@@ -158,7 +158,7 @@ def test_batchnorm_statistics_are_not_compiled(backend: Counting, tmp_path: Path
     plain = opened(pool, tmp_path / "plain", batchnorm="recompute")
     for seed in range(3):
         mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed)
-        found, expected = objective.statistics(mix), plain.statistics(mix)
+        found, expected = objective.scorer.statistics(mix), plain.statistics(mix)
         assert found
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         assert objective.score(mix).outcomes.losses == pytest.approx(plain.score(mix).outcomes.losses, abs=1e-2)

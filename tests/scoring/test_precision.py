@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -131,8 +130,8 @@ def choosing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append("measured")
         return Measured("bf16", {"fp32": 100.0, "bf16": 200.0}, {"bf16": 0.001}, {}, 96)
 
-    monkeypatch.setattr("mixopt.assemble.measure", fake)
-    monkeypatch.setattr("mixopt.assemble.low_precisions", lambda _: LOW)
+    monkeypatch.setattr("mixopt.scoring.precision.measure", fake)
+    monkeypatch.setattr("mixopt.scoring.precision.low_precisions", lambda _: LOW)
     return asked
 
 
@@ -191,7 +190,7 @@ def test_precision_is_in_the_key_and_fp32_keeps_its_own(
         keys[name] = objective.key(mix, "validation")
         scores[name] = objective.score(mix).outcomes.losses
         slopes[name] = objective.gradient(mix, np.arange(40)).coefficients
-        assert json.loads(objective._keys._constant)["identity"]["precision"] == ("bf16" if name == "auto" else name)
+        assert objective.scorer.keys.identity["precision"] == ("bf16" if name == "auto" else name)
     assert keys["auto"] == keys["bf16"]
     assert len({*keys.values()}) == 3
     assert np.array_equal(scores["auto"], scores["bf16"])

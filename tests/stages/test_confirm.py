@@ -27,12 +27,12 @@ def pretend(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets each checkpoint be right on so many of the samples held back, and on all that steer."""
     rights: dict[Mix, int] = {}
     labels = objective.evaluators["validation"].split.labels
-    steering = objective.steering
+    steering = objective.tuning
 
     def score(self: Objective, mix: Mix, split: str = "validation") -> Score:
         predicted = labels.copy()
         predicted[steering + rights[mix] :] = (labels[steering + rights[mix] :] + 1) % 3
-        found = Outcomes(predicted[: self.steering], np.zeros(self.steering))
+        found = Outcomes(predicted[: self.tuning], np.zeros(self.tuning))
         self.tally.asked[self.key(mix, split)] = (len(found), 0.0)
         return Score(0.0, {}, found, 0.0, cached=False)
 
@@ -50,7 +50,7 @@ def pretend(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_candidate_that_gains_most_is_taken_as_far_as_the_evidence_carries(
     objective: Objective, pretend: Any
 ) -> None:
-    held = len(objective.evaluators["validation"].split) - objective.steering
+    held = len(objective.evaluators["validation"].split) - objective.tuning
     start, worse, better = pretend(held // 2, held // 3, held)
     settled = settle(objective, start, [worse, better])
     gains = np.array([0.0] * (held // 2) + [1.0] * (held - held // 2))
@@ -65,7 +65,7 @@ def test_the_candidate_that_gains_most_is_taken_as_far_as_the_evidence_carries(
 
 
 def test_the_best_of_many_needs_more_evidence_than_one_alone(objective: Objective, pretend: Any) -> None:
-    held = len(objective.evaluators["validation"].split) - objective.steering
+    held = len(objective.evaluators["validation"].split) - objective.tuning
     start, candidate = pretend(held // 2, held // 2 + 2)  # a gain of 1.4 standard errors
     alone = settle(objective, start, [candidate])
     assert alone.chosen == 0
@@ -77,7 +77,7 @@ def test_the_best_of_many_needs_more_evidence_than_one_alone(objective: Objectiv
 
 @pytest.mark.parametrize("more", [0, 1, -5])
 def test_thin_evidence_leaves_the_start(objective: Objective, pretend: Any, more: int) -> None:
-    held = len(objective.evaluators["validation"].split) - objective.steering
+    held = len(objective.evaluators["validation"].split) - objective.tuning
     start, candidate = pretend(held // 2, held // 2 + more)
     settled = settle(objective, start, [candidate])
     assert settled.mix == start

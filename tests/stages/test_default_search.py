@@ -19,9 +19,8 @@ from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.racing import out_of_reach
 from mixopt.scoring.tally import Tally
 from mixopt.stages.confirm import Settled
-from mixopt.stages.plan import helpful
+from mixopt.stages.plan import LEARNED, helpful
 from mixopt.stages.refit import refit
-from mixopt.stages.start import LEARNED
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant
 from mixopt.weights.saving import load_recipe

@@ -81,7 +81,7 @@ def done(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchRe
     return mixopt.search(listener=heard.listener, **options_of(pool, tmp_path_factory.mktemp("done"))), heard.told
 
 
-def test_the_signal_is_the_weighted_mean_of_the_steering_samples(pool: Path, tmp_path: Path) -> None:
+def test_the_signal_is_the_weighted_mean_of_the_tuning_samples(pool: Path, tmp_path: Path) -> None:
     plain = objective_of(pool, tmp_path)
     mix = ingredient(plain, 1)
     weighed = plain.weighing({"extra": 0.2, "synthetic": 0.3}).score(mix)

@@ -33,6 +33,7 @@ from mixopt import (
 )
 from mixopt import study as search
 from mixopt.scoring.score import Score
+from mixopt.scoring.scorer import Scorer
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
 from mixopt.weights.saving import load_recipe
@@ -202,7 +203,7 @@ def test_a_finished_search_scores_nothing_again(
     def fail(*_: Any) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(Objective, "_fuse", fail)
+    monkeypatch.setattr(Scorer, "fuse", fail)
     after = mixopt.search(**options)
     rows = [
         {key: entry[key] for key in ("name", "search", "test", "evaluations", "images")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -202,7 +201,7 @@ def test_the_mode_is_in_the_key_and_fp32_keeps_its_own(clip_pool_template: Path,
         objective = open_objective(spec)
         mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns)
         keys[mode] = objective.key(mix, "validation")
-        identity = json.loads(objective._keys._constant)["identity"]
+        identity = objective.scorer.keys.identity
         assert identity.get("stack") == ("bf16" if mode == "bf16" else None)
     assert keys["auto"] == keys["fp32"] != keys["bf16"]
 
