@@ -220,9 +220,9 @@ def _evaluate(bench: Bench, **more: Any) -> tuple[Result, list[Any]]:
     objective = bench.open(**more).objective
     times, predicted = [], []
     for mix in _mixes(bench, objective.pool):
-        before = objective.scorer.stopwatch.seconds.get("forward", 0.0)
+        before = objective.stopwatch.seconds.get("forward", 0.0)
         predicted.append(objective.score(mix).outcomes.predicted)
-        times.append(objective.scorer.stopwatch.seconds["forward"] - before)
+        times.append(objective.stopwatch.seconds["forward"] - before)
     share = bench.best_forward / min(times)
     images = bench.sizes.images
     floor = f"{images / bench.best_forward:,.0f} images/s ({bench.best_mode})"
@@ -330,9 +330,9 @@ def measure_search(bench: Bench) -> dict[str, Result]:
     pool = objective.pool
     start = constant(_groups(pool), pool.columns, np.full(len(pool.columns), 1 / len(pool.columns)))
     space = Simplex(start, pool.ingredients[:8], 0.5)
-    storage = search.open_storage(bench.folder.parent / "study.journal", None, objective.scorer.stopwatch)
+    storage = search.open_storage(bench.folder.parent / "study.journal", None, objective.stopwatch)
     study = search.open_study(storage, "gpu", objective.metric.direction)
-    search.run_trials(study, objective, space, sampler="cmaes", trials=bench.options.trials, seed=0)
+    search.run_trials(study, objective, space, search.Schedule("cmaes", bench.options.trials, seed=0))
     wall = time.perf_counter() - started
     floor = objective.tally.computed * bench.best_forward + bench.opening
     value = f"{wall:.1f} s ({objective.tally.computed} evaluations, opening {bench.opening:.1f} s){bench.way}"

@@ -84,10 +84,7 @@ def measure(
                 study,
                 cast(Objective, free),
                 space,
-                sampler=sampler,
-                trials=trials,
-                seed=0,
-                deadline=time.monotonic() + limit,
+                search.Schedule(sampler, trials, seed=0, deadline=time.monotonic() + limit),
             )
         wall = time.perf_counter() - started
         size = journal.stat().st_size if journal.exists() else 0

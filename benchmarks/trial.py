@@ -148,7 +148,7 @@ def measure(assembly: Assembly, naive: Naive, repeats: int) -> tuple[Timed, Time
         def peer(mix: Mix = mix) -> float:
             return naive.score(mix)
 
-        before = dict(objective.scorer.stopwatch.seconds)
+        before = dict(objective.stopwatch.seconds)
         for name, work in (("forward", forward), ("mixopt", ours), ("naive", peer)):
             started = time.perf_counter()
             found[name] = work()
@@ -156,9 +156,7 @@ def measure(assembly: Assembly, naive: Naive, repeats: int) -> tuple[Timed, Time
                 times[name].append(time.perf_counter() - started)
         differ = max(differ, round(abs(found["mixopt"] - found["naive"]) * len(evaluator.split)))
         if repeat:
-            spent = {
-                name: seconds - before.get(name, 0.0) for name, seconds in objective.scorer.stopwatch.seconds.items()
-            }
+            spent = {name: seconds - before.get(name, 0.0) for name, seconds in objective.stopwatch.seconds.items()}
             for name in ("fuse", "forward", "cache"):
                 parts[name].append(spent.get(name, 0.0))
             parts["other"].append(times["mixopt"][-1] - sum(spent.values()))

@@ -107,7 +107,7 @@ def _open_studies(spec: StudySpec, plan: SearchPlan, folder: RunFolder, objectiv
         RunError: They belong to other options or files, or the folder to another study.
     """
     study = studies.open_study(
-        studies.open_storage(folder.journal, spec.storage, objective.scorer.stopwatch),
+        studies.open_storage(folder.journal, spec.storage, objective.stopwatch),
         folder.path.resolve().name,
         objective.signal.direction,
         objectives=plan.trials.objectives,

@@ -78,7 +78,7 @@ def run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str, 
         "stack": {"mode": assembly.stack.mode, "place": assembly.stack.place},
         "seed": spec.seed,
         "wall_seconds": round(wall, 3),
-        "time": assembly.objective.scorer.stopwatch.shares(wall),
+        "time": assembly.objective.stopwatch.shares(wall),
         "reused": assembly.objective.reused,
         "version": __version__,
     }

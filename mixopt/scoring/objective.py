@@ -15,6 +15,7 @@ from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.racing import looks, out_of_reach
 from mixopt.scoring.score import Score
 from mixopt.scoring.scorer import Looks, Scorer, Seen
+from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.scoring.tally import Learned, Tally
 from mixopt.values.metrics import Metric
 from mixopt.values.mix import Mix
@@ -68,6 +69,11 @@ class Objective:
     def evaluators(self) -> Mapping[str, Evaluator]:
         """Split name to evaluator; ``validation`` is the split that selects."""
         return self.scorer.evaluators
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """Told where time goes."""
+        return self.scorer.stopwatch
 
     @property
     def samples(self) -> int:

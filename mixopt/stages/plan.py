@@ -164,7 +164,7 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
     if len(pool.ingredients) < 2:
         raise PoolError(f"{spec.models}: a search needs at least two ingredients, found {names(pool.ingredients)}")
     space = _plan_space(spec, pool)
-    refine = None if spec.refine is None else _plan_refine(spec, spec.refine, pool)
+    refine = None if spec.refine is None else plan_refine(spec, spec.refine, pool)
     defaults = greedy_defaults(spec)
     requests = requests_of([], pool.columns, spec.sources, defaults)
     requests = requests_of((*BASELINES, LEARNED), pool.columns, defaults=defaults) | requests
@@ -229,7 +229,7 @@ def _kind(spec: StudySpec) -> Kind:
     return "by start" if spec.space == "auto" else spec.space
 
 
-def _plan_refine(spec: StudySpec, count: int, pool: Pool) -> RefinePlan:
+def plan_refine(spec: StudySpec, count: int, pool: Pool) -> RefinePlan:
     """The layer groups that the second round chooses from: blocks, where none are given."""
     groups = make_groups(spec.groups or "block", pool.sizes)
     if count > len(groups):

@@ -127,7 +127,7 @@ def run_trials(
             continue
         if _late(schedule.deadline):
             return False
-        with objective.scorer.stopwatch("optimizer"), write_together(study):
+        with objective.stopwatch("optimizer"), write_together(study):
             for number in batch:
                 _ask(study, space, number, fresh_sampler)
         if not _tell_batch(study, objective, space, batch, schedule, announce):

@@ -245,7 +245,7 @@ def test_one_more_member_costs_one_more_forward_pass(objective: Objective, monke
     fused: list[Any] = []
     real = Scorer.fuse
 
-    def counting(self: Objective, mix: Any) -> None:
+    def counting(self: Scorer, mix: Any) -> None:
         fused.append(mix)
         real(self, mix)
 

@@ -12,11 +12,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from mixopt.runs.run import SearchResult
 from PIL import Image
 
 import mixopt
 from mixopt import PoolError
+from mixopt.runs.search import SearchResult
 from mixopt.stages.plan import LEARNED
 from mixopt.weights.saving import load_recipe
 

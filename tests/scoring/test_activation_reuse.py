@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,14 @@ def same(first: Outcomes, second: Outcomes) -> bool:
     return np.array_equal(first.predicted, second.predicted) and np.array_equal(first.losses, second.losses)
 
 
+def without_reuse(objective: Objective) -> Objective:
+    return replace(objective, scorer=replace(objective.scorer, reuse=None))
+
+
 def compare(pool: Path, cache: Path, damage: Callable[[Objective], None] = lambda _: None, **options: Any) -> Objective:
     """The steps with and without reuse, which must be the same bits; the objective that reused."""
     reusing, plain = opened(pool, cache / "reusing", **options), opened(pool, cache / "plain", **options)
-    plain.prefix = None
+    plain = without_reuse(plain)
     for number, mix in enumerate(steps(reusing)):
         if number == 2:
             damage(reusing)
@@ -110,7 +115,7 @@ def test_mixes_that_share_nothing_are_run_as_ever(clip_pool_template: Path, tmp_
 
 def test_another_split_shares_nothing(clip_pool_template: Path, tmp_path: Path) -> None:
     objective, plain = opened(clip_pool_template, tmp_path / "one"), opened(clip_pool_template, tmp_path / "two")
-    plain.prefix = None
+    plain = without_reuse(plain)
     for mix in steps(objective):
         for split in ("validation", "test"):
             assert same(objective.score(mix, split).outcomes, plain.score(mix, split).outcomes)
@@ -163,7 +168,7 @@ def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
 
     monkeypatch.setattr(OpenClip, "predict_stages", short)
     objective, plain = opened(clip_pool_template, tmp_path / "one"), opened(clip_pool_template, tmp_path / "two")
-    plain.prefix = None
+    plain = without_reuse(plain)
     for mix in steps(objective):
         assert same(objective.score(mix).outcomes, plain.score(mix).outcomes)
     assert len(failures) == 1
@@ -174,7 +179,7 @@ def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
 
 def test_ensembles_reuse_too(clip_pool_template: Path, tmp_path: Path) -> None:
     objective, plain = opened(clip_pool_template, tmp_path / "one"), opened(clip_pool_template, tmp_path / "two")
-    plain.prefix = None
+    plain = without_reuse(plain)
     mixes = steps(objective)
     assert same(objective.score_ensemble(mixes).outcomes, plain.score_ensemble(mixes).outcomes)
     assert objective.reused > 0

@@ -267,7 +267,7 @@ def test_a_checkpoint_alone_keeps_its_own_statistics_and_outcomes(pool: Path, tm
     mix = one_hot(make_groups("block", average.pool.sizes), average.pool.columns, "model_1")
     recompute.score(uneven(recompute))
     assert recompute.key(mix, "test") == average.key(mix, "test")
-    assert recompute.statistics(mix) == {}
+    assert recompute.scorer.statistics(mix) == {}
     assert np.array_equal(recompute.score(mix).outcomes.losses, average.score(mix).outcomes.losses)
     own = load_file(pool / "model_1.safetensors")
     assert all(torch.equal(module_of(recompute).state_dict()[name], own[name]) for name in own)
@@ -404,8 +404,9 @@ def test_auto_keeps_the_better_and_says_so(better: str, pool: Path, tmp_path: Pa
     assert assembly.batchnorm.as_dict()["scores"] == wanted
     assert assembly.batchnorm.as_dict()["layers"] == 2
     assert assembly.batchnorm.as_dict()["soup"] == ["model_0", "model_1", "model_2"]
-    assert ("images" in assembly.batchnorm) == ("key" in assembly.batchnorm) == (better == "recompute")
-    json.dumps(assembly.batchnorm)
+    shown = assembly.batchnorm.as_dict()
+    assert ("images" in shown) == ("key" in shown) == (better == "recompute")
+    json.dumps(shown)
     scores = f"average {wanted['average']:.4f}, recompute {wanted['recompute']:.4f}"
     told = f"by nll of the uniform soup on validation: {scores}"
     assert told in "\n".join(heard.told)
@@ -432,7 +433,7 @@ def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls = [0]
     real = Scorer.fuse
 
-    def counting(self: Objective, *arguments: Any) -> Any:
+    def counting(self: Scorer, *arguments: Any) -> Any:
         calls[0] += 1
         return real(self, *arguments)
 
@@ -447,10 +448,10 @@ def test_equal_scores_keep_the_average(pool: Path, tmp_path: Path, monkeypatch: 
 
 def test_one_ingredient_and_a_base_are_compared_halfway(pool: Path, tmp_path: Path) -> None:
     found = opened(pool, tmp_path, "auto", base=pool / "model_2.safetensors", ingredients=("model_0.safetensors",))
-    assert found.batchnorm["soup"] == ["model_0", "model_2"]
-    assert len(set(found.batchnorm["scores"].values())) == 2
+    assert found.batchnorm.soup == ("model_0", "model_2")
+    assert len(set((found.batchnorm.scores or {}).values())) == 2
     several = opened(pool, tmp_path, "auto", base=pool / "model_2.safetensors")
-    assert several.batchnorm["soup"] == ["model_0", "model_1"]
+    assert several.batchnorm.soup == ("model_0", "model_1")
 
 
 @pytest.mark.parametrize("batchnorm", ["auto", "recompute", "average"])
@@ -465,7 +466,7 @@ def test_without_such_layers_nothing_is_scored(
     heard = Recorder()
     assembly = opened(write_pool(tmp_path / "pool", states), tmp_path / "cache", batchnorm, heard)
     assert calls == [0]
-    assert assembly.batchnorm == {"mode": "average", "layers": 0}
+    assert assembly.batchnorm.as_dict() == {"mode": "average", "layers": 0}
     assert assembly.objective.scorer.statistics(uneven(assembly.objective)) == {}
     warnings = heard.warnings
     expected = ["--batchnorm recompute: the checkpoints differ in no BatchNorm statistics; nothing is recomputed"]

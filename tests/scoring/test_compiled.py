@@ -72,7 +72,7 @@ def test_mixes_splits_and_last_batches_share_one_graph(
     objective = opened(clip_pool_template, tmp_path / "compiled", compile=True, precision=precision)
     plain = opened(clip_pool_template, tmp_path / "plain", precision=precision)
     assert objective.scorer.reuse is None
-    assert plain.prefix is not None
+    assert plain.scorer.reuse is not None
     groups = make_groups("block", objective.pool.sizes)
     mixes = [random_mix(groups, objective.pool.columns, seed) for seed in range(3)]
     for split in objective.evaluators:
@@ -103,7 +103,7 @@ def test_compiled_scores_have_keys_of_their_own(clip_pool_template: Path, tmp_pa
     absent = opened(clip_pool_template, tmp_path)
     off, on = (opened(clip_pool_template, tmp_path, compile=value) for value in (False, True))
     mix = random_mix(make_groups("whole", on.pool.sizes), on.pool.columns)
-    assert "compile" not in absent.identity
+    assert "compile" not in absent.scorer.keys.identity
     assert absent.key(mix, "validation") == off.key(mix, "validation") != on.key(mix, "validation")
     off.score(mix)
     assert not on.score(mix).cached
@@ -158,7 +158,7 @@ def test_batchnorm_statistics_are_not_compiled(backend: Counting, tmp_path: Path
     plain = opened(pool, tmp_path / "plain", batchnorm="recompute")
     for seed in range(3):
         mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed)
-        found, expected = objective.scorer.statistics(mix), plain.statistics(mix)
+        found, expected = objective.scorer.statistics(mix), plain.scorer.statistics(mix)
         assert found
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         assert objective.score(mix).outcomes.losses == pytest.approx(plain.score(mix).outcomes.losses, abs=1e-2)

@@ -26,7 +26,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls = [0]
     real = Scorer.fuse
 
-    def counting(self: Objective, *arguments: Any) -> Any:
+    def counting(self: Scorer, *arguments: Any) -> Any:
         calls[0] += 1
         return real(self, *arguments)
 

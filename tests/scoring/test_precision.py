@@ -14,8 +14,9 @@ from torch import Tensor
 
 import mixopt
 from mixopt import RunError, load_spec, open_objective
-from mixopt.assemble import assemble, limit_threads
+from mixopt.assemble import assemble
 from mixopt.scoring import precision
+from mixopt.scoring.device import limit_threads
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.precision import Measured, low_precisions, measure
 from mixopt.values.groups import make_groups

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from mixopt.runs.run import SearchResult
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import mixopt
 from mixopt import DataError, Objective, ScoreError, SpecError, load_spec, open_objective
+from mixopt.runs.search import SearchResult
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.racing import out_of_reach
 from mixopt.scoring.tally import Tally
-from mixopt.stages.confirm import Settled
-from mixopt.stages.plan import LEARNED, helpful
+from mixopt.stages.confirm import Choice
+from mixopt.stages.helpful import helpful
+from mixopt.stages.plan import LEARNED
 from mixopt.stages.refit import refit
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant
@@ -250,7 +251,7 @@ def test_learning_again_takes_seconds_beside_those_of_the_start(
         taken.append(found.tally)
         return found
 
-    monkeypatch.setattr(run, "refit", watched)
+    monkeypatch.setattr("mixopt.runs.search.refit", watched)
     mixopt.search(**options_of(clip_pool_template, tmp_path, start="learned", trials=1))
     assert Tally(own={LEARNED: 1000.0}).merged(taken[0]).seconds == pytest.approx(1000 + taken[0].seconds)
 
@@ -258,10 +259,10 @@ def test_learning_again_takes_seconds_beside_those_of_the_start(
 def test_a_confirmed_step_is_taken_from_what_is_learned_again(
     clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settled:
-        return Settled(combine([start, candidates[0]], [0.5, 0.5]), 0, 0.5, 0.1, 0.05)
+    def half(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Choice:
+        return Choice(combine([start, candidates[0]], [0.5, 0.5]), 0, 0.5, 0.1, 0.05)
 
-    monkeypatch.setattr("mixopt.runs.run.settle", half)
+    monkeypatch.setattr("mixopt.stages.confirm.choose_candidate", half)
     options = options_of(clip_pool_template, tmp_path, start="learned", trials=4)
     plain = mixopt.search(**options, refit="off").recipe.mix
     again = mixopt.search(**options).recipe.mix

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from mixopt.runs.run import SearchResult
 from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner
 
@@ -18,6 +17,7 @@ from mixopt import MixoptError, SpecError, load_spec
 from mixopt import study as search
 from mixopt.cli import app
 from mixopt.reporting import FINALISTS
+from mixopt.runs.search import SearchResult
 from mixopt.study.fronts import undominated
 from mixopt.values.mix import Mix
 from mixopt.weights.saving import load_recipe
@@ -52,7 +52,7 @@ def test_every_split_that_steers_is_an_objective(pool: Path, done: SearchResult)
     from mixopt.values.metrics import smoothed
 
     objective = objective_of(pool, done.folder.parent)
-    objective.signal = smoothed(objective.metric)
+    objective = objective.steered_by(smoothed(objective.metric))
     rows = load_recipe(done.folder / "recipe.json").mix
     for trial in trials_of(done.folder):
         mix = Mix(rows.groups, rows.columns, np.array(trial.user_attrs["coefficients"]))

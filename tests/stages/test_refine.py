@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from mixopt.runs.run import SearchResult
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import mixopt
 from mixopt import DataError, Listener, MixoptError, Objective, SpecError, load_spec, open_objective
 from mixopt.listener import TrialEvent
+from mixopt.runs.search import SearchResult
+from mixopt.stages.plan import plan_refine
 from mixopt.stages.refine import refine
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant, rows_on
@@ -158,7 +159,7 @@ def test_effects_are_slopes_of_the_loss(clip_pool_template: Path, tmp_path: Path
     row = np.array([0.0 if name == objective.pool.base else 0.25 for name in columns])
     soup = constant(make_groups("whole", objective.pool.sizes), columns, row)
     spec = load_spec({"models": clip_pool_template, "refine": 1})
-    found = refine(spec, objective, soup, 1)
+    found = refine(plan_refine(spec, 1, objective.pool), objective, soup, 0)
     groups = make_groups("block", objective.pool.sizes)
     assert tuple(found.effects) == groups.names
     rows = rows_on(soup, groups)
@@ -183,9 +184,11 @@ def test_a_number_of_ingredients_bounds_those_that_move(clip_pool_template: Path
     groups = make_groups("block", objective.pool.sizes)
     one = constant(groups, objective.pool.columns, np.eye(len(objective.pool.columns))[0])
     mix = combine([one], [1.0])
-    wide = refine(load_spec({"models": clip_pool_template, "refine": 2}), objective, mix, 2)
+    wide = refine(plan_refine(load_spec({"models": clip_pool_template}), 2, objective.pool), objective, mix, 0)
     assert wide.space.active == objective.pool.ingredients
-    narrow = refine(load_spec({"models": clip_pool_template, "refine": 2, "top": 2}), objective, mix, 2)
+    narrow = refine(
+        plan_refine(load_spec({"models": clip_pool_template, "top": 2}), 2, objective.pool), objective, mix, 0
+    )
     assert len(narrow.space.active) == 2
     assert set(narrow.space.active) < set(objective.pool.ingredients)
     assert np.array_equal(narrow.space.to_mix(np.zeros(2)).coefficients, mix.coefficients)

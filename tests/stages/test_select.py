@@ -21,7 +21,7 @@ from mixopt.cli import app
 from mixopt.cli.options import select_of
 from mixopt.reporting import table
 from mixopt.runs.search import SearchResult
-from mixopt.stages.confirm import settle
+from mixopt.stages.confirm import choose_candidate
 from mixopt.values.groups import make_groups
 from mixopt.values.metrics import smoothed
 from mixopt.values.mix import Mix, one_hot
@@ -113,7 +113,7 @@ def test_trials_are_told_the_weighted_signal_and_all_are_scored_fully(
 ) -> None:
     folder = done[0].folder
     objective = objective_of(pool, folder.parent)
-    objective.signal = smoothed(objective.metric)
+    objective = objective.steered_by(smoothed(objective.metric))
     first = load_recipe(folder / "recipe.json").mix
     for trial in trials_of(folder):
         mix = Mix(first.groups, first.columns, np.array(trial.user_attrs["coefficients"]))
@@ -190,7 +190,7 @@ def test_confirming_shifted_images_weigh_in_the_last_choice(pool: Path, tmp_path
         return plain.signal.gains(labels, ours, theirs)[72:]
 
     expected = (0.5 * gains("validation") + 0.3 * gains("synthetic")) / 0.8
-    forward, backward = settle(objective, start, [other]), settle(objective, other, [start])
+    forward, backward = choose_candidate(objective, start, [other]), choose_candidate(objective, other, [start])
     better = forward if expected.mean() > 0 else backward
     assert better.gain == pytest.approx(abs(expected.mean()))
     assert better.error == pytest.approx(expected.std(ddof=1) / np.sqrt(24))

@@ -61,7 +61,7 @@ def run_at(folder: Path, sampler: str = "cmaes", objective: Near | None = None, 
     near = objective or Near()
     study = search.open_study(search.open_storage(folder / "study.journal", None, near.stopwatch), "x", "maximize")
     whole = cast(Objective, near)
-    search.run_trials(study, whole, SPACE, sampler=sampler, trials=trials, seed=5, population=POPULATION)
+    search.run_trials(study, whole, SPACE, search.Schedule(sampler, trials, seed=5, population=POPULATION))
     return study
 
 

@@ -318,7 +318,7 @@ def own_study(
     )
     study = search.open_study(search.open_storage(tmp_path / "study.journal", None), "x", "maximize")
     flaky: Any = Flaky(objective, failing)
-    search.run_trials(study, flaky, space, sampler="cmaes", trials=9, seed=0, population=4, listener=listener)
+    search.run_trials(study, flaky, space, search.Schedule("cmaes", 9, seed=0, population=4), listener)
     return study
 
 
