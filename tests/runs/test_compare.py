@@ -110,8 +110,8 @@ def test_run_again_it_computes_nothing_and_says_the_same(
     def fail(*_: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in ("_fuse", "_logit_sum", "_differentiate"):
-        monkeypatch.setattr(Objective, name, fail)
+    for name in ("fuse", "_logit_sum", "_differentiate"):
+        monkeypatch.setattr(Scorer, name, fail)
     again = mixopt.compare(clip_pool_template, out=folder / "run", cache=folder / "cache", device="cpu")
     for before, after in zip(result.report["methods"], again.report["methods"], strict=True):
         volatile = ("computed", "seconds", "peak_memory")

@@ -17,6 +17,7 @@ from mixopt import DataError, Objective, ScoreError, SpecError, load_spec, open_
 from mixopt.runs.search import SearchResult
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.racing import out_of_reach
+from mixopt.scoring.scorer import Scorer
 from mixopt.scoring.tally import Tally
 from mixopt.stages.confirm import Choice
 from mixopt.stages.helpful import helpful
@@ -102,8 +103,8 @@ def test_run_again_it_computes_nothing_and_says_the_same(
     def fail(*_: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in ("_fuse", "_differentiate"):
-        monkeypatch.setattr(Objective, name, fail)
+    for name in ("fuse", "_differentiate"):
+        monkeypatch.setattr(Scorer, name, fail)
     again = mixopt.search(**options_of(clip_pool_template, searched.folder.parent))
     assert without_times(again) == without_times(searched)
     assert again.recipe == searched.recipe
@@ -230,7 +231,7 @@ def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template:
     (told,) = [text for text in heard.infos if "learned again" in text]
     held_back = mixopt.search(**{**options, "refit": "off", "out": tmp_path / "off"}).report["methods"][-1]
     assert row["notes"]["held_back"] * HELD == pytest.approx(round(row["notes"]["held_back"] * HELD))
-    right = held_back["validation"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
+    right = held_back["search"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
     assert row["notes"]["held_back"] * HELD == pytest.approx(right)
     assert f"from all {SAMPLES} selection samples" in told
     assert f"the {HELD} held back" in told
@@ -374,7 +375,7 @@ def test_ingredients_by_gradient_are_those_that_lower_the_loss(clip_pool_templat
 
     slopes = {name: loss(name, 0.01) - loss(name, -0.01) for name in pool.ingredients}
     ranked = sorted(slopes, key=lambda name: slopes[name])
-    assert found == ranked[: max(2, sum(slope < 0 for slope in slopes.values()))]
+    assert list(found) == ranked[: max(2, sum(slope < 0 for slope in slopes.values()))]
 
 
 @pytest.mark.parametrize(("option", "value"), [("groups", "2"), ("top", 3)])

@@ -194,7 +194,7 @@ def test_confirming_shifted_images_weigh_in_the_last_choice(pool: Path, tmp_path
     better = forward if expected.mean() > 0 else backward
     assert better.gain == pytest.approx(abs(expected.mean()))
     assert better.error == pytest.approx(expected.std(ddof=1) / np.sqrt(24))
-    assert objective.tally.images == 2 * (96 + 40 + 96)
+    assert better.tally.images == 2 * (96 + 40 + 96)
 
 
 @pytest.mark.parametrize(
