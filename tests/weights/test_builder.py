@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from mixopt.errors import PoolError
 from mixopt.values.groups import Groups, make_groups
 from mixopt.values.mix import Mix, constant, one_hot
-from mixopt.weights import builder, checkpoints
-from mixopt.weights.builder import FastBuilder, build_exact, tensor_rows
+from mixopt.weights import checkpoints
+from mixopt.weights.builder import FastBuilder, tensor_rows
+from mixopt.weights.exact import build_exact, round_once
 from mixopt.weights.pool import Pool, open_pool
 from tests.conftest import State, random_mix, random_states
 
@@ -488,7 +489,7 @@ def test_the_cast_rounds_once(dtype: torch.dtype, data: st.DataObject) -> None:
     high = float(torch.nextafter(torch.tensor(low, dtype=dtype), torch.tensor(torch.inf, dtype=dtype)))
     middle = (low + high) / 2 if np.isfinite(high) and np.isfinite(low) else near
     values = [near, middle, float(np.nextafter(middle, -np.inf)), float(np.nextafter(middle, np.inf))]
-    found = builder._cast(np.array(values), dtype)
+    found = round_once(np.array(values), dtype)
     assert found.dtype == dtype
     assert found.tolist() == [rounded(Fraction(value), dtype) for value in values]
 
@@ -496,7 +497,7 @@ def test_the_cast_rounds_once(dtype: torch.dtype, data: st.DataObject) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_the_cast_keeps_special_values(dtype: torch.dtype) -> None:
     values = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 1e308, -1e308, 1e-320, -1e-320])
-    found = builder._cast(values, dtype)
+    found = round_once(values, dtype)
     wide = found.double().numpy()
     assert wide[:2].tolist() == [np.inf, -np.inf]
     assert np.isnan(wide[2])
@@ -504,7 +505,7 @@ def test_the_cast_keeps_special_values(dtype: torch.dtype) -> None:
     assert np.signbit(wide[[7, 8]]).tolist() == [False, True]
     if dtype != torch.float64:
         assert wide[5:].tolist() == [np.inf, -np.inf, 0.0, 0.0]
-    assert builder._cast(np.float64(1.5), dtype).shape == ()  # type: ignore[arg-type]
+    assert round_once(np.float64(1.5), dtype).shape == ()  # type: ignore[arg-type]
 
 
 @often
