@@ -33,7 +33,7 @@ from mixopt.stages.plan import (
 from mixopt.stages.refit import refit
 from mixopt.stages.start import greedy_defaults, learned_start, run_baselines
 from mixopt.values.metrics import smoothed
-from mixopt.values.mix import Recipe
+from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
 from mixopt.version import __version__
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mixopt.errors import CheckpointError, MixoptError, PoolError, names
 from mixopt.listener import Listener
-from mixopt.values.mix import Recipe
+from mixopt.values.recipe import Recipe
 from mixopt.weights import checkpoints
 from mixopt.weights.exact import build_exact
 from mixopt.weights.reading import Reader
