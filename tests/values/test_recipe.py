@@ -79,4 +79,6 @@ def test_a_recipe_of_a_newer_format_says_update() -> None:
 
 def test_the_text_of_a_recipe_stays_what_it_was() -> None:
     text = make_recipe(constant(TENSOR, COLUMNS, [0.1, 0.7, 0.2])).to_json(2)
-    assert hashlib.sha256(text.encode()).hexdigest() == "bd93b78a59b43735f767e3a0bb61b52f7ca66c1aec83dea2591fcb20bee75c3b"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "bd93b78a59b43735f767e3a0bb61b52f7ca66c1aec83dea2591fcb20bee75c3b"
+    )
