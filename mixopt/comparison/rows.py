@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from mixopt.comparison.ensembles import ENSEMBLES, Ensemble
 from mixopt.errors import MixoptError, RunError, ScoreError, SpecError, listing, names, unknown
 from mixopt.listener import Listener
-from mixopt.methods import Choice, method, method_names
+from mixopt.methods import Choice, arguments_of, method, method_names, options_of
 from mixopt.methods.individual import ranking
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Tally
@@ -26,7 +25,6 @@ BASE = "base"
 IMAGES_TOLD = 1000
 # The one way to be the best individual has a second name.
 _SAME = {"individual:best": "individual"}
-_GIVEN = ("objective", "columns", "seed")
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def parse(
     known = {**dict.fromkeys(method_names()), **dict.fromkeys(ENSEMBLES)}
     if head not in known:
         raise SpecError(unknown("method", head, known))
-    signature = _options_of(_function(head))
+    signature = options_of(_function(head))
     # A row that says what holds anyway is the same row.
     usual = {**{name: default for name, (_, default) in signature.items()}, **defaults.get(head, {})}
     options: dict[str, Any] = {}
@@ -265,7 +263,7 @@ def _run(objective: Objective, request: Request, found: Mapping[str, Entry], see
             columns, before = _columns(objective, request, found)
             choose = _function(request.method)
             own_seed = seed if request.seed is None else request.seed
-            choice = choose(objective, columns, seed=own_seed, **request.options)
+            choice = choose(objective, columns, seed=own_seed, **arguments_of(choose, request.options))
             own = time.perf_counter() - started - objective.tally.spent
             highest = peak()
     except RunError:
@@ -320,13 +318,6 @@ def _why_none(entry: Entry) -> str:
 
 def _function(name: str) -> Callable[..., Any]:
     return ENSEMBLES[name] if name in ENSEMBLES else method(name)
-
-
-def _options_of(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Option to its type and its default."""
-    hints = get_type_hints(function)
-    parameters = inspect.signature(function).parameters
-    return {name: (hints[name], each.default) for name, each in parameters.items() if name not in _GIVEN}
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:
