@@ -144,7 +144,7 @@ def test_no_function_takes_more_than_seven_parameters(name: str) -> None:
 
 
 # Whose tests still are to be parted from each other; the list ends empty.
-ENTANGLED = ("comparison", "runs", "scoring", "stages", "study")
+ENTANGLED = ("scoring", "stages")
 TESTS = [path for path in sorted(Path(__file__).parent.rglob("*.py")) if path.parent.name not in ENTANGLED]
 
 

@@ -15,6 +15,7 @@ from mixopt.methods import Choice, arguments_of, greedy, individual, method, met
 from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
+from tests.methods.reference import naive_greedy
 
 
 @pytest.fixture(scope="session")
@@ -99,23 +100,6 @@ def test_uniform_asks_for_nothing(pool: Pool) -> None:
     choice = chosen(uniform, landscape)
     assert not landscape.asked
     assert choice.mix.coefficients[0] == pytest.approx([0.2] * 5 + [0.0])
-
-
-def naive_greedy(landscape: Landscape, strict: bool, order: list[str] | None = None) -> list[str]:
-    """Recipe 1 of the paper, written from its text; higher is better."""
-    sign = 1 if landscape.metric.direction == "maximize" else -1
-    columns = ingredients_of(landscape.pool)
-
-    def soup(members: list[str]) -> float:
-        return sign * landscape.value(combine([columns[name] for name in members], [1 / len(members)] * len(members)))
-
-    order = order or sorted(columns, key=lambda name: -soup([name]))
-    members = order[:1]
-    for name in order[1:]:
-        new, old = soup([*members, name]), soup(members)
-        if new > old or (new == old and not strict):
-            members = [*members, name]
-    return members
 
 
 @pytest.mark.parametrize("rule", ["at-least", "strict"])

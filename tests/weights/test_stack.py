@@ -23,7 +23,7 @@ from mixopt.weights.pool import Pool, open_pool
 from mixopt.weights.stack import Deltas, Resident, Stack, Streamed, open_stack
 from tests.conftest import State, random_mix, random_states
 from tests.listening import Recorder
-from tests.weights.test_builder import Net, bits, naive, open_states, scale_of
+from tests.weights.nets import Net, bits, naive, open_states, scale_of
 
 CPU = torch.device("cpu")
 # Chunks of a few parameters end inside tensors, at their ends, and beyond the last.
