@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from mixopt.spaces.simplex import Simplex
     from mixopt.spec import StudySpec, load_spec
     from mixopt.values.groups import Groups, make_groups
-    from mixopt.values.mix import Mix, Recipe, combine, constant, one_hot
+    from mixopt.values.mix import Mix, combine, constant, one_hot
+    from mixopt.values.recipe import Recipe
     from mixopt.values.samples import Preprocess, Split
     from mixopt.weights.pool import Pool, open_pool
 
@@ -46,7 +47,7 @@ _PLACES = {
     "Objective": "scoring.objective",
     "Pool": "weights.pool",
     "Preprocess": "values.samples",
-    "Recipe": "values.mix",
+    "Recipe": "values.recipe",
     "Score": "scoring.score",
     "Simplex": "spaces.simplex",
     **{verb: f"runs.{verb}" for verb in ("build", "compare", "evaluate", "inspect", "report", "search")},

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
 from mixopt.comparison.ensembles import ENSEMBLES
 from mixopt.errors import SpecError, listing, names, unknown
-from mixopt.methods import method, method_names
+from mixopt.methods import method, method_names, options_of
 
 # The one way to be the best individual has a second name.
 _SAME = {"individual:best": "individual"}
-_GIVEN = ("objective", "columns", "seed")
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def parse(
     known = {**dict.fromkeys(method_names()), **dict.fromkeys(ENSEMBLES)}
     if head not in known:
         raise SpecError(unknown("method", head, known))
-    signature = _options_of(function_of(head))
+    signature = options_of(function_of(head))
     # A row that says what holds anyway is the same row.
     usual = {**{name: default for name, (_, default) in signature.items()}, **defaults.get(head, {})}
     options: dict[str, Any] = {}
@@ -180,13 +178,6 @@ def parse(
 def function_of(name: str) -> Callable[..., Any]:
     """The function behind a method's or an ensemble's name."""
     return ENSEMBLES[name] if name in ENSEMBLES else method(name)
-
-
-def _options_of(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Option to its type and its default."""
-    hints = get_type_hints(function)
-    parameters = inspect.signature(function).parameters
-    return {name: (hints[name], each.default) for name, each in parameters.items() if name not in _GIVEN}
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from mixopt.comparison.ensembles import Ensemble
 from mixopt.comparison.rows import Request, function_of
 from mixopt.errors import MixoptError, RunError, ScoreError, SpecError, names
 from mixopt.listener import Listener
-from mixopt.methods import Choice
+from mixopt.methods import Choice, arguments_of
 from mixopt.methods.individual import ranking
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.tally import Tally
@@ -101,7 +101,7 @@ def _run(objective: Objective, request: Request, found: Mapping[str, Entry], see
             columns, before = _columns(objective, request, found)
             choose = function_of(request.method)
             own_seed = seed if request.seed is None else request.seed
-            choice = choose(objective, columns, seed=own_seed, **request.options)
+            choice = choose(objective, columns, seed=own_seed, **arguments_of(choose, request.options))
             own = time.perf_counter() - started - objective.tally.spent
             highest = peak()
     except RunError:

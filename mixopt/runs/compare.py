@@ -22,7 +22,7 @@ from mixopt.runs.session import in_folder, made_rows, run_facts
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages.announce import announce
 from mixopt.stages.plan import greedy_defaults
-from mixopt.values.mix import Recipe
+from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
 
 

@@ -27,7 +27,8 @@ from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
 from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec
-from mixopt.values.mix import RECIPE_VALIDATION, Mix, Recipe
+from mixopt.values.mix import Mix
+from mixopt.values.recipe import RECIPE_VALIDATION, Recipe
 from mixopt.values.samples import VALIDATION
 from mixopt.version import __version__
 from mixopt.weights import checkpoints, saving

@@ -29,7 +29,8 @@ from mixopt.stages.plan import SearchPlan, plan_search, steered
 from mixopt.stages.refit import Refitted, refit
 from mixopt.stages.space import make_space
 from mixopt.stages.start import Start, find_start
-from mixopt.values.mix import Mix, Recipe
+from mixopt.values.mix import Mix
+from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
 
 # The row of what a search found.

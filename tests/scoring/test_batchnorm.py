@@ -25,7 +25,8 @@ from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.scorer import Scorer
 from mixopt.values.groups import make_groups
-from mixopt.values.mix import Recipe, constant, one_hot
+from mixopt.values.mix import constant, one_hot
+from mixopt.values.recipe import Recipe
 from mixopt.weights import saving
 from tests.batchnorm_family import Net
 from tests.conftest import CLASSES, State, make_images, random_mix

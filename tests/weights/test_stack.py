@@ -22,7 +22,7 @@ from mixopt.weights.pool import Pool, open_pool
 from mixopt.weights.stack import Deltas, Resident, Stack, Streamed, open_stack
 from tests.conftest import State, random_mix, random_states
 from tests.listening import Recorder
-from tests.weights.test_builder import Net, bits, naive, open_states, scale_of
+from tests.weights.nets import Net, bits, naive, open_states, scale_of
 
 CPU = torch.device("cpu")
 # Chunks of a few parameters end inside tensors, at their ends, and beyond the last.
@@ -105,48 +105,12 @@ def test_a_checkpoint_alone_is_exact(tmp_path: Path, name: str) -> None:
         builder.apply(alone)
         found = fused(builder)
         assert all(bits(found[tensor]) == bits(state[tensor]) for tensor in pool.sizes)
-        builder.load(builder.fuse_many([other, alone])[1])
-        assert all(bits(fused(builder)[tensor]) == bits(state[tensor]) for tensor in pool.sizes)
         # One row alone among others.
         rows = other.coefficients.copy()
         rows[2] = alone.coefficients[2]
         builder.apply(Mix(groups, pool.columns, rows))
         (tensor,) = groups.items[2][1]
         assert bits(fused(builder)[tensor]) == bits(state[tensor])
-
-
-@every_stack
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_several_mixes_at_once_are_what_each_is_alone(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
-    states = random_states(9, dtype=dtype)
-    pool = open_states(tmp_path, states)
-    builder = FastBuilder(pool, Net(), CPU, stack=STACKS[name](pool))
-    mixes = [
-        random_mix(make_groups(scheme, pool.sizes), pool.columns, seed, affine=seed == 1)
-        for seed, scheme in enumerate(["whole", "tensor", "block", "2"])
-    ]
-    mixes.append(one_hot(mixes[1].groups, pool.columns, "model_3"))
-    several = builder.fuse_many(mixes)
-    assert several.shape == (5, pool.stack.shape[1])
-    assert several.dtype == torch.float32
-    step = torch.finfo(dtype).eps if dtype == torch.float16 else 0.0
-    for mix, weights in zip(mixes, several, strict=True):
-        builder.apply(mix)
-        alone = fused(builder)
-        builder.load(weights)
-        for tensor, value in fused(builder).items():
-            if tensor in pool.sizes:
-                assert torch.equal(value.to(dtype).float(), value)
-                tolerance = scale_of(states, mix, tensor) * 2e-6 + step * value.abs().double()
-                assert bool(((value - alone[tensor]).abs() <= tolerance).all()), tensor
-
-
-def test_fused_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
-    pool = open_states(tmp_path, random_states(2))
-    builder = FastBuilder(pool, Net(), CPU)
-    size = pool.stack.shape[1]
-    with pytest.raises(PoolError, match=rf"expected \[{size}\] fused weights, found \[1, {size}\]"):
-        builder.load(torch.zeros(1, size))
 
 
 @every_stack
