@@ -1,7 +1,7 @@
 """mixopt: finds the best weight mix of a folder of fine-tuned checkpoints.
 
-The verbs are in `mixopt.runs.run` (``search``, ``compare``, ``build``, ``evaluate``, ``inspect``,
-``report``), the Optuna side in `mixopt.study`. What is listed here is public; it is imported when it is first used.
+The verbs are ``search``, ``compare``, ``build``, ``evaluate``, ``inspect`` and ``report``, as the commands of the same
+names. What is listed here is public; it is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from mixopt.version import __version__
 if TYPE_CHECKING:
     from mixopt.assemble import open_objective
     from mixopt.listener import Listener
+    from mixopt.runs.run import compare, search
+    from mixopt.runs.verbs import build, evaluate, inspect, report
     from mixopt.scoring.objective import Objective
     from mixopt.scoring.score import Score
     from mixopt.spaces.simplex import Simplex
     from mixopt.spec import StudySpec, load_spec
+    from mixopt.study import optuna_objective
     from mixopt.values.groups import Groups, make_groups
     from mixopt.values.mix import Mix, Recipe, combine, constant, one_hot
     from mixopt.values.samples import Preprocess, Split
     from mixopt.weights.pool import Pool, open_pool
 
+# Where each name lives: what is imported when it is first used.
 _PLACES = {
     "Groups": "values.groups",
     "Listener": "listener",
@@ -45,13 +49,20 @@ _PLACES = {
     "Simplex": "spaces.simplex",
     "Split": "values.samples",
     "StudySpec": "spec",
+    "build": "runs.verbs",
     "combine": "values.mix",
+    "compare": "runs.run",
     "constant": "values.mix",
+    "evaluate": "runs.verbs",
+    "inspect": "runs.verbs",
     "load_spec": "spec",
     "make_groups": "values.groups",
     "one_hot": "values.mix",
     "open_objective": "assemble",
     "open_pool": "weights.pool",
+    "optuna_objective": "study",
+    "report": "runs.verbs",
+    "search": "runs.run",
 }
 
 __all__ = [
@@ -75,13 +86,20 @@ __all__ = [
     "Split",
     "StudySpec",
     "__version__",
+    "build",
     "combine",
+    "compare",
     "constant",
+    "evaluate",
+    "inspect",
     "load_spec",
     "make_groups",
     "one_hot",
     "open_objective",
     "open_pool",
+    "optuna_objective",
+    "report",
+    "search",
 ]
 
 

@@ -88,7 +88,7 @@ def announce_search(spec: StudySpec, objective: Objective, seconds: float, liste
     pool = objective.pool
     if not _is_residual(spec):
         groups, count = plan_space(spec, pool)
-        what = "mixes" if spec.sources else "ingredients"
+        what = "mixes" if spec.from_ else "ingredients"
         listener.info(f"search over {len(groups)} layer groups ({names(groups.names, 3)}) and {count} {what}")
     first = 2 * len(pool.ingredients)
     # A trial is scored on every split that steers.
@@ -105,19 +105,19 @@ def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:
     blocks or, where those are too many, contiguous segments along depth. Of the spaces whose groups move together, all
     groups are blocks.
     """
-    top = spec.top if isinstance(spec.top, int) else None
+    top = spec.ingredient_count if isinstance(spec.ingredient_count, int) else None
     if spec.space in (together := {"shared": 1, "depth": POINTS}):
         groups = make_groups(spec.groups or "block", pool.sizes)
         count = top or DIMENSIONS // together[spec.space] + 1
     elif spec.groups is not None:
         groups = make_groups(spec.groups, pool.sizes)
-        count = len(spec.sources) or top or max(2, DIMENSIONS // len(groups))
+        count = len(spec.from_) or top or max(2, DIMENSIONS // len(groups))
     else:
-        count = len(spec.sources) or min(top or INGREDIENTS, len(pool.ingredients))
+        count = len(spec.from_) or min(top or INGREDIENTS, len(pool.ingredients))
         most = max(1, DIMENSIONS // count)
         blocks = len(set(block_names(pool.sizes).values()))
         groups = make_groups("block" if blocks <= most else min(most, len(pool.sizes)), pool.sizes)
-    return groups, count if spec.sources else min(count, len(pool.ingredients))
+    return groups, count if spec.from_ else min(count, len(pool.ingredients))
 
 
 def refined_groups(spec: StudySpec, pool: Pool) -> Groups:
@@ -132,7 +132,7 @@ def check_plan(spec: StudySpec, objective: Objective) -> None:
         MixoptError: They cannot.
     """
     pool = objective.pool
-    if spec.space == "residual" and (spec.groups is not None or spec.top is not None):
+    if spec.space == "residual" and (spec.groups is not None or spec.ingredient_count is not None):
         option = "--groups" if spec.groups is not None else "--ingredients"
         raise SpecError(
             f"--space residual: moves towards whole mixes, not towards checkpoints by layer group; leave out {option}, "
@@ -144,7 +144,7 @@ def check_plan(spec: StudySpec, objective: Objective) -> None:
     if spec.refine is not None and spec.refine > (most := len(refined_groups(spec, pool))):
         raise SpecError(f"--refine {spec.refine}: expected at most {most}, the layer groups; or finer --groups")
     search_requests(spec, pool)
-    if spec.sources:
+    if spec.from_:
         _check_sources(spec, pool)
     if spec.start.endswith((".json", ".safetensors")):
         start_mix(spec, objective, {})
@@ -158,8 +158,10 @@ def _check_sources(spec: StudySpec, pool: Pool) -> None:
         raise SpecError(f"--start {spec.start}: with --from, expected best or one of {names(sources, 20)}")
     if spec.space not in (AUTO, "simplex", "residual"):
         raise SpecError(f"--space {spec.space}: with --from, expected simplex or residual")
-    if spec.top is not None:
-        raise SpecError(f"--ingredients {spec.top}: with --from, the search is over its mixes; leave one of them out")
+    if spec.ingredient_count is not None:
+        raise SpecError(
+            f"--ingredients {spec.ingredient_count}: with --from, the search is over its mixes; leave one of them out"
+        )
 
 
 def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Space:
@@ -172,11 +174,11 @@ def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, En
     groups, count = plan_space(spec, pool)
     if _is_residual(spec):
         return _residual(spec, objective, baselines)
-    if spec.sources:
+    if spec.from_:
         return _space_of_mixes(spec, objective, baselines, groups)
     start = start_mix(spec, objective, baselines)
     groups = groups.refine(start.groups)
-    if spec.top == AUTO:
+    if spec.ingredient_count == AUTO:
         preferred = helpful(objective.counting())
     else:
         ranked = [name for name, _ in ranking(objective.counting(), ingredient_mixes(objective))]
@@ -209,7 +211,7 @@ def helpful(objective: Objective) -> list[str]:
 
 def _is_residual(spec: StudySpec) -> bool:
     """Whether the search moves between mixes: the default, unless columns or groups are asked for."""
-    asked = spec.sources or spec.groups is not None or spec.top is not None
+    asked = spec.from_ or spec.groups is not None or spec.ingredient_count is not None
     return spec.space == "residual" or (spec.space == "auto" and not asked)
 
 
@@ -218,7 +220,7 @@ def _residual(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
     pool = objective.pool
     start = start_mix(spec, objective, baselines)
     others = {name: entry.mix for name, entry in baselines.items() if entry.mix is not None}
-    if spec.sources:
+    if spec.from_:
         others = source_mixes(spec, objective, baselines)
     elif pool.base is not None:
         others[pool.base] = checkpoint_mix(objective, pool.base)
@@ -234,19 +236,19 @@ def _space_of_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[st
 
 def start_tally(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Tally:
     """What it takes to find the start and the columns to search over, from nothing."""
-    if spec.sources:
+    if spec.from_:
         columns, tally = source_mixes(spec, objective, baselines), Tally()
     else:  # the ingredients to search over are those that rank first
         columns = {name: entry.mix for name, entry in baselines.items() if entry.mix is not None}
         tally = baselines["individual"].tally
-    if spec.top == AUTO:
+    if spec.ingredient_count == AUTO:
         screening = objective.counting()
         helpful(screening)
         tally = tally.merged(screening.tally)
     start = LEARNED if spec.start == "learned" else spec.start
     for name, mix in columns.items():
         # A residual space moves towards all of them.
-        if name in baselines and (spec.sources or _is_residual(spec) or start in ("best", name)):
+        if name in baselines and (spec.from_ or _is_residual(spec) or start in ("best", name)):
             tally = tally.merged(baselines[name].tally)
         if start in ("best", name):
             scoring = objective.counting()
@@ -268,8 +270,8 @@ def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
         "base": pool.base,
         "family": hashlib.sha256(family.encode()).hexdigest()[:12],
         "groups": "auto" if spec.groups is None else make_groups(spec.groups, pool.sizes).as_dict(),
-        "ingredients": spec.top,
-        **({"from": list(sources_of(spec, pool))} if spec.sources else {}),
+        "ingredients": spec.ingredient_count,
+        **({"from": list(sources_of(spec, pool))} if spec.from_ else {}),
         f"data {VALIDATION}": objective.evaluators[VALIDATION].split.fingerprint[:12],
         "select": {
             name: [weight, objective.evaluators[name].split.fingerprint[:12]] for name, weight in spec.weights.items()

@@ -63,7 +63,7 @@ def refine(spec: StudySpec, objective: Objective, mix: Mix, count: int) -> Refin
     effects = np.linalg.norm(slopes, axis=1)
     chosen = sorted(np.argsort(-effects, kind="stable")[:count])
     ranked = np.argsort(-np.linalg.norm(slopes[chosen], axis=0), kind="stable")
-    most = spec.top if isinstance(spec.top, int) else max(2, DIMENSIONS // count + 1)
+    most = spec.ingredient_count if isinstance(spec.ingredient_count, int) else max(2, DIMENSIONS // count + 1)
     active = [pool.ingredients[number] for number in sorted(ranked[:most])]
     space = Layers(centre, active, RADII["affine"], [groups.names[number] for number in chosen])
     return Refinement(space, dict(zip(groups.names, effects.tolist(), strict=True)))

@@ -31,7 +31,7 @@ def search_requests(spec: StudySpec, pool: Pool) -> dict[str, Request]:
         SpecError: ``--from`` names rows that cannot be made.
     """
     defaults = greedy_defaults(spec)
-    requests = requests_of([], pool.columns, spec.sources, defaults)
+    requests = requests_of([], pool.columns, spec.from_, defaults)
     return requests_of((*BASELINES, LEARNED), pool.columns, defaults=defaults) | requests
 
 
@@ -71,7 +71,7 @@ def run_baselines(spec: StudySpec, assembly: Assembly, listener: Listener) -> di
 
 def sources_of(spec: StudySpec, pool: Pool) -> tuple[str, ...]:
     """The names of the rows and checkpoints that ``--from`` lists."""
-    return source_names(spec.sources, pool.columns, greedy_defaults(spec))
+    return source_names(spec.from_, pool.columns, greedy_defaults(spec))
 
 
 def source_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> dict[str, Mix]:
@@ -112,7 +112,7 @@ def start_mix(spec: StudySpec, objective: Objective, baselines: Mapping[str, Ent
 
 def learned_start(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Request | None:
     """The row that the search starts from, where the gradient learned it."""
-    started = not spec.sources and start_name(spec, objective, baselines) == LEARNED
+    started = not spec.from_ and start_name(spec, objective, baselines) == LEARNED
     return baselines[LEARNED].request if started else None
 
 

@@ -185,7 +185,7 @@ def test_a_number_of_ingredients_bounds_those_that_move(clip_pool_template: Path
     mix = combine([one], [1.0])
     wide = refine(load_spec({"models": clip_pool_template, "refine": 2}), objective, mix, 2)
     assert wide.space.active == objective.pool.ingredients
-    narrow = refine(load_spec({"models": clip_pool_template, "refine": 2, "top": 2}), objective, mix, 2)
+    narrow = refine(load_spec({"models": clip_pool_template, "refine": 2, "ingredients": 2}), objective, mix, 2)
     assert len(narrow.space.active) == 2
     assert set(narrow.space.active) < set(objective.pool.ingredients)
     assert np.array_equal(narrow.space.to_mix(np.zeros(2)).coefficients, mix.coefficients)
