@@ -1,7 +1,7 @@
 """mixopt: finds the best weight mix of a folder of fine-tuned checkpoints.
 
-The verbs are in `mixopt.runs.run` (``search``, ``compare``, ``build``, ``evaluate``, ``inspect``,
-``report``), the Optuna side in `mixopt.study`. What is listed here is public; it is imported when it is first used.
+The verbs are ``search``, ``compare``, ``build``, ``evaluate``, ``inspect`` and ``report``, as the commands of the same
+names. What is listed here is public; it is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     from mixopt.scoring.score import Score
     from mixopt.spaces.simplex import Simplex
     from mixopt.spec import StudySpec, load_spec
+    from mixopt.study import optuna_objective
     from mixopt.values.groups import Groups, make_groups
     from mixopt.values.mix import Mix, combine, constant, one_hot
     from mixopt.values.recipe import Recipe
     from mixopt.values.samples import Preprocess, Split
     from mixopt.weights.pool import Pool, open_pool
 
+# Where each name lives: what is imported when it is first used.
 _PLACES = {
     "Groups": "values.groups",
     "Listener": "listener",
@@ -50,16 +52,22 @@ _PLACES = {
     "Recipe": "values.recipe",
     "Score": "scoring.score",
     "Simplex": "spaces.simplex",
-    **{verb: f"runs.{verb}" for verb in ("build", "compare", "evaluate", "inspect", "report", "search")},
     "Split": "values.samples",
     "StudySpec": "spec",
+    "build": "runs.build",
     "combine": "values.mix",
+    "compare": "runs.compare",
     "constant": "values.mix",
+    "evaluate": "runs.evaluate",
+    "inspect": "runs.inspect",
     "load_spec": "spec",
     "make_groups": "values.groups",
     "one_hot": "values.mix",
     "open_objective": "assemble",
     "open_pool": "weights.pool",
+    "optuna_objective": "study",
+    "report": "runs.report",
+    "search": "runs.search",
 }
 
 __all__ = [
@@ -94,6 +102,7 @@ __all__ = [
     "one_hot",
     "open_objective",
     "open_pool",
+    "optuna_objective",
     "report",
     "search",
 ]

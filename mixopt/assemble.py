@@ -157,11 +157,12 @@ def ingredient_files(spec: StudySpec) -> tuple[dict[str, Path], tuple[str, Path]
     Raises:
         CheckpointError: No folder, no checkpoints, or no base where one is named.
     """
-    found = checkpoints.find(spec.models, spec.ingredients)
+    patterns = spec.ingredient_patterns
+    found = checkpoints.find(spec.models, patterns)
     base = None if spec.base is None else _base_file(spec)
     files = [path for path in found if base is None or path.resolve() != base.resolve()]
     if not files:
-        wanted = f"matching {names(spec.ingredients)}" if spec.ingredients else f"({', '.join(checkpoints.SUFFIXES)})"
+        wanted = f"matching {names(patterns)}" if patterns else f"({', '.join(checkpoints.SUFFIXES)})"
         raise CheckpointError(f"{spec.models}: no checkpoints {wanted} in this folder; correct --models")
     every = checkpoints.names_of([*files, *([base] if base else [])], spec.models)
     named = dict(zip(every, files, strict=False))

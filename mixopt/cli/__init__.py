@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from mixopt.cli.commands import make_command
 from mixopt.cli.files import build, evaluate, inspect, report
-from mixopt.cli.runs import METHODS, compare, demo, search
+from mixopt.cli.runs import COMPARE_RESUMES, DEMO_RESUMES, METHODS, SEARCH_RESUMES, compare, demo, search
 from mixopt.version import __version__
 
 __all__ = ["app", "main"]
+
+EXAMPLES: dict[Callable[..., None], str] = {
+    search: "Example: [bold]mixopt search --models my_sweep/ --trials 200[/bold]. The same command again resumes; "
+    "[bold]--sampler tpe --groups block[/bold] and the like start another study and need another --out.",
+    compare: "Example: [bold]mixopt compare --models my_sweep/ --methods greedy,wise_ft,model_stock[/bold]. Scores are "
+    "cached: the same command again only adds what is missing. Exit code 2: bad input; 3: the table is complete but "
+    f"for rows that failed, which are told on stderr. [bold]Methods:[/bold] {METHODS}; "
+    "[bold]mixopt guide recipes[/bold] has their variants.",
+    build: "Example: [bold]mixopt build runs/my_sweep/recipe.json -o fused.safetensors[/bold]",
+    evaluate: "Example: [bold]mixopt evaluate fused.safetensors --data test.npz[/bold]",
+    inspect: "Example: [bold]mixopt inspect my_sweep/[/bold]",
+    report: "Example: [bold]mixopt report runs/my_sweep/ --html report.html[/bold]",
+    demo: "Example: [bold]mixopt demo[/bold]. Needs scikit-learn: pip install 'mixopt\\[demo]'.",
+}
+# What an interrupt leaves, and how to go on.
+RESUMES: dict[Callable[..., None], str] = {search: SEARCH_RESUMES, compare: COMPARE_RESUMES, demo: DEMO_RESUMES}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,20 +38,8 @@ app = typer.Typer(
     help="Finds the best weight mix of a folder of fine-tuned checkpoints.",
     epilog="First steps: [bold]mixopt demo[/bold], then [bold]mixopt search --models DIR --trials 200[/bold].",
 )
-app.command(
-    epilog="Example: [bold]mixopt search --models my_sweep/ --trials 200[/bold]. The same command again resumes; "
-    "[bold]--sampler tpe --groups block[/bold] and the like start another study and need another --out."
-)(search)
-app.command(
-    epilog="Example: [bold]mixopt compare --models my_sweep/ --methods greedy,wise_ft,model_stock[/bold]. Scores are "
-    "cached: the same command again only adds what is missing. Exit code 2: bad input; 3: the table is complete but "
-    f"for rows that failed, which are told on stderr. [bold]Methods:[/bold] {METHODS}; the README has their variants."
-)(compare)
-app.command(epilog="Example: [bold]mixopt build runs/my_sweep/recipe.json -o fused.safetensors[/bold]")(build)
-app.command(epilog="Example: [bold]mixopt evaluate fused.safetensors --data test.npz[/bold]")(evaluate)
-app.command(epilog="Example: [bold]mixopt inspect my_sweep/[/bold]")(inspect)
-app.command(epilog="Example: [bold]mixopt report runs/my_sweep/ --html report.html[/bold]")(report)
-app.command(epilog="Example: [bold]mixopt demo[/bold]. Needs scikit-learn: pip install 'mixopt\\[demo]'.")(demo)
+for work, example in EXAMPLES.items():
+    app.command(epilog=example)(make_command(work, RESUMES.get(work, "")))
 
 
 @app.callback(invoke_without_command=True)

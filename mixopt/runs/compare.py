@@ -103,12 +103,14 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
 
 def _rows_wanted(spec: StudySpec, listener: Listener) -> dict[str, Request]:
     """The rows of a comparison, from file names alone: a wrong one is told before anything is opened."""
-    if spec.top is not None:
-        raise SpecError(f"ingredients = {spec.top}: this is for a search; here a row takes so many: uniform:top=4")
+    if spec.ingredient_count is not None:
+        raise SpecError(
+            f"ingredients = {spec.ingredient_count}: this is for a search; here a row takes so many: uniform:top=4"
+        )
     files, base = ingredient_files(spec)
     columns = [*files, *([base[0]] if base else [])]
-    wanted = spec.methods or (soups_of_soups() if spec.sources else default_rows(len(files)))
-    requests = requests_of(wanted, columns, spec.sources, greedy_defaults(spec))
+    wanted = spec.methods or (soups_of_soups() if spec.from_ else default_rows(len(files)))
+    requests = requests_of(wanted, columns, spec.from_, greedy_defaults(spec))
     if all(request.method in ENSEMBLES for request in requests.values()):
         raise SpecError("--methods: only ensembles, and no mix to save; name a method that chooses one as well")
     listener.info(f"rows: {names(requests, len(requests))}")

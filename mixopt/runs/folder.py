@@ -119,7 +119,7 @@ class RunFolder:
 
     def write_spec(self, spec: StudySpec) -> None:
         """Keep the resolved options."""
-        values = _plain(spec.model_dump(exclude_none=True))
+        values = _plain(spec.model_dump(exclude_none=True, by_alias=True))
         values["out"] = str(self.path.resolve())
         if "@" in str(values.get("storage", "")):
             del values["storage"]  # it holds a password

@@ -35,7 +35,7 @@ def study_identity(spec: StudySpec, assembly: Assembly, sources: tuple[str, ...]
         "base": pool.base,
         "family": _short(json.dumps(assembly.family.identity(), sort_keys=True)),
         "groups": "auto" if spec.groups is None else make_groups(spec.groups, pool.sizes).as_dict(),
-        "ingredients": spec.top,
+        "ingredients": spec.ingredient_count,
         **({"from": list(sources)} if sources else {}),
         f"data {VALIDATION}": objective.evaluators[VALIDATION].split.fingerprint[:12],
         "select": steering or None,

@@ -155,7 +155,7 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
         timeout=spec.timeout,
     )
     check_sampler(trials.sampler, trials.seed, trials.population, trials.objectives)
-    if spec.space == "residual" and (spec.groups is not None or spec.top is not None):
+    if spec.space == "residual" and (spec.groups is not None or spec.ingredient_count is not None):
         option = "--groups" if spec.groups is not None else "--ingredients"
         raise SpecError(
             f"--space residual: moves towards whole mixes, not towards checkpoints by layer group; leave out {option}, "
@@ -166,9 +166,9 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
     space = _plan_space(spec, pool)
     refine = None if spec.refine is None else plan_refine(spec, spec.refine, pool)
     defaults = greedy_defaults(spec)
-    requests = requests_of([], pool.columns, spec.sources, defaults)
+    requests = requests_of([], pool.columns, spec.from_, defaults)
     requests = requests_of((*BASELINES, LEARNED), pool.columns, defaults=defaults) | requests
-    sources = source_names(spec.sources, pool.columns, defaults)
+    sources = source_names(spec.from_, pool.columns, defaults)
     if sources:
         _check_sources(spec, sources)
     is_recipe = spec.start.endswith((".json", ".safetensors"))
@@ -202,29 +202,29 @@ def _plan_space(spec: StudySpec, pool: Pool) -> SpacePlan:
     Those are the ingredients that rank first, and blocks or, where those are too many, contiguous segments along depth.
     Of the spaces whose groups move together, all groups are blocks.
     """
-    top = spec.top if isinstance(spec.top, int) else None
+    wanted = spec.ingredient_count if isinstance(spec.ingredient_count, int) else None
     if spec.space in (together := {"shared": 1, "depth": POINTS}):
         groups = make_groups(spec.groups or "block", pool.sizes)
-        count = top or DIMENSIONS // together[spec.space] + 1
+        count = wanted or DIMENSIONS // together[spec.space] + 1
     elif spec.groups is not None:
         groups = make_groups(spec.groups, pool.sizes)
-        count = len(spec.sources) or top or max(2, DIMENSIONS // len(groups))
+        count = len(spec.from_) or wanted or max(2, DIMENSIONS // len(groups))
     else:
-        count = len(spec.sources) or min(top or INGREDIENTS, len(pool.ingredients))
+        count = len(spec.from_) or min(wanted or INGREDIENTS, len(pool.ingredients))
         most = max(1, DIMENSIONS // count)
         blocks = len(set(block_names(pool.sizes).values()))
         groups = make_groups("block" if blocks <= most else min(most, len(pool.sizes)), pool.sizes)
-    if not spec.sources:
+    if not spec.from_:
         count = min(count, len(pool.ingredients))
-    return SpacePlan(_kind(spec), groups, count, spec.top == AUTO, spec.radius)
+    return SpacePlan(_kind(spec), groups, count, spec.ingredient_count == AUTO, spec.radius)
 
 
 def _kind(spec: StudySpec) -> Kind:
     """Between whole mixes by default; by layer group where columns or groups are asked for."""
-    asked = spec.sources or spec.groups is not None or spec.top is not None
+    asked = spec.from_ or spec.groups is not None or spec.ingredient_count is not None
     if spec.space == AUTO and not asked:
         return "residual"
-    if spec.sources and spec.space != "residual":
+    if spec.from_ and spec.space != "residual":
         return "composed"
     return "by start" if spec.space == "auto" else spec.space
 
@@ -234,7 +234,11 @@ def plan_refine(spec: StudySpec, count: int, pool: Pool) -> RefinePlan:
     groups = make_groups(spec.groups or "block", pool.sizes)
     if count > len(groups):
         raise SpecError(f"--refine {count}: expected at most {len(groups)}, the layer groups; or finer --groups")
-    return RefinePlan(count, groups, spec.top if isinstance(spec.top, int) else max(2, DIMENSIONS // count + 1))
+    return RefinePlan(
+        count,
+        groups,
+        spec.ingredient_count if isinstance(spec.ingredient_count, int) else max(2, DIMENSIONS // count + 1),
+    )
 
 
 def _check_sources(spec: StudySpec, sources: tuple[str, ...]) -> None:
@@ -244,8 +248,10 @@ def _check_sources(spec: StudySpec, sources: tuple[str, ...]) -> None:
         raise SpecError(f"--start {spec.start}: with --from, expected best or one of {names(sources, 20)}")
     if spec.space not in (AUTO, "simplex", "residual"):
         raise SpecError(f"--space {spec.space}: with --from, expected simplex or residual")
-    if spec.top is not None:
-        raise SpecError(f"--ingredients {spec.top}: with --from, the search is over its mixes; leave one of them out")
+    if spec.ingredient_count is not None:
+        raise SpecError(
+            f"--ingredients {spec.ingredient_count}: with --from, the search is over its mixes; leave one of them out"
+        )
 
 
 def _recipe_mix(spec: StudySpec, pool: Pool) -> Mix:

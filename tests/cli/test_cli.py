@@ -11,10 +11,9 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,12 +29,14 @@ from mixopt.errors import MixoptError
 from mixopt.listener import Listener
 from mixopt.reporting import Failure, Row, Samples, comparisons, make_report, table, widths
 from mixopt.spec import StudySpec, load_spec
+from mixopt.spec.option import Described, described
 from mixopt.stages.plan import LEARNED
 from mixopt.version import __version__
 
 ESCAPE = "\x1b"
 ROOT: Any = typer.main.get_command(app)
 COMMANDS = list(ROOT.commands)
+LONG = ["search", "compare"]
 
 
 def invoke(*arguments: object) -> Result:
@@ -70,7 +71,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.usefixtures("wide")
 def test_help_shows_an_example_and_every_option(name: str) -> None:
-    result = invoke(name, "--help")
+    result = invoke(name, "--help-all" if name in LONG else "--help")
     assert result.exit_code == 0
     assert f"Example: mixopt {name}" in result.stdout
     command = ROOT.commands[name]
@@ -83,6 +84,42 @@ def test_help_shows_an_example_and_every_option(name: str) -> None:
         assert " ".join(parameter.help.split()) in " ".join(result.stdout.split()), parameter.name
         for option in parameter.opts if parameter.param_type_name == "option" else ():
             assert option in result.stdout
+
+
+def flags_in(page: str) -> set[str]:
+    return set(re.findall(r"^│ +(--[a-z-]+)", page, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.usefixtures("wide")
+def test_help_of_a_long_command_shows_the_common_options(name: str) -> None:
+    shown = flags_in(invoke(name, "--help").stdout)
+    whole = flags_in(invoke(name, "--help-all").stdout)
+    common = {each.flag for each in described(StudySpec) if each.option.common and name in each.option.commands}
+    assert shown == common | {"--help", "--help-all", "--quiet", "--json"}
+    assert 10 <= len(common) <= 13
+    assert shown < whole == {parameter.opts[0] for parameter in ROOT.commands[name].params} | {"--help"}
+    assert flags_in(invoke(name, "--help").stdout) == shown, "showing all changes nothing"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["compare", "--help-all"]])
+def test_help_comes_at_once_and_without_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        f"sys.argv = ['mixopt', *{arguments!r}]\n"
+        "from mixopt.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "print(time.perf_counter() - start, {'torch', 'optuna', 'matplotlib', 'numpy'} & sys.modules.keys(), sep=';')"
+    )
+    # The fastest of three: what other processes on the machine do is not the command's.
+    found = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds, loaded = done.stdout.splitlines()[-1].split(";")
+        assert not set(loaded.strip("{}").split(", ")) & {"'torch'", "'optuna'", "'matplotlib'"}
+        found.append(float(seconds))
+    assert min(found) < 0.5
 
 
 def test_root_help_lists_the_commands_and_first_steps() -> None:
@@ -104,9 +141,9 @@ def test_every_option_of_a_study_is_a_flag_of_search_or_compare() -> None:
         for parameter in parameters_of(command).values()
         for option in parameter.opts
     }
-    renamed = {"top": "--ingredients", "sources": "--from"}
     for field in StudySpec.model_fields:
-        assert renamed.get(field, f"--{field.replace('_', '-')}") in flags
+        assert f"--{field.strip('_').replace('_', '-')}" in flags
+    assert "--test" in flags
 
 
 # A number of ingredients is for a search.
@@ -121,12 +158,43 @@ def test_help_of_compare_lists_the_methods() -> None:
     assert runs.METHODS in " ".join(invoke("compare", "--help").stdout.split())
 
 
-@pytest.mark.parametrize("name", [name for name in signature(runs.compare).parameters if name not in ONLY_COMPARE])
+@pytest.mark.parametrize("name", [name for name in parameters_of("compare") if name not in ONLY_COMPARE])
 def test_compare_shares_the_options_of_search(name: str) -> None:
-    here, there = (get_type_hints(command, include_extras=True)[name] for command in (runs.compare, runs.search))
-    assert here.__origin__ == there.__origin__
-    assert here.__metadata__[0] is there.__metadata__[0], "one option, written once"
-    assert signature(runs.compare).parameters[name].default == signature(runs.search).parameters[name].default
+    here, there = parameters_of("compare")[name], parameters_of("search")[name]
+    for what in ("opts", "secondary_opts", "help", "metavar", "rich_help_panel", "hidden", "default", "multiple"):
+        assert getattr(here, what) == getattr(there, what), what
+
+
+# The flags of each command, as they have been from the beginning.
+FLAGS = {
+    "search": "models trials preset study family model base ingredients classnames templates data test limit select "
+    "shifts pareto metric from greedy-rule batchnorm confirm refit sampler population groups space refine race signal "
+    "radius start timeout seed device batch-size precision compile stack dtype cache out storage",
+    "compare": "models methods study family model base ingredients classnames templates data test limit metric from "
+    "greedy-rule batchnorm confirm seed device batch-size precision compile stack dtype cache out",
+    "evaluate": "data test verify models family model classnames templates limit metric device batch-size precision "
+    "compile cache",
+    "inspect": "family model base ingredients classnames data test groups cache",
+    "build": "output models verify",
+    "report": "html",
+    "demo": "out trials seed cache",
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_of_a_command_are_the_same_as_ever(name: str) -> None:
+    found = {opt for each in ROOT.commands[name].params if each.param_type_name == "option" for opt in each.opts}
+    more = {"search": {"--help-all"}, "compare": {"--help-all"}, "build": {"-o"}}.get(name, set())
+    assert found == {f"--{flag}" for flag in FLAGS[name].split()} | {"--quiet", "-q", "--json"} | more
+
+
+@pytest.mark.parametrize("each", described(StudySpec), ids=lambda each: each.key)
+def test_help_has_the_default_and_is_written_once(each: Described) -> None:
+    for command in each.option.commands:
+        parameter = parameters_of(command)[each.parameter]
+        assert parameter.help == each.told(command)
+        assert parameter.default is None, "None is not given; the spec knows what then"
+        assert each.default in parameter.help or command in each.option.otherwise
 
 
 @pytest.mark.parametrize("flag", ["--from", "--batchnorm", "--methods"])
@@ -358,7 +426,7 @@ def comparing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
 
 
 Comparing = Callable[..., list[dict[str, Any]]]
-SHOWN = {"quiet", "as_json"}
+SHOWN = {"quiet", "as_json", "help_all"}
 
 
 def test_options_reach_the_comparison(comparing: Comparing) -> None:
@@ -377,7 +445,7 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
             "family": "open_clip", "model": "ViT-B-32", "base": Path("b.pt"), "ingredients": ["a*.pt", "b*.pt"],
             "classnames": ["red", "green"], "templates": ["{}"],
             "data": {"validation": Path("v.npz"), "test": {"t": Path("t.npz"), "u": Path("u.npz")}}, "limit": 7,
-            "metric": "nll", "sources": ["greedy,uniform", "wise_ft"], "greedy_rule": "strict",
+            "metric": "nll", "from_": ["greedy,uniform", "wise_ft"], "greedy_rule": "strict",
             "batchnorm": "recompute", "confirm": 0.3, "seed": 3, "device": "cpu", "batch_size": 5, "precision": "bf16",
             "compile": True, "stack": "bf16", "dtype": "fp16", "cache": Path("c"), "out": Path("o"),
         }
@@ -387,7 +455,7 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
     assert given == told, "every option stands in this test"
     spec = load_spec({key: value for key, value in calls[0].items() if key != "study"})
     assert spec.methods == ("greedy", "wise_ft:0.5", "uniform")
-    assert spec.sources == ("greedy", "uniform", "wise_ft")
+    assert spec.from_ == ("greedy", "uniform", "wise_ft")
 
 
 def test_options_not_given_are_left_to_the_files(comparing: Comparing) -> None:
@@ -420,7 +488,7 @@ def test_new_options_reach_the_search(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ).exit_code
         == 0
     )
-    assert (calls[0]["sources"], calls[0]["batchnorm"]) == (["greedy,uniform"], "average")
+    assert (calls[0]["from_"], calls[0]["batchnorm"]) == (["greedy,uniform"], "average")
     assert calls[0]["precision"] == "fp16"
     assert (calls[0]["preset"], calls[0]["trials"]) == ("fast", None)
 
@@ -592,7 +660,7 @@ def test_inspect_lists_what_is_in_a_pool(home: Path) -> None:
         "32 tensors with 32,384 parameters differ; 18 with 396,377 are identical in all: ln_final.bias",
         "distance between ingredients",
         "cosine between ingredients' deltas",
-        "split search: 96 samples, 4 classes",
+        "split validation: 96 samples, 4 classes",
         "split shift: 96 samples, 4 classes",
         "no problems found",
     ):
@@ -779,10 +847,10 @@ def test_bug_shows_its_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 BROKEN = """
 import sys
-import mixopt.runs.run
+import mixopt
 def broken(*arguments, **options):
     raise ZeroDivisionError("a bug")
-mixopt.runs.mixopt.search = broken
+mixopt.search = broken
 sys.argv = ["mixopt", "search", "--models", "anything"]
 from mixopt.cli import main
 main()

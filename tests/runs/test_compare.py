@@ -130,7 +130,7 @@ def test_methods_are_those_asked_for(clip_pool_template: Path, run_options: dict
 def test_soups_of_soups(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     result = mixopt.compare(
         clip_pool_template,
-        sources=["individual:best", "uniform", "greedy", "wise_ft"],
+        from_=["individual:best", "uniform", "greedy", "wise_ft"],
         methods=["greedy", "learned:affine"],
         **run_options,
     )
@@ -224,7 +224,7 @@ def test_other_metrics_decide_and_have_intervals(clip_pool_template: Path, run_o
 def test_a_search_may_start_from_other_mixes(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     sources = ("individual", "uniform", "wise_ft", "model_1")
     run_options |= {"confirm": 0, "signal": "metric"}
-    result = mixopt.search(clip_pool_template, trials=6, sources=sources, groups="2", **run_options)
+    result = mixopt.search(clip_pool_template, trials=6, from_=sources, groups="2", **run_options)
     rows = {row["name"]: row for row in result.report["methods"]}
     assert list(rows) == ["base", "individual", "uniform", "greedy", LEARNED, "wise_ft", "search"]
     assert result.report["space"] == {
@@ -235,26 +235,26 @@ def test_a_search_may_start_from_other_mixes(clip_pool_template: Path, run_optio
     assert rows["search"]["search"] >= max(rows[name]["search"] for name in ("individual", "uniform", "wise_ft"))
     assert rows["search"]["evaluations"] >= 6 + 4
     assert result.recipe.mix.columns == ("model_0", "model_1", "model_2", "model_3", "base")
-    again = mixopt.search(clip_pool_template, trials=6, sources=sources, groups="2", **run_options)
+    again = mixopt.search(clip_pool_template, trials=6, from_=sources, groups="2", **run_options)
     assert again.recipe == result.recipe
     with pytest.raises(RunError, match=r"from was \[.*\], now \["):
-        mixopt.search(clip_pool_template, trials=6, sources=("individual", "uniform"), groups="2", **run_options)
+        mixopt.search(clip_pool_template, trials=6, from_=("individual", "uniform"), groups="2", **run_options)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"sources": ("uniform",)}, "--from uniform: a search over mixes needs at least two"),
-        ({"sources": ("uniform", "gredy")}, "unknown row or checkpoint 'gredy'"),
-        ({"sources": ("uniform", "ensemble")}, "--from ensemble: an ensemble is no mix"),
-        ({"sources": ("uniform", "greedy"), "top": 2}, "--ingredients 2: with --from"),
+        ({"from_": ("uniform",)}, "--from uniform: a search over mixes needs at least two"),
+        ({"from_": ("uniform", "gredy")}, "unknown row or checkpoint 'gredy'"),
+        ({"from_": ("uniform", "ensemble")}, "--from ensemble: an ensemble is no mix"),
+        ({"from_": ("uniform", "greedy"), "ingredients": 2}, "--ingredients 2: with --from"),
         (
-            {"sources": ("uniform", "greedy"), "space": "depth"},
+            {"from_": ("uniform", "greedy"), "space": "depth"},
             "--space depth: with --from, expected simplex or residual",
         ),
         ({"start": "wise_ft"}, "--start: unknown start 'wise_ft'"),
         (
-            {"sources": ("uniform", "individual"), "start": "greedy"},
+            {"from_": ("uniform", "individual"), "start": "greedy"},
             "--start greedy: with --from, expected best or one",
         ),
     ],
@@ -286,7 +286,7 @@ def test_sources_of_a_search_that_cannot_be(
 def test_a_search_over_mixes_counts_what_led_to_it(
     sources: tuple[str, ...], start: str, evaluations: int, clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
-    result = mixopt.search(clip_pool_template, trials=1, sources=sources, start=start, **run_options)
+    result = mixopt.search(clip_pool_template, trials=1, from_=sources, start=start, **run_options)
     (row,) = (row for row in result.report["methods"] if row["name"] == "search")
     assert row["evaluations"] == evaluations
     assert result.report["best"]
@@ -295,7 +295,7 @@ def test_a_search_over_mixes_counts_what_led_to_it(
 def test_the_dimensions_of_a_search_over_mixes_follow_their_number(
     clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
-    result = mixopt.search(clip_pool_template, trials=1, sources=("uniform", "model_stock"), **run_options)
+    result = mixopt.search(clip_pool_template, trials=1, from_=("uniform", "model_stock"), **run_options)
     assert result.report["space"]["dims"] == 4 * 2, "four blocks, two mixes"
 
 

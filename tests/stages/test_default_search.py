@@ -378,7 +378,7 @@ def test_ingredients_by_gradient_are_those_that_lower_the_loss(clip_pool_templat
     assert list(found) == ranked[: max(2, sum(slope < 0 for slope in slopes.values()))]
 
 
-@pytest.mark.parametrize(("option", "value"), [("groups", "2"), ("top", 3)])
+@pytest.mark.parametrize(("option", "value"), [("groups", "2"), ("ingredients", 3)])
 def test_residual_takes_no_columns_or_groups(
     option: str, value: str | int, clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
@@ -388,6 +388,6 @@ def test_residual_takes_no_columns_or_groups(
 
 
 def test_ingredients_auto_searches_over_them(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    result = mixopt.search(clip_pool_template, top="auto", trials=3, **run_options)
+    result = mixopt.search(clip_pool_template, ingredients="auto", trials=3, **run_options)
     assert result.report["space"]["kind"] in ("simplex", "affine")
     assert result.report["trials"] == {"complete": 3}

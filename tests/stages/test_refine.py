@@ -187,7 +187,7 @@ def test_a_number_of_ingredients_bounds_those_that_move(clip_pool_template: Path
     wide = refine(plan_refine(load_spec({"models": clip_pool_template}), 2, objective.pool), objective, mix, 0)
     assert wide.space.active == objective.pool.ingredients
     narrow = refine(
-        plan_refine(load_spec({"models": clip_pool_template, "top": 2}), 2, objective.pool), objective, mix, 0
+        plan_refine(load_spec({"models": clip_pool_template, "ingredients": 2}), 2, objective.pool), objective, mix, 0
     )
     assert len(narrow.space.active) == 2
     assert set(narrow.space.active) < set(objective.pool.ingredients)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import mixopt
 from mixopt import DataError, MixoptError, Objective, SpecError, load_spec, open_objective
 from mixopt.cli import app
-from mixopt.cli.options import select_of
+from mixopt.cli.options import named
 from mixopt.reporting import table
 from mixopt.runs.search import SearchResult
 from mixopt.stages.confirm import choose_candidate
@@ -248,10 +248,10 @@ def test_a_pool_toml_names_splits_from_its_own_folder(value: str, clip_pool: Pat
 
 
 def test_flags_are_read_as_names_and_files() -> None:
-    assert select_of(["a=x:0.1", "b=y=z:0.2"]) == {"a": "x:0.1", "b": "y=z:0.2"}
-    assert select_of(None) is None
+    form = "NAME=FILE:WEIGHT"
+    assert named("--select", ["a=x:0.1", "b=y=z:0.2"], form) == {"a": "x:0.1", "b": "y=z:0.2"}
     with pytest.raises(Exception, match="--select a: expected NAME=FILE:WEIGHT"):
-        select_of(["a"])
+        named("--select", ["a"], form)
 
 
 def test_a_comparison_is_steered_by_the_selection_split_alone(pool: Path, tmp_path: Path) -> None:

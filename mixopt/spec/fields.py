@@ -1,0 +1,323 @@
+"""Every option of a run, once: its type, its default, its help, and the commands that have it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from mixopt.spec import checks
+from mixopt.spec.checks import AUTO
+from mixopt.spec.option import (
+    CHOICE,
+    DATA,
+    EVERY,
+    ONLY_COMPARE,
+    ONLY_SEARCH,
+    OPENING,
+    POOL,
+    RUN,
+    RUNS,
+    SCORING,
+    SEARCH,
+    Option,
+)
+from mixopt.values.samples import VALIDATION
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class DataSpec(BaseModel):
+    """Where the splits are: the table ``[data]``, in which ``search`` and ``validation`` are one key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    validation: Annotated[
+        Path | None,
+        Option("The split that selects: .npz, or a folder of class folders.", DATA, EVERY, common=True, flag="data"),
+    ] = None
+    test: Annotated[
+        dict[str, Path],
+        Option(
+            "A split that is only reported (repeatable).", DATA, EVERY, common=True, flag="test", metavar="NAME=FILE"
+        ),
+    ] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, values: Any) -> Any:
+        return checks.one_name(values) if isinstance(values, Mapping) else values
+
+    @field_validator("test")
+    @classmethod
+    def _not_validation(cls, value: dict[str, Path]) -> dict[str, Path]:
+        if taken := sorted({"search", VALIDATION} & value.keys()):
+            raise ValueError(f"a test split cannot be called {taken[0]!r}; that is the selection split's name")
+        return value
+
+
+class Fields(BaseModel):
+    """The fields of `mixopt.StudySpec`. What one is stands beside it, and nowhere else; None: the run chooses."""
+
+    # The pool
+    models: Annotated[
+        Path,
+        Option(
+            "Folder with the checkpoints (and pool.toml).",
+            POOL,
+            SCORING,
+            common=True,
+            otherwise={"evaluate": "Folder whose pool.toml describes the model."},
+        ),
+    ]
+    family: Annotated[str, Option("open_clip, or package.module:function.", POOL, EVERY, common=True)] = "open_clip"
+    model: Annotated[str | None, Option("Architecture name or config file.", POOL, EVERY, common=True)] = None
+    base: Annotated[
+        Path | None, Option("The pretrained checkpoint; never an ingredient.", POOL, OPENING, common=True)
+    ] = None
+    ingredients: Annotated[
+        checks.Ingredients,
+        BeforeValidator(checks.ingredients_of),
+        Option(
+            "Glob of the ingredients' files (repeatable), or a number: search over the so many that rank first, or "
+            "auto: over those that help by the gradient at the uniform soup.",
+            POOL,
+            OPENING,
+            otherwise={
+                "compare": "Glob of the ingredients' files (repeatable). (default: every checkpoint there but the base)"
+            },
+            default="every checkpoint there but the base",
+        ),
+    ] = ()
+    # Data
+    classnames: Annotated[
+        tuple[str, ...] | None, Option("Class name, in the order of the labels (repeatable).", DATA, EVERY)
+    ] = None
+    templates: Annotated[
+        tuple[str, ...] | None, Option("Prompt with {} for the class name (repeatable).", DATA, SCORING)
+    ] = None
+    data: DataSpec = Field(default_factory=DataSpec)
+    limit: Annotated[Positive | None, Option("Use the first so many images of the selection split.", DATA, SCORING)] = (
+        None
+    )
+    select: Annotated[
+        dict[str, tuple[Path, float]],
+        BeforeValidator(checks.files_and_weights),
+        Option(
+            "A split that steers the search's trials beside the selection split, and its weight (repeatable; the rest "
+            "of 1 is the selection split's).",
+            DATA,
+            ONLY_SEARCH,
+            metavar="NAME=FILE:WEIGHT",
+        ),
+    ] = Field(default_factory=dict)
+    shifts: Annotated[
+        str,
+        Option(
+            "synthetic steers the trials by the selection images under five synthetic shifts as well, at weight 0.5 or "
+            "synthetic:WEIGHT.",
+            DATA,
+            ONLY_SEARCH,
+        ),
+    ] = "none"
+    # The choice
+    metric: Annotated[
+        str,
+        Option(
+            "What every choice is made by: accuracy, nll or balanced_accuracy.",
+            CHOICE,
+            SCORING,
+            common=True,
+        ),
+    ] = "accuracy"
+    methods: Annotated[
+        tuple[str, ...],
+        BeforeValidator(checks.rows_of),
+        Option(
+            "Rows of the table, each method or method:variant (repeatable, or with commas).",
+            CHOICE,
+            ONLY_COMPARE,
+            common=True,
+            metavar="ROW,...",
+            default="all",
+        ),
+    ] = ()
+    from_: Annotated[
+        tuple[str, ...],
+        BeforeValidator(checks.rows_of),
+        Option(
+            "Rows or checkpoints whose mixes take the place of the ingredients: soups of soups (repeatable, or with "
+            "commas).",
+            CHOICE,
+            RUNS,
+            metavar="ROW,...",
+        ),
+    ] = Field(default=(), alias="from")
+    greedy_rule: Annotated[
+        Literal["at-least", "strict"],
+        Option("at-least (the paper's >=) or strict (the authors' code's >).", CHOICE, RUNS),
+    ] = "at-least"
+    batchnorm: Annotated[
+        Literal["average", "recompute", "auto"],
+        Option(
+            "BatchNorm statistics of a mix: average (of the checkpoints'), recompute (from selection images), or auto "
+            "(the better of the two on the uniform soup).",
+            CHOICE,
+            RUNS,
+        ),
+    ] = "auto"
+    confirm: Annotated[
+        float,
+        Field(ge=0, lt=1),
+        Option(
+            "The share of the selection split, the last of its fixed order, that steers nothing, and decides last; 0 "
+            "steers by all.",
+            CHOICE,
+            RUNS,
+        ),
+    ] = 0.2
+    refit: Annotated[
+        Literal["on", "off"],
+        Option("on learns a learned start again from all samples, after the last choice; or off.", CHOICE, ONLY_SEARCH),
+    ] = "on"
+    # The search
+    trials: Annotated[
+        Positive, Option("Complete trials in all, the start included.", SEARCH, ("search", "demo"), common=True)
+    ] = 200
+    preset: Annotated[
+        Literal["fast", "default", "thorough"],
+        Option("fast (30 trials), default, or thorough (1,000); other options win over it.", SEARCH, ONLY_SEARCH),
+    ] = "default"
+    sampler: Annotated[
+        str,
+        Option(
+            "cmaes, tpe, gp, random, package.module:Class, nsgaii (with --pareto alone), or auto: cmaes, or nsgaii "
+            "with --pareto.",
+            SEARCH,
+            ONLY_SEARCH,
+        ),
+    ] = AUTO
+    population: Annotated[
+        Annotated[int, Field(ge=2)] | None,
+        Option("Trials asked at a time; the sampler's own.", SEARCH, ONLY_SEARCH),
+    ] = None
+    pareto: Annotated[
+        bool,
+        Field(validate_default=True),
+        Option(
+            "The sampler is told the signal on each split that steers, not their weighted mean, and looks for the "
+            "front; the best of the front by the weighted mean go to the last choice.",
+            DATA,
+            ONLY_SEARCH,
+        ),
+    ] = False
+    groups: Annotated[
+        str | None,
+        BeforeValidator(checks.scheme_of),
+        Option(
+            "whole, block, tensor, a number of depth segments, or a .toml of regular expressions; chosen to keep the "
+            "dimensions few.",
+            SEARCH,
+            ("search", "inspect"),
+            otherwise={"inspect": "Layer groups to show, as for search. (default: block)"},
+        ),
+    ] = None
+    space: Annotated[
+        Literal["auto", "simplex", "affine", "shared", "depth", "residual"],
+        Option(
+            "residual (from the start towards the other baselines), simplex, affine, shared, depth, or auto: residual, "
+            "but with --groups, --ingredients or --from simplex (affine, if the start has negative entries).",
+            SEARCH,
+            ONLY_SEARCH,
+        ),
+    ] = "auto"
+    refine: Annotated[
+        Positive | None,
+        Option(
+            "The last half of the trials moves the rows of the so many layer groups that matter most, around the best "
+            "trial so far.",
+            SEARCH,
+            ONLY_SEARCH,
+            metavar="N",
+        ),
+    ] = None
+    race: Annotated[
+        Literal["on", "off"],
+        Option("on gives up trials that will not reach the best so far; or off.", SEARCH, ONLY_SEARCH),
+    ] = "on"
+    signal: Annotated[
+        Literal["metric", "smooth"],
+        Option("What the sampler is told: metric, or smooth (less the loss).", SEARCH, ONLY_SEARCH),
+    ] = "smooth"
+    radius: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Option(
+            "How far a coefficient is pushed at the edge of the box (residual: the part of the way to the other mix); "
+            "by space, 0.5, or in affine, shared and depth 0.1.",
+            SEARCH,
+            ONLY_SEARCH,
+        ),
+    ] = None
+    start: Annotated[
+        str,
+        Option(
+            "best (baseline), individual, uniform, greedy, learned (by gradient), or a recipe.json.",
+            SEARCH,
+            ONLY_SEARCH,
+        ),
+    ] = "best"
+    timeout: Annotated[
+        Annotated[float, Field(gt=0)] | None, Option("Start no trial after so many seconds.", SEARCH, ONLY_SEARCH)
+    ] = None
+    # The run
+    seed: Annotated[int, Field(ge=0), Option("Of everything random.", RUN, (*RUNS, "demo"), common=True)] = 0
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1.", RUN, SCORING, common=True)] = "auto"
+    batch_size: Annotated[Positive | None, Option("Images per forward pass; chosen by device.", RUN, SCORING)] = None
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Option(
+            "Of forward passes: fp32, bf16, fp16, or auto (the fastest that was measured to agree with fp32).",
+            RUN,
+            SCORING,
+            otherwise={"evaluate": "Of forward passes: fp32, bf16 or fp16. (default: fp32)"},
+        ),
+    ] = "auto"
+    compile: Annotated[bool, Option("Run forward passes through torch.compile; for long runs.", RUN, SCORING)] = False
+    stack: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Option(
+            "How checkpoints are kept while mixes are scored: fp32, bf16 (differences from a centre: half the memory), "
+            "or auto (fp32, unless bf16 alone fits).",
+            RUN,
+            RUNS,
+        ),
+    ] = "auto"
+    dtype: Annotated[str, Option("Of the saved model: ingredients (as theirs), fp32, fp16 or bf16.", RUN, RUNS)] = (
+        "ingredients"
+    )
+    cache: Annotated[
+        Path, Option("Decoded splits and outcomes.", RUN, (*EVERY, "demo"), default="$XDG_CACHE_HOME/mixopt")
+    ] = Field(default_factory=lambda: default_cache())
+    out: Annotated[
+        Path | None,
+        Option(
+            "The run folder.",
+            RUN,
+            (*RUNS, "demo"),
+            common=True,
+            default="runs/<pool folder name>",
+            otherwise={"demo": "Folder for the pool and the run. (default: runs/demo)"},
+        ),
+    ] = None
+    storage: Annotated[
+        str | None, Option("Optuna storage URL in place of the run folder's journal.", RUN, ONLY_SEARCH)
+    ] = None
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/mixopt``, or ``~/.cache/mixopt``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "mixopt"

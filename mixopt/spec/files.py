@@ -1,0 +1,145 @@
+"""pool.toml, study.toml and flags, brought together: who wins, what paths are relative to, and what is wrong where."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mixopt.errors import SpecError, listing, unknown
+from mixopt.spec.checks import merged_ingredients, one_name
+from mixopt.spec.option import described
+from mixopt.spec.study import StudySpec
+
+POOL_FILE = "pool.toml"
+
+
+def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
+    """Bring pool.toml, study.toml and flags together; a flag wins over study.toml, which wins over pool.toml.
+
+    Args:
+        flags: Field name to value, as given on the command line or in Python; None means not given. Paths in them
+            are relative to the working directory; those in a file, to that file.
+        study: A study.toml.
+
+    Raises:
+        SpecError: Everything that is wrong, each with the file or flag it stands in.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if study is not None:
+        layers.append((str(study), _read_toml(study)))
+    models = given.get("models", layers[0][1].get("models") if layers else None)
+    if not isinstance(models, (str, Path)):
+        raise SpecError("--models: the folder with the checkpoints is needed (--models DIR)")
+    pool_file = Path(models) / POOL_FILE
+    if pool_file.is_file():
+        layers.insert(0, (str(pool_file), _read_toml(pool_file)))
+    layers.append(("", {**given, "models": models}))
+    merged: dict[str, Any] = {}
+    where: dict[str, str] = {}
+    for source, layer in layers:
+        _lay_over(merged, where, layer, source)
+    try:
+        return StudySpec.model_validate(merged)
+    except ValidationError as error:
+        problems = [_problem(dict(detail), where) for detail in error.errors()]
+        raise SpecError(listing("the options cannot be used", problems)) from error
+
+
+def _lay_over(merged: dict[str, Any], where: dict[str, str], layer: Mapping[str, Any], source: str) -> None:
+    """Put a layer over those before it, and keep where each key comes from."""
+    for name, value in layer.items():
+        key = "from" if name == "from_" else name
+        before = merged.get(key)
+        if key == "data" and isinstance(value, Mapping):
+            value = one_name(value)
+            where |= {f"data.{part}": source for part in value}
+            merged[key] = {**(before if isinstance(before, Mapping) else {}), **value}
+        elif key == "ingredients" and key in merged:
+            merged[key] = merged_ingredients(before, value)
+        else:
+            merged[key] = value
+        where[key] = source
+
+
+def pool_template(models: Path, checkpoints: list[str]) -> str:
+    """A pool.toml to fill in, from what lies in a folder."""
+    base = next((name for name in checkpoints if "base" in name or "zeroshot" in name or "pretrained" in name), None)
+    config = next((path.name for path in sorted(models.glob("*config*.json"))), "ViT-B-32")
+    splits = [path.name for path in sorted(models.glob("*.npz"))]
+    search = next((name for name in splits if "val" in name), splits[0] if splits else "val.npz")
+    tests = [name for name in splits if name != search] or ["test.npz"]
+    lines = [
+        'family = "open_clip"  # or "package.module:function"',
+        f'model = {json.dumps(config)}  # a config file here, or an architecture such as "ViT-B-32"',
+        f"base = {json.dumps(base)}" if base else '# base = "base.safetensors"  # the pretrained checkpoint, if any',
+        'classnames = ["...", "..."]  # in the order of the labels',
+        'templates = ["a photo of a {}."]',
+        "[data]",
+        f"search = {json.dumps(search)}  # an .npz (x uint8 [n, h, w, 3], y integer [n]) or a folder of class folders",
+        "[data.test]",
+        *(f"{json.dumps(Path(name).stem)} = {json.dumps(name)}" for name in tests),
+    ]
+    return "\n".join(lines)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a file, with its relative paths made absolute."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not valid TOML ({error})") from error
+    folder = path.resolve().parent
+    for key in ("models", "base", "cache", "out"):
+        if isinstance(values.get(key), str):
+            values[key] = folder / values[key]
+    if isinstance(values.get("select"), dict):
+        values["select"] = {name: _in_folder(folder, value) for name, value in values["select"].items()}
+    for key, endings in (("model", (".json",)), ("groups", (".toml",)), ("start", (".json", ".safetensors"))):
+        if isinstance(values.get(key), str) and values[key].endswith(endings):
+            values[key] = str(folder / values[key])
+    data = values.get("data")
+    if isinstance(data, dict):
+        for key in ("search", "validation"):
+            if isinstance(data.get(key), str):
+                data[key] = folder / data[key]
+        if isinstance(data.get("test"), dict):
+            data["test"] = {
+                name: folder / value if isinstance(value, str) else value for name, value in data["test"].items()
+            }
+    return values
+
+
+def _in_folder(folder: Path, value: Any) -> Any:
+    """FILE:WEIGHT, or a list of the two, with the file in a folder; what is neither stays, to be refused."""
+    if isinstance(value, str):
+        return str(folder / value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return [folder / value[0], *value[1:]]
+    return value
+
+
+def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    key = str(detail["loc"][0]) if detail["loc"] else ""
+    source = where.get(".".join(str(part) for part in detail["loc"][:2]), where.get(key, ""))
+    flags = {option.key: option.flag for option in described(StudySpec)}
+    head = f"{source}: {place}" if source else flags.get(place, f"--{place.replace('_', '-')}")
+    if detail["type"] == "extra_forbidden":
+        known = {name.partition(".")[0] for name in flags}
+        if len(detail["loc"]) > 1:
+            known = {"search", *(name.partition(".")[2] for name in flags if name.startswith(f"{key}."))}
+        return f"{head}: " + unknown("key", str(detail["loc"][-1]), known)
+    message = str(detail["msg"]).removeprefix("Value error, ").replace("valid tuple", "list of texts")
+    message = message.replace("valid dictionary or instance of DataSpec", "table, [data] with the key search")
+    value = detail.get("input")
+    told = isinstance(value, (dict, list)) or message.startswith("unknown") or "(found " in message
+    shown = "" if told else f" (found {value!r})"
+    return f"{head}: {message[0].lower()}{message[1:]}{shown}"
