@@ -117,7 +117,7 @@ def test_the_command_line_starts_without_torch() -> None:
 def test_a_run_needs_no_pictures() -> None:
     import subprocess
 
-    code = "import sys, mixopt.runs.run; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, mixopt.runs.search, mixopt.runs.compare; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
