@@ -4,35 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixopt.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from mixopt.reporting.schema import Report
 
 MATRIX_LIMIT = 20  # more columns are too wide for a terminal; --json has them all
 
 
-def show_run(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
+def show_run(screen: Screen, report: Report, folder: Path) -> None:
     """The table of a search."""
     if screen.as_json:
-        screen.json(report)
+        screen.json(report.as_dict())
         return
-    from mixopt.reporting import table
+    from mixopt.reporting.tables import table
 
     header, cells = table(report)
-    screen.table(f"{report['metric']} by method; {folder}", header, cells)
+    screen.table(f"{report.metric} by method; {folder}", header, cells)
 
 
-def show_comparison(screen: Screen, report: Mapping[str, Any], failed: Mapping[str, str], folder: Path) -> None:
+def show_comparison(screen: Screen, report: Report, failed: Mapping[str, str], folder: Path) -> None:
     """The tables of a comparison, then each row that failed.
 
     Args:
         screen: Where to.
-        report: The content of report.json.
+        report: What report.json holds.
         failed: Row name to reason.
         folder: The run folder.
     """
     if screen.as_json:
-        screen.json(report)
+        screen.json(report.as_dict())
     else:
         _show_scores(screen, report, folder)
         _show_differences(screen, report)
@@ -44,23 +47,23 @@ def show_comparison(screen: Screen, report: Mapping[str, Any], failed: Mapping[s
         screen.error(f"{', '.join(rows)}: {reason}", kind="failed")
 
 
-def show_report(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
+def show_report(screen: Screen, report: Report, folder: Path) -> None:
     """What the run's own command showed, and the Pareto front where there is one."""
-    if report["command"] == "compare":
-        show_comparison(screen, report, report["failed"], folder)
+    if report.command == "compare":
+        show_comparison(screen, report, report.failed, folder)
         return
     show_run(screen, report, folder)
-    if "front" in report and not screen.as_json:
-        from mixopt.reporting import front
+    if report.front and not screen.as_json:
+        from mixopt.reporting.tables import front
 
-        screen.table("trials on the Pareto front", *front(report))
+        screen.table("trials on the Pareto front", *front(report.front))
 
 
-def _show_scores(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
+def _show_scores(screen: Screen, report: Report, folder: Path) -> None:
     """The scores with their intervals; where the terminal is too narrow for those, with the widest in a line below."""
-    from mixopt.reporting import table, widths
+    from mixopt.reporting.tables import table, widths
 
-    title = f"{report['metric']} by method; {folder}"
+    title = f"{report.metric} by method; {folder}"
     header, cells = table(report, intervals=True, details=True)
     if screen.fits(header, cells):
         screen.table(title, header, cells)
@@ -73,8 +76,8 @@ def _show_scores(screen: Screen, report: Mapping[str, Any], folder: Path) -> Non
     screen.out(f"95 % intervals are at most: {', '.join(widest)}")
 
 
-def _show_differences(screen: Screen, report: Mapping[str, Any]) -> None:
-    from mixopt.reporting import comparisons
+def _show_differences(screen: Screen, report: Report) -> None:
+    from mixopt.reporting.tables import comparisons
 
     header, cells = comparisons(report)
     if len(header) == 1:
@@ -85,14 +88,14 @@ def _show_differences(screen: Screen, report: Mapping[str, Any]) -> None:
         screen.out("paired tests against individual and greedy: in report.json, and here in a wider terminal")
 
 
-def _show_winner(screen: Screen, report: Mapping[str, Any], folder: Path) -> None:
-    from mixopt.reporting import ties
+def _show_winner(screen: Screen, report: Report, folder: Path) -> None:
+    from mixopt.reporting.tables import ties
 
     equal = ties(report)
     tied = f" (as good there: {', '.join(equal)})" if equal else ""
-    held = report["splits"]["validation"]["samples"] - report["steering"] if "steering" in report else 0
+    held = report.splits["validation"].samples - report.tuning
     by = f"on the {held:,} selection samples held back" if held else "on the selection split"
-    screen.out(f"best {by}: {report['best']}{tied}; saved as {folder / 'model.safetensors'}")
+    screen.out(f"best {by}: {report.best}{tied}; saved as {folder / 'model.safetensors'}")
     screen.out(f"Next: mixopt evaluate {folder / 'model.safetensors'} --data FILE; for another row's model, the same")
     screen.out("command with --methods ROW and another --out, which takes its scores from the cache")
 

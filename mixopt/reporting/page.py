@@ -2,110 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from mixopt.reporting import plots, tables
-from mixopt.values.metrics import METRICS
+from mixopt.reporting.rows import TrialPoint
+from mixopt.reporting.schema import Report
+from mixopt.values.metrics import metric_named
+from mixopt.values.samples import VALIDATION
 
-STYLE = """
-body { font: 15px/1.5 sans-serif; color: #222; max-width: 70em; margin: 2em auto; padding: 0 1em }
-div { overflow-x: auto }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
-td, th { padding: 3px 9px; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left }
-tr.best { font-weight: bold }
-svg { max-width: 100%; height: auto }
-p.caption { color: #555; font-size: 13px }
-"""
+TEMPLATE = "page.html.j2"
+KINDS = {"search": "search", "compare": "comparison"}
 
 
-def page(report: Mapping[str, Any], title: str, trials: Sequence[Mapping[str, Any]]) -> str:
-    """The page.
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading: a table, a list, or a drawing, and a caption.
+
+    Attributes:
+        title: The heading.
+        header: Of the table.
+        cells: Of the table, row by row.
+        items: Of the list.
+        drawing: An SVG element.
+        caption: What to know of it.
+    """
+
+    title: str
+    header: Sequence[str] = ()
+    cells: Sequence[Sequence[str]] = ()
+    items: Sequence[str] = ()
+    drawing: str = ""
+    caption: str = ""
+
+
+def page(report: Report, title: str, trials: Sequence[TrialPoint]) -> str:
+    """The page; every text in it is escaped.
 
     Args:
-        report: The content of report.json.
+        report: The report.
         title: What the run is called.
         trials: Of `mixopt.study.read_trials`; without any, the picture of the search is left out.
     """
-    name = escape(title)
-    return "\n".join(
-        [
-            "<!doctype html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style></head><body>',
-            f"<h1>{name}</h1>",
-            f"<p>{escape(_summary(report))}</p>",
-            *_tables(report),
-            *_pictures(report, trials),
-            "</body></html>\n",
-        ]
-    )
+    # Here, as only a page needs it.
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("mixopt.reporting", "."), autoescape=True, trim_blocks=True)
+    sections = [*_tables(report), *_pictures(report, trials)]
+    template = environment.get_template(TEMPLATE)
+    return template.render(title=title, summary=_summary(report), sections=sections, best=report.best) + "\n"
 
 
-def _summary(report: Mapping[str, Any]) -> str:
-    samples = report["splits"]["validation"]["samples"]
-    held = f", of which {samples - report['steering']:,} steered nothing" if samples > report["steering"] else ""
-    better = "higher" if METRICS[report["metric"]].sign > 0 else "lower"
-    kind = {"search": "search", "compare": "comparison"}[report["command"]]
+def _summary(report: Report) -> str:
+    samples = report.splits[VALIDATION].samples
+    held = f", of which {samples - report.tuning:,} steered nothing" if samples > report.tuning else ""
+    better = "higher" if metric_named(report.metric).sign > 0 else "lower"
     parts = [
-        f"{report['metric']} ({better} is better) of a {kind}; the best row is {report['best']}.",
+        f"{report.metric} ({better} is better) of a {KINDS[report.command]}; the best row is {report.best}.",
         f"Selection split: {samples:,} samples{held}.",
         "Test splits are only reported; nothing was chosen on them.",
     ]
-    if not report.get("finished", True):
+    if not report.finished:
         parts.append("The search was stopped before all of its trials were complete.")
     return " ".join(parts)
 
 
-def _tables(report: Mapping[str, Any]) -> Iterator[str]:
-    yield from _section("Every row", _table(*tables.table(report, intervals=True, details=True), report["best"]))
-    yield _caption("± is half the width of the 95 % interval.")
-    failed = [f"<li>{escape(row['name'])}: {escape(row['error'])}</li>" for row in report["methods"] if "error" in row]
-    if failed:
-        yield from _section("Rows that failed", f"<ul>{''.join(failed)}</ul>")
+def _tables(report: Report) -> Iterator[Section]:
+    header, cells = tables.table(report, intervals=True, details=True)
+    yield Section("Every row", header, cells, caption="± is half the width of the 95 % interval.")
+    if report.failures:
+        yield Section("Rows that failed", items=[f"{row.name}: {row.error}" for row in report.failures])
     header, cells = tables.comparisons(report)
     if len(header) > 1:
-        yield from _section("Paired tests", _table(header, cells, report["best"]))
-        yield _caption("Difference in accuracy on the same samples, and p of the exact McNemar test.")
-    if "front" in report:
-        yield from _section("Trials on the Pareto front", _table(*tables.front(report)))
+        caption = "Difference in accuracy on the same samples, and p of the exact McNemar test."
+        yield Section("Paired tests", header, cells, caption=caption)
+    if report.front:
+        yield Section("Trials on the Pareto front", *tables.front(report.front))
 
 
-def _pictures(report: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _pictures(report: Report, trials: Sequence[TrialPoint]) -> Iterator[Section]:
     if trials:
-        yield from _section("The search", _svg(plots.progress(report, trials)))
-        yield _caption(
-            "Images are those of the trials, the ones seen of a trial that was given up early included."
-            + ("" if report.get("select") else " Each other row stands at what it takes and scores by itself.")
-        )
-    if "front" in report:
-        yield from _section("The Pareto front", _svg(plots.front(report)))
-        if len(report["front"]["objectives"]) > 2:
-            yield _caption("The first two objectives of several; the front is that of all of them.")
-    if tables.tests_of(report):
-        yield from _section("Selection against test", _svg(plots.tests(report)))
-        yield _caption("A point for each mix; the base alone is in the table.")
+        caption = "Images are those of the trials, the ones seen of a trial that was given up early included."
+        caption += "" if report.select else " Each other row stands at what it takes and scores by itself."
+        yield Section("The search", drawing=_svg(plots.progress(report, trials)), caption=caption)
+    if report.front:
+        many = len(report.front.objectives) > 2
+        caption = "The first two objectives of several; the front is that of all of them." if many else ""
+        yield Section("The Pareto front", drawing=_svg(plots.front(report.front)), caption=caption)
+    if report.tests:
+        caption = "A point for each mix; the base alone is in the table."
+        yield Section("Selection against test", drawing=_svg(plots.tests(report)), caption=caption)
     if drawn := plots.curves(report):
-        yield from _section("What the methods saw on the way", _svg(drawn))
-        yield _caption("Hollow: tried and not taken.")
-
-
-def _section(title: str, content: str) -> list[str]:
-    return [f"<h2>{escape(title)}</h2>", f"<div>{content}</div>"]
-
-
-def _caption(text: str) -> str:
-    return f'<p class="caption">{escape(text)}</p>'
-
-
-def _table(header: Sequence[str], cells: Sequence[Sequence[str]], best: str = "") -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    rows = [
-        f"<tr{' class=best' if row[0] == best else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-        for row in cells
-    ]
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+        yield Section("What the methods saw on the way", drawing=_svg(drawn), caption="Hollow: tried and not taken.")
 
 
 def _svg(drawn: str) -> str:

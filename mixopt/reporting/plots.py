@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mixopt.reporting.tables import tests_of
-from mixopt.values.metrics import METRICS
+from mixopt.reporting.rows import TrialPoint
+from mixopt.reporting.schema import Front, MadeRow, Report
+from mixopt.values.metrics import metric_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,30 +77,30 @@ def picture(width: float, height: float, draw: Callable[[Figure], None]) -> str:
     return re.sub(r'<g id="[^"]*"', "<g", content.getvalue())
 
 
-def progress(report: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
+def progress(report: Report, trials: Sequence[TrialPoint]) -> str:
     """The best trial so far against the images that trials were scored on, with the other rows as points.
 
     Args:
         report: The content of report.json.
         trials: Of `mixopt.study.read_trials`, the start first.
     """
-    sign = METRICS[report["metric"]].sign
-    images = list(accumulate(trial["images"] for trial in trials))
+    sign = metric_named(report.metric).sign
+    images = list(accumulate(trial.images for trial in trials))
     # A trial that was given up early has an estimate for a value, and cannot win.
-    values = [float("-inf") if trial["estimated"] else sign * trial["value"] for trial in trials]
+    values = [float("-inf") if trial.estimated else sign * trial.value for trial in trials]
     best = [sign * value for value in accumulate(values, max)]
-    signal = report["signal"]
+    signal = report.signal
     # With more splits that steer, the sampler is told a mean over them, which is not known of the other rows.
-    before = [entry for entry in _mixes(report) if entry["name"] != "search" and not report.get("select")]
+    before = [row for row in _mixes(report) if row.name != "search" and not report.select]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.axhline(best[0], color="#333333", linestyle="--", linewidth=1, label="the start")
         axes.step(images, best, where="post", color=COLOURS[0], linewidth=2, label="best trial so far")
         looks = zip(cycle(COLOURS[1:6]), cycle(MARKS), strict=False)
-        for entry, (colour, mark) in zip(before, looks, strict=False):
-            place = ([entry["images"]], [entry["signals"][signal]])
-            axes.plot(*place, mark, color=colour, markersize=7, clip_on=False, label=entry["name"])
+        for row, (colour, mark) in zip(before, looks, strict=False):
+            place = ([row.images], [row.signals[signal]])
+            axes.plot(*place, mark, color=colour, markersize=7, clip_on=False, label=row.name)
         axes.set_xlabel("images scored")
         axes.set_ylabel(f"{signal}, samples that steer")
         axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -109,44 +111,41 @@ def progress(report: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> 
     return picture(WIDTH, 3.4, draw)
 
 
-def tests(report: Mapping[str, Any]) -> str:
+def tests(report: Report) -> str:
     """Each mix's score on every test split against that on the selection split, named."""
     made = _mixes(report)
-    splits = tests_of(report)
+    splits = report.tests
     height = max(2.3, LINE * len(made) + 0.9)
 
     def draw(figure: Figure) -> None:
         for axes, split in zip(_grid(figure, len(splits), 1), splits, strict=True):
-            axes.set_xlabel(f"{report['metric']}, selection")
-            axes.set_ylabel(f"{report['metric']}, {split}")
-            points = {entry["name"]: (entry["search"], entry["test"][split]) for entry in made}
-            _named_points(axes, points, report.get("best"), LINE / (height - 0.8))
+            axes.set_xlabel(f"{report.metric}, selection")
+            axes.set_ylabel(f"{report.metric_of(split)}, {split}")
+            points = {row.name: (row.search, row.test[split]) for row in made}
+            _named_points(axes, points, report.best, LINE / (height - 0.8))
 
     return picture(WIDTH, height * len(splits), draw)
 
 
-def front(report: Mapping[str, Any]) -> str:
+def front(found: Front) -> str:
     """The first two objectives of every trial, with the Pareto front and the trial that was picked."""
-    found = report["front"]
-    points = [(point, point["values"][:2]) for point in found["points"]]
-    on_front = sorted(values for point, values in points if point["on_front"])
-    picked = [values for point, values in points if point["trial"] == found["picked"]]
+    points = [(point, point.values[:2]) for point in found.points]
+    on_front = sorted(values for point, values in points if point.on_front)
+    picked = [values for point, values in points if point.trial == found.picked]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.plot(
-            *_columns([values for point, values in points if not point["on_front"]]), "o", color=PALE, label="trial"
-        )
+        axes.plot(*_columns([values for point, values in points if not point.on_front]), "o", color=PALE, label="trial")
         axes.plot(*_columns(on_front), "s-", color=COLOURS[0], linewidth=1, label="on the front")
         axes.plot(*_columns(picked), "*", color=COLOURS[1], markersize=15, label="picked")
-        axes.set_xlabel(f"{found['signal']}, {found['objectives'][0]['name']}")
-        axes.set_ylabel(f"{found['signal']}, {found['objectives'][1]['name']}")
+        axes.set_xlabel(f"{found.signal}, {found.objectives[0].name}")
+        axes.set_ylabel(f"{found.signal}, {found.objectives[1].name}")
         figure.legend(loc="outside right upper")
 
     return picture(WIDTH, 3.8, draw)
 
 
-def curves(report: Mapping[str, Any]) -> str:
+def curves(report: Report) -> str:
     """What methods saw on the way, a panel for each curve; nothing where the report holds none."""
     panels = list(_curves(report))
     if not panels:
@@ -170,9 +169,9 @@ def curves(report: Mapping[str, Any]) -> str:
     return picture(WIDTH, 2.4 * -(-len(panels) // COLUMNS), draw)
 
 
-def _mixes(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _mixes(report: Report) -> list[MadeRow]:
     """The rows that are made of ingredients: the base alone is so far from them that it would push them together."""
-    return [entry for entry in report["methods"] if entry.get("ingredients")]
+    return [row for row in report.made if row.ingredients]
 
 
 def _grid(figure: Figure, count: int, columns: int) -> list[Axes]:
@@ -220,24 +219,28 @@ def _named_points(axes: Axes, points: Mapping[str, tuple[float, float]], best: s
         )
 
 
-def _curves(report: Mapping[str, Any]) -> Iterator[_Panel]:
-    for entry in report["methods"]:
-        for name, points in entry.get("curves", {}).items():
+def _curves(report: Report) -> Iterator[_Panel]:
+    for row in report.made:
+        for name, points in row.curves.items():
             if len(points) < 2:
                 continue
             swept = "x" in points[0]
-            x_label, y_label = AXES.get(name, (name if swept else "step", report["metric"]))
+            x_label, y_label = AXES.get(name, (name if swept else "step", report.metric))
             lines = {name: [(point.get("x", step), point["value"]) for step, point in enumerate(points, start=1)]}
-            if entry.get("sweep"):
-                lines = {"selection": [(point["x"], point["search"]) for point in entry["sweep"]]}
+            if row.sweep:
+                lines = {"selection": [(point.x, _or_gap(point.search)) for point in row.sweep]}
                 lines |= {
-                    split: [(point["x"], point["test"][split]) for point in entry["sweep"]]
-                    for split in tests_of(report)
+                    split: [(point.x, _or_gap(point.test[split])) for point in row.sweep] for split in report.tests
                 }
             refused = [
                 (step, point["value"]) for step, point in enumerate(points, start=1) if not point.get("added", True)
             ]
-            yield _Panel(f"{entry['name']}: {name}", x_label, y_label, lines, refused)
+            yield _Panel(f"{row.name}: {name}", x_label, y_label, lines, refused)
+
+
+def _or_gap(value: float | None) -> float:
+    """A point that is not finite is a gap in its line."""
+    return math.nan if value is None else value
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:

@@ -13,12 +13,13 @@ from mixopt.comparison.ensembles import ENSEMBLES
 from mixopt.comparison.rows import Request, default_rows, requests_of, soups_of_soups
 from mixopt.comparison.running import run_requests
 from mixopt.errors import RunError, SpecError, listing, names
-from mixopt.files import write_json
 from mixopt.listener import Listener
-from mixopt.reporting import Failure, best_row, make_report
+from mixopt.reporting.build import best_row, entries
+from mixopt.reporting.rows import Failure
+from mixopt.reporting.schema import Report
 from mixopt.runs.export import base_entry, export, score_rows
 from mixopt.runs.folder import RunFolder
-from mixopt.runs.session import in_folder, made_rows, run_facts
+from mixopt.runs.session import finish, in_folder, made_rows, run_fields
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages.announce import announce
 from mixopt.stages.plan import greedy_defaults
@@ -33,13 +34,13 @@ class CompareResult:
     Attributes:
         folder: The run folder.
         recipe: The best row's mix and all that rebuilds it.
-        report: The content of report.json.
+        report: What report.json holds.
         failed: Row name to the reason why it could not be made.
     """
 
     folder: Path
     recipe: Recipe
-    report: dict[str, Any]
+    report: Report
     failed: dict[str, str]
 
 
@@ -74,30 +75,30 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
     # Splits that steer a search's trials beside the selection split steer no method.
     assembly = assemble(spec.model_copy(update={"select": {}, "shifts": "none"}), listener)
     objective = assembly.objective
-    facts = _compared(spec, assembly)
-    _check_same_comparison(folder, facts)
+    compared = _compared(spec, assembly)
+    _check_same_comparison(folder, compared)
     folder.write_spec(spec.model_copy(update=assembly.resolved))
     announce(spec, assembly, listener)
-    entries = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=listener)
-    rows = score_rows(objective, base_entry(objective) | entries, listener)
+    chosen = run_requests(objective, requests, seed=spec.seed, device=assembly.device, listener=listener)
+    rows = score_rows(objective, base_entry(objective) | chosen, listener)
     failed = {row.name: row.reason for row in rows if isinstance(row, Failure)}
-    mixes = {name: entry.mix for name, entry in entries.items() if entry.mix is not None and name not in failed}
+    mixes = {name: entry.mix for name, entry in chosen.items() if entry.mix is not None and name not in failed}
     if not mixes:
         raise RunError(
             listing("no method could choose a mix", [f"{name}: {reason}" for name, reason in failed.items()])
         )
-    best = best_row([row for row in made_rows(rows) if row.name in mixes], spec.metric, objective.samples)
+    best = best_row([row for row in made_rows(rows) if row.name in mixes], spec.metric, objective.tuning)
     saved = export(spec, assembly, folder, best, mixes[best], listener)
-    more = {
-        "command": "compare",
-        "best": best,
-        "verification": saved.verification,
-        "failed": failed,
-        "compared": facts,
-        **run_facts(spec, assembly, started),
-    }
-    report = make_report(rows, spec.metric, more)
-    write_json(folder.report, report)
+    report = Report(
+        command="compare",
+        methods=entries(rows, spec.metric, objective.tuning),
+        best=best,
+        verification=saved.verification,
+        failed=failed,
+        compared=compared,
+        **run_fields(spec, assembly, started),
+    )
+    finish(folder, report, saved.recipe)
     return CompareResult(folder.path, saved.recipe, report, failed)
 
 
@@ -128,14 +129,14 @@ def _compared(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
     }
 
 
-def _check_same_comparison(folder: RunFolder, facts: Mapping[str, Any]) -> None:
+def _check_same_comparison(folder: RunFolder, compared: Mapping[str, Any]) -> None:
     """Refuse to replace a comparison of something else.
 
     Raises:
         RunError: The folder holds one of other checkpoints, data or metric.
     """
-    before = folder.content().get("compared", facts)
-    if changed := [key for key in facts if before.get(key) != facts[key]]:
+    before = folder.content().get("compared", compared)
+    if changed := [key for key in compared if before.get(key) != compared[key]]:
         raise RunError(
             f"{folder.path}: holds a comparison with another {' and another '.join(changed)}; choose another folder "
             "with --out"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ from mixopt.families import Family
 from mixopt.files import write_text
 from mixopt.listener import Listener
 from mixopt.methods import Choice
-from mixopt.reporting import Failure, Row, Samples
+from mixopt.reporting.rows import Failure, Row, Samples
+from mixopt.reporting.schema import SweepPoint, Verification
 from mixopt.runs.folder import RunFolder
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
@@ -48,7 +48,7 @@ class Exported:
     recipe: Recipe
     outcomes: dict[str, Outcomes]
     metrics: dict[str, dict[str, float]]
-    verification: dict[str, Any]
+    verification: Verification
 
 
 def base_entry(objective: Objective) -> dict[str, Entry]:
@@ -166,17 +166,17 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
     saving.check_output(recipe, reread.tensors, str(folder.model))
     scored = score_checkpoint(reread, family, objective.evaluators, assembly.device)
     outcomes, metrics = scored[VALIDATION]
-    verification = {
-        "trial_score": score.value,
-        "file_score": metrics[spec.metric],
-        "difference": metrics[spec.metric] - score.value,
-        "predictions_differing": int(np.sum(outcomes.predicted != score.outcomes.predicted)),
-        "samples": len(outcomes),
-    }
+    verification = Verification(
+        trial_score=score.value,
+        file_score=metrics[objective.metric.name],
+        difference=metrics[objective.metric.name] - score.value,
+        predictions_differing=int(np.sum(outcomes.predicted != score.outcomes.predicted)),
+        samples=len(outcomes),
+    )
     listener.info(
-        f"saved {folder.model} ({name}); scored again from the file: {verification['file_score']:.4f}, its score "
-        f"before {score.value:.4f} (difference {verification['difference']:+.4f}, "
-        f"{verification['predictions_differing']} of {verification['samples']} predictions differ)",
+        f"saved {folder.model} ({name}); scored again from the file: {verification.file_score:.4f}, its score "
+        f"before {score.value:.4f} (difference {verification.difference:+.4f}, "
+        f"{verification.predictions_differing} of {verification.samples} predictions differ)",
     )
     return Exported(
         recipe,
@@ -231,10 +231,10 @@ def _score(objective: Objective, choice: Choice | Ensemble, split: str) -> Score
     return objective.score(choice.mix, split)
 
 
-def _sweep(objective: Objective, choice: Choice | Ensemble) -> list[dict[str, Any]]:
+def _sweep(objective: Objective, choice: Choice | Ensemble) -> tuple[SweepPoint, ...]:
     """Every mix along a sweep, on every split."""
     if isinstance(choice, Ensemble):
-        return []
+        return ()
 
     def value(mix: Mix, split: str) -> float | None:
         try:
@@ -243,7 +243,7 @@ def _sweep(objective: Objective, choice: Choice | Ensemble) -> list[dict[str, An
             return None  # a point of a curve that is not finite is a gap in it
 
     tests = [name for name, each in objective.evaluators.items() if name != VALIDATION and not each.split.steers]
-    return [
-        {"x": x, "search": value(mix, VALIDATION), "test": {split: value(mix, split) for split in tests}}
+    return tuple(
+        SweepPoint(x=x, search=value(mix, VALIDATION), test={split: value(mix, split) for split in tests})
         for x, mix in choice.sweep.items()
-    ]
+    )

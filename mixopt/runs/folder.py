@@ -17,11 +17,10 @@ import tomli_w
 
 from mixopt.errors import RunError, names
 from mixopt.files import write_text
+from mixopt.reporting.schema import Report
 from mixopt.spec import StudySpec
 
 LOCK = "run.lock"
-# What the tables and pictures of a report need.
-REPORT_KEYS = ("metric", "methods", "best", "command", "splits", "steering", "signal")
 
 
 class RunFolder:
@@ -39,6 +38,7 @@ class RunFolder:
         self.model = path / "model.safetensors"
         self.report = path / "report.json"
         self.log = path / "run.log"
+        self.card = path / "README.md"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -83,7 +83,7 @@ class RunFolder:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def finished_report(self) -> dict[str, Any]:
+    def finished_report(self) -> Report:
         """What report.json holds.
 
         Raises:
@@ -93,13 +93,7 @@ class RunFolder:
             if self.journal.exists() or self.spec.exists():
                 raise RunError(f"{self.path}: the run has no report yet; the same command that began it continues")
             raise RunError(f"{self.path}: not a run folder; expected the --out of a search or a comparison")
-        found = self.content()
-        if missing := [key for key in REPORT_KEYS if key not in found]:
-            raise RunError(
-                f"{self.report}: written by another version of mixopt (it lacks {names(missing)}); the run's own "
-                "command writes it anew, with scores from the cache"
-            )
-        return found
+        return Report.from_json(self.report.read_text(), str(self.report))
 
     def check_free_for(self, command: str) -> None:
         """Refuse to write one command's result over the other's.

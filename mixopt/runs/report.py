@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from mixopt.errors import RunError
 from mixopt.files import write_text
 from mixopt.listener import Listener
 from mixopt.reporting import page as pages
+from mixopt.reporting.rows import TrialPoint
+from mixopt.reporting.schema import Report
 from mixopt.runs.folder import RunFolder
 from mixopt.study import read_trials
 
 
-def report(folder: str | Path, *, html: str | Path | None = None, listener: Listener | None = None) -> dict[str, Any]:
+def report(folder: str | Path, *, html: str | Path | None = None, listener: Listener | None = None) -> Report:
     """What a run found, from what its folder holds.
 
     Args:
@@ -22,23 +23,23 @@ def report(folder: str | Path, *, html: str | Path | None = None, listener: List
         listener: Told about notices.
 
     Returns:
-        The content of report.json.
+        What report.json holds.
 
     Raises:
         RunError: Not a run folder, a run without a report yet, or a report of another version.
     """
     run, heard = RunFolder(Path(folder)), listener or Listener()
     found = run.finished_report()
-    if not found.get("finished", True):
+    if not found.finished:
         heard.warn(f"{run.path}: the search was stopped before all its trials were complete")
     if html is not None:
-        trials = _trials_of(run, heard) if found["command"] == "search" else []
+        trials = _trials_of(run, heard) if found.command == "search" else []
         write_text(Path(html), pages.page(found, run.path.resolve().name, trials))
         heard.info(f"wrote {html}")
     return found
 
 
-def _trials_of(run: RunFolder, listener: Listener) -> list[dict[str, Any]]:
+def _trials_of(run: RunFolder, listener: Listener) -> list[TrialPoint]:
     """The trials in a run's journal; where they are not to be had, none, and the reason is told."""
     left_out = "the picture of the search is left out: "
     if not run.journal.is_file():

@@ -12,13 +12,14 @@ from typing import Any
 from mixopt import study as studies
 from mixopt.assemble import Assembly, assemble
 from mixopt.errors import RunError
-from mixopt.files import write_json
 from mixopt.listener import Listener
 from mixopt.methods import Choice as Chosen
-from mixopt.reporting import Failure, Row, best_row, make_report
+from mixopt.reporting.build import best_row, entries
+from mixopt.reporting.rows import Failure, Row
+from mixopt.reporting.schema import Front, Race, Refined, Report, SpaceInfo
 from mixopt.runs.export import Exported, base_entry, export, make_row, samples_of, score_rows
 from mixopt.runs.folder import RunFolder
-from mixopt.runs.session import in_folder, made_rows, run_facts
+from mixopt.runs.session import finish, in_folder, made_rows, run_fields
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec, load_spec
@@ -44,13 +45,13 @@ class SearchResult:
     Attributes:
         folder: The run folder.
         recipe: The mix that was saved, and all that rebuilds it.
-        report: The content of report.json.
+        report: What report.json holds.
         finished: Whether all trials were completed; False where ``timeout`` came first.
     """
 
     folder: Path
     recipe: Recipe
-    report: dict[str, Any]
+    report: Report
     finished: bool
 
 
@@ -97,7 +98,7 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     saved = export(spec, assembly, folder, SEARCH_ROW, mix, listener)
     searched = _Searched(plan, assembly, start, explored, choice, refitted, saved)
     report = _report(searched, spec, rows, started)
-    write_json(folder.report, report)
+    finish(folder, report, saved.recipe)
     return SearchResult(folder.path, saved.recipe, report, explored.finished)
 
 
@@ -144,22 +145,28 @@ class _Searched:
         return self.start.tally.merged(self.explored.tally).merged(self.choice.tally).merged(last)
 
 
-def _report(searched: _Searched, spec: StudySpec, rows: Sequence[Row | Failure], started: float) -> dict[str, Any]:
-    objective, row = searched.assembly.objective, _row(searched)
+def _report(searched: _Searched, spec: StudySpec, rows: Sequence[Row | Failure], started: float) -> Report:
+    objective, plan, row = searched.assembly.objective, searched.plan, _row(searched)
     # What all samples taught cannot be compared with others by some of them: the mix before is, in its place.
     samples = {VALIDATION: samples_of(searched.choice.mix, objective)}
     before = row if searched.refitted is None else replace(row, samples=samples)
-    facts = {
-        "command": "search",
+    own = [study for study, _ in searched.explored.rounds]
+    return Report(
+        command="search",
+        methods=entries([*rows, row], spec.metric, objective.tuning, list(plan.weights)),
         # The search's own row wins over its start, where the two are equal.
-        "best": best_row([before, *made_rows(rows)], spec.metric, objective.samples),
-        "verification": {"trial": searched.choice.trial, **searched.saved.verification},
-        **_steering(searched),
-        "sampler": searched.plan.trials.sampler,
-        **_trials(searched),
-        **run_facts(spec, searched.assembly, started),
-    }
-    return make_report([*rows, row], spec.metric, facts)
+        best=best_row([before, *made_rows(rows)], spec.metric, objective.tuning),
+        verification=searched.saved.verification.model_copy(update={"trial": searched.choice.trial}),
+        select=plan.split_weights if plan.weights else {},
+        shifts=dict(searched.assembly.shifts) if plan.weights else {},
+        sampler=plan.trials.sampler,
+        trials=_states(own),
+        race=_race(own, objective.weighing(plan.weights).images),
+        finished=searched.explored.finished,
+        space=_space(searched.explored),
+        front=_front(searched, own) if plan.weights else None,
+        **run_fields(spec, searched.assembly, started),
+    )
 
 
 def _row(searched: _Searched) -> Row:
@@ -171,41 +178,37 @@ def _row(searched: _Searched) -> Row:
     return make_row(SEARCH_ROW, chosen, searched.assembly.objective, searched.tally, saved.outcomes, saved.metrics)
 
 
-def _steering(searched: _Searched) -> dict[str, Any]:
-    """What each split that steered the trials weighed; empty where the validation split did alone."""
-    if not searched.plan.weights:
-        return {}
-    shifts = searched.assembly.shifts
-    return {"select": searched.plan.split_weights, **({"shifts": dict(shifts)} if shifts else {})}
+def _states(own: Sequence[studies.Study]) -> dict[str, int]:
+    """How many trials are in each state."""
+    return dict(sum((Counter(studies.count_states(study)) for study in own), Counter[str]()))
 
 
-def _trials(searched: _Searched) -> dict[str, Any]:
-    """What became of the trials, and in which space."""
-    explored, plan = searched.explored, searched.plan
-    objective = searched.assembly.objective.weighing(plan.weights)
-    own = [study for study, _ in explored.rounds]
-    states: Counter[str] = Counter()
-    races: Counter[str] = Counter()
+def _race(own: Sequence[studies.Study], whole: int) -> Race:
+    """What racing spared, given the samples of a whole trial."""
+    counted: Counter[str] = Counter()
     for study in own:
-        states.update(studies.count_states(study))
-        races.update(studies.race_counts(study, objective.images))
+        counted.update(studies.race_counts(study, whole))
+    return Race(**counted)
+
+
+def _space(explored: Explored) -> SpaceInfo:
     _, space = explored.rounds[0]
-    facts: dict[str, Any] = {
-        "trials": dict(states),
-        "race": dict(races),
-        "finished": explored.finished,
-        "space": {"kind": space.describe()["kind"], "dims": space.dims, "labels": list(space.labels)},
-    }
-    if second := explored.refined:
-        facts["space"]["refined"] = {
-            "kind": second.space.kind,
-            "dims": second.space.dims,
-            "labels": list(second.space.labels),
-            "around": second.around,
-            "groups": list(second.space.moving),
-            "effects": dict(second.effects),
-        }
-    if plan.weights:
-        numbered = studies.numbered(own)
-        facts["front"] = studies.front(numbered, plan.split_weights, objective.signal, searched.choice.trial)
-    return facts
+    second = explored.refined
+    refined = (
+        None
+        if second is None
+        else Refined(
+            kind=second.space.kind,
+            dims=second.space.dims,
+            labels=second.space.labels,
+            around=second.around,
+            groups=second.space.moving,
+            effects=dict(second.effects),
+        )
+    )
+    return SpaceInfo(kind=space.describe()["kind"], dims=space.dims, labels=space.labels, refined=refined)
+
+
+def _front(searched: _Searched, own: Sequence[studies.Study]) -> Front:
+    weights, signal = searched.plan.split_weights, searched.assembly.objective.signal
+    return studies.front(studies.numbered(own), weights, signal, searched.choice.trial)

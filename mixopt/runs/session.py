@@ -8,11 +8,14 @@ from typing import Any, TypeVar
 
 from mixopt.assemble import Assembly
 from mixopt.errors import RunError
-from mixopt.files import ENVIRONMENT
+from mixopt.files import ENVIRONMENT, write_text
 from mixopt.listener import Listener, TrialEvent
-from mixopt.reporting import Failure, Row
+from mixopt.reporting.card import model_card
+from mixopt.reporting.rows import Failure, Row
+from mixopt.reporting.schema import Report, SplitInfo
 from mixopt.runs.folder import RunFolder
 from mixopt.spec import StudySpec
+from mixopt.values.recipe import Recipe
 from mixopt.version import __version__
 
 Result = TypeVar("Result")
@@ -63,25 +66,32 @@ def logged(listener: Listener, folder: RunFolder) -> Listener:
     return Listener(info=info, warn=warn, progress=listener.progress, trial=trial)
 
 
-def run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str, Any]:
-    """What every report says of its run."""
-    wall = time.monotonic() - started
+def run_fields(spec: StudySpec, assembly: Assembly, started: float) -> dict[str, Any]:
+    """What every report says of its run: fields of `mixopt.reporting.schema.Report`."""
+    wall, objective = time.monotonic() - started, assembly.objective
     return {
+        "version": __version__,
+        "metric": objective.metric.name,
         "splits": {
-            name: {"samples": len(evaluator.split), "fingerprint": evaluator.split.fingerprint}
-            for name, evaluator in assembly.objective.evaluators.items()
+            name: SplitInfo(samples=len(evaluator.split), fingerprint=evaluator.split.fingerprint)
+            for name, evaluator in objective.evaluators.items()
         },
-        "steering": assembly.objective.tuning,
-        "signal": assembly.objective.signal.name,
+        "tuning": objective.tuning,
+        "signal": objective.signal.name,
         "batchnorm": assembly.batchnorm.as_dict(),
         "precision": assembly.precision.as_dict(),
         "stack": {"mode": assembly.stack.mode, "place": assembly.stack.place},
         "seed": spec.seed,
         "wall_seconds": round(wall, 3),
-        "time": assembly.objective.stopwatch.shares(wall),
-        "reused": assembly.objective.reused,
-        "version": __version__,
+        "time": objective.stopwatch.shares(wall),
+        "reused": objective.reused,
     }
+
+
+def finish(folder: RunFolder, report: Report, recipe: Recipe) -> None:
+    """Write the report, and the model card beside the model."""
+    write_text(folder.report, report.to_json())
+    write_text(folder.card, model_card(report, recipe, folder.path.resolve().name))
 
 
 def made_rows(rows: Sequence[Row | Failure]) -> list[Row]:

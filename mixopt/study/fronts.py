@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
+from mixopt.reporting.schema import Front, FrontObjective, FrontPoint
 from mixopt.values.metrics import Metric
 
 
@@ -31,10 +31,8 @@ def on_front(trials: Mapping[int, FrozenTrial], sign: int) -> dict[int, bool]:
     return dict(zip(signals, undominated(sign * np.array(list(signals.values()))).tolist(), strict=True))
 
 
-def front(
-    trials: Mapping[int, FrozenTrial], weights: Mapping[str, float], signal: Metric, picked: int
-) -> dict[str, Any]:
-    """What every complete trial scored on each split that steers, as plain JSON values.
+def front(trials: Mapping[int, FrozenTrial], weights: Mapping[str, float], signal: Metric, picked: int) -> Front:
+    """What every complete trial scored on each split that steers.
 
     Args:
         trials: Number to trial.
@@ -43,16 +41,16 @@ def front(
         picked: The number of the trial that was chosen.
     """
     front = on_front(trials, signal.sign)
-    return {
-        "objectives": [{"name": name, "weight": weight} for name, weight in weights.items()],
-        "signal": signal.name,
-        "direction": signal.direction,
-        "points": [
-            {"trial": number, "values": values, "on_front": front[number]}
+    return Front(
+        objectives=tuple(FrontObjective(name=name, weight=weight) for name, weight in weights.items()),
+        signal=signal.name,
+        direction=signal.direction,
+        points=tuple(
+            FrontPoint(trial=number, values=tuple(values), on_front=front[number])
             for number, values in _signals(trials).items()
-        ],
-        "picked": picked,
-    }
+        ),
+        picked=picked,
+    )
 
 
 def _signals(trials: Mapping[int, FrozenTrial]) -> dict[int, list[float]]:

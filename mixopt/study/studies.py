@@ -17,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mixopt.errors import RunError, listing
+from mixopt.reporting.rows import TrialPoint
 from mixopt.scoring.objective import Objective
 from mixopt.spaces import Space, from_description
 from mixopt.study.fronts import on_front
@@ -145,15 +146,14 @@ def numbered(studies: Sequence[optuna.Study]) -> dict[int, FrozenTrial]:
     return dict(enumerate(trial for study in studies for trial in study.get_trials(deepcopy=False)))
 
 
-def read_trials(journal: Path) -> list[dict[str, Any]]:
+def read_trials(journal: Path) -> list[TrialPoint]:
     """The complete trials of a run folder's journal, in number order, for reports; nothing is written.
 
     Args:
         journal: The journal file of a run that has ended.
 
     Returns:
-        For each, ``{"trial": number, "value": what the sampler was told, "images": scored, "estimated": given up
-        early}``; trials of several values are left out. The numbers of a second round go on counting, without its
+        Trials of several values are left out. The numbers of a second round go on counting, without its
         start, which is a trial of the first.
 
     Raises:
@@ -169,12 +169,7 @@ def read_trials(journal: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, IndexError, optuna.exceptions.OptunaError) as error:
         raise RunError(f"{journal}: the study cannot be read ({error})") from error
     return [
-        {
-            "trial": number,
-            "value": trial.values[0],
-            "images": trial.user_attrs.get("images", 0),
-            "estimated": bool(trial.user_attrs.get("estimated")),
-        }
+        TrialPoint(number, trial.values[0], trial.user_attrs.get("images", 0), bool(trial.user_attrs.get("estimated")))
         for number, trial in numbered(studies).items()
         if trial.state == TrialState.COMPLETE and len(trial.values) == 1 and (trial.number or not number)
     ]

@@ -96,14 +96,24 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def own_metric(name: str) -> Metric:
+    """The mean of a user's own scores, which are kept as minus the losses; higher is better."""
+    return Metric(name, "maximize", lambda labels, predicted, losses: np.asarray(-losses))
+
+
+def metric_named(name: str) -> Metric:
+    """A metric by name; any other name is that of a user's own objective."""
+    return METRICS[name] if name in METRICS else own_metric(name)
+
+
 def smoothed(metric: Metric) -> Metric:
-    """A metric less the loss in nats; the loss itself stays as it is.
+    """A metric less the loss in nats; the loss itself stays as it is, and so does a user's own.
 
     Accuracy is stepped: a sample counts where its class comes out first, by whatever margin; the loss tells more of a
     sample, and something else than accuracy. Their sum tells the accuracy on other samples about as well as the
     loss does, and among good mixes better than accuracy alone: measured in studies/cifar10.
     """
-    if metric.name == "nll":
+    if metric.name == "nll" or metric.name not in METRICS:
         return metric
 
     def per_sample(labels: Labels, predicted: Labels, losses: Losses) -> NDArray[np.float64]:

@@ -1,0 +1,124 @@
+"""Rows to the entries of a report, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mixopt.reporting.rows import Failure, Row, Samples
+from mixopt.reporting.schema import FailedRow, MadeRow
+from mixopt.reporting.statistics import interval, mcnemar, wilson
+from mixopt.values.metrics import Metric, metric_named, smoothed
+from mixopt.values.samples import VALIDATION
+
+REFERENCES = ("individual", "greedy")
+# The best by a noisy score are the best and the luckiest; more of them leave the last choice more to luck too.
+FINALISTS = 5
+ACCURACY = "accuracy"
+
+
+def entries(
+    rows: Sequence[Row | Failure], metric: str, tuning: int | None = None, steering: Sequence[str] = ()
+) -> tuple[MadeRow | FailedRow, ...]:
+    """What the report says of each row.
+
+    Scores come with 95 % intervals: accuracies Wilson's, other metrics the percentile bootstrap's (Efron 1979); each
+    row comes with the p-value of an exact McNemar test on the same samples against the best individual and the greedy
+    soup.
+
+    Args:
+        rows: The methods, in the order of the table.
+        metric: The driving metric.
+        tuning: How many of the validation samples tuned; all without.
+        steering: The splits that steered a search beside the validation split, which are no tests.
+    """
+    made = {row.name: row for row in rows if isinstance(row, Row)}
+    references = [made[name] for name in REFERENCES if name in made]
+    return tuple(
+        _made(row, metric_named(metric), tuning, steering, references)
+        if isinstance(row, Row)
+        else FailedRow(name=row.name, error=row.reason)
+        for row in rows
+    )
+
+
+def best_row(rows: Sequence[Row], metric: str, tuning: int | None = None) -> str:
+    """The name of the best row; of equals, the first.
+
+    Args:
+        rows: Scored on the whole validation split.
+        metric: The driving metric.
+        tuning: How many of the first samples tuned. Where there are others, the `FINALISTS` rows that score best on
+            the first are compared by metric and loss on those others: what a row was fitted to cannot choose it.
+    """
+    measure = metric_named(metric)
+    if tuning is None or tuning >= len(rows[0].samples[VALIDATION].labels):
+        ranked = _ranked(rows, measure, slice(None))
+    else:
+        finalists = _ranked(rows, measure, slice(0, tuning))[:FINALISTS]
+        # In the rows' own order: of equals, the first.
+        ranked = _ranked([row for row in rows if row in finalists], smoothed(measure), slice(tuning, None))
+    return ranked[0].name
+
+
+def _ranked(rows: Sequence[Row], measure: Metric, part: slice) -> list[Row]:
+    """Rows by a metric on a part of the validation split, best first."""
+
+    def value(row: Row) -> float:
+        found = row.samples[VALIDATION]
+        return measure.sign * measure.value(found.labels[part], found.predicted[part], found.losses[part])
+
+    return sorted(rows, key=lambda row: -value(row))
+
+
+def _made(row: Row, metric: Metric, tuning: int | None, steering: Sequence[str], versus: Sequence[Row]) -> MadeRow:
+    # What a user's own objective drives is reported by accuracy on splits of labelled samples.
+    driving = {split: metric.name if metric.name in each else ACCURACY for split, each in row.metrics.items()}
+    values = {split: row.metrics[split][name] for split, name in driving.items()}
+    search = values.pop(VALIDATION)
+    select = {name: values.pop(name) for name in steering}
+    # A split that a user's own objective scored has no predictions to compare.
+    classified = {split: samples for split, samples in row.samples.items() if samples.are_classified}
+    return MadeRow(
+        name=row.name,
+        search=search,
+        select=select,
+        test=values,
+        optimism={
+            split: metric.sign * (search - each) for split, each in values.items() if driving[split] == metric.name
+        },
+        evaluations=row.evaluations,
+        computed=row.computed,
+        images=row.images,
+        gradient_images=row.gradient_images,
+        seconds=round(row.seconds, 3),
+        ingredients=row.ingredients,
+        models=row.models,
+        peak_memory=row.peak_memory,
+        metrics={split: dict(metrics) for split, metrics in row.metrics.items()},
+        signals=_signals(row.samples[VALIDATION], metric, tuning),
+        interval={
+            split: interval(driving[split], samples)
+            for split, samples in row.samples.items()
+            if samples.are_classified or len(samples.labels) > 1
+        },
+        accuracy_interval={split: wilson(samples.correct) for split, samples in classified.items()},
+        mcnemar_p={
+            other.name: {
+                split: mcnemar(each.correct, other.samples[split].correct) for split, each in classified.items()
+            }
+            for other in versus
+            if other.name != row.name
+        },
+        notes=dict(row.notes),
+        curves=dict(row.curves),
+        sweep=tuple(row.sweep),
+    )
+
+
+def _signals(samples: Samples, metric: Metric, tuning: int | None) -> dict[str, float]:
+    """What a sampler could be told of a row: the metric, raw and smoothed, on the samples that tune."""
+    first = slice(tuning)
+    return {
+        each.name: each.value(samples.labels[first], samples.predicted[first], samples.losses[first])
+        for each in (metric, smoothed(metric))
+    }

@@ -1,0 +1,124 @@
+"""The model card of a run: a README.md in the form of model hubs, beside the saved model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from mixopt.reporting import tables
+from mixopt.reporting.schema import MadeRow, Report
+from mixopt.values.recipe import Recipe
+from mixopt.values.samples import VALIDATION
+
+# Hubs read the card's metadata from YAML, of which JSON's scalars are a part.
+TAGS = ("model-soup", "weight-averaging", "mixopt")
+KEY_ROWS = ("base", "individual", "uniform", "greedy")
+
+
+def model_card(report: Report, recipe: Recipe, name: str) -> str:
+    """The card: metadata, what was mixed, the scores with their intervals, and how to get it again.
+
+    The licence is left to the user: it is that of the checkpoints and their data.
+
+    Args:
+        report: Of the run.
+        recipe: Of the saved model.
+        name: What the run is called.
+    """
+    title = _plain(name)
+    parts = [
+        *_metadata(report, name),
+        f"# {title}",
+        "",
+        *_what(report, recipe),
+        "## Scores",
+        "",
+        *_scores(report),
+        "",
+        *_again(report, recipe),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _metadata(report: Report, name: str) -> Iterator[str]:
+    yield "---"
+    yield "# license: (that of the checkpoints and of the data they were trained on)"
+    yield "library_name: mixopt"
+    yield "tags:"
+    yield from (f"- {tag}" for tag in TAGS)
+    yield "metrics:"
+    yield f"- {json.dumps(report.metric)}"
+    yield "model-index:"
+    yield f"- name: {json.dumps(name)}"
+    yield "  results:"
+    for split, value in _saved(report).test.items():
+        yield "  - task:"
+        yield "      type: classification"
+        yield "    dataset:"
+        yield f"      name: {json.dumps(split)}"
+        yield f"      type: {json.dumps(split)}"
+        yield "    metrics:"
+        yield f"    - type: {json.dumps(report.metric_of(split))}"
+        yield f"      value: {json.dumps(value)}"
+    yield "---"
+    yield ""
+
+
+def _what(report: Report, recipe: Recipe) -> Iterator[str]:
+    used = [column for column in recipe.mix.support() if column != recipe.base]
+    based = f", fine-tuned from `{_plain(recipe.base)}`" if recipe.base else ""
+    yield (
+        f"One model whose weights are a mix of {len(used)} checkpoints{based}: same size, same cost to run as each of "
+        f"them. Chosen by `{_plain(recipe.method)}`, by {report.metric} on a validation split of "
+        f"{report.splits[VALIDATION].samples:,} samples."
+    )
+    yield ""
+    yield "| checkpoint | mean coefficient | content hash |"
+    yield "|---|---|---|"
+    means = dict(zip(recipe.mix.columns, recipe.mix.coefficients.mean(axis=0).tolist(), strict=True))
+    for column in recipe.mix.support():
+        mark = " (base)" if column == recipe.base else ""
+        yield f"| {_plain(column)}{mark} | {means[column]:.4f} | `{recipe.ingredients[column][:12]}` |"
+    yield ""
+    yield f"Coefficients differ by layer group; all {len(recipe.mix.groups)} rows are in `recipe.json`."
+    yield ""
+
+
+def _scores(report: Report) -> Iterator[str]:
+    splits = [VALIDATION, *report.tests]
+    yield f"{report.metric}, ± half the width of the 95 % interval. Every choice was made on the selection split alone."
+    yield ""
+    yield f"| row | selection | {' | '.join(map(_plain, report.tests))} |" if report.tests else "| row | selection |"
+    yield "|---" * (len(splits) + 1) + "|"
+    wanted = {*KEY_ROWS, _saved(report).name}
+    _, cells = tables.table(report, intervals=True)
+    places = [0, 1, *range(2 + len(report.steering), 2 + len(report.steering) + len(report.tests))]
+    for cell in (cell for cell in cells if cell[0] in wanted):
+        yield "| " + " | ".join(_plain(cell[place]) for place in places) + " |"
+
+
+def _again(report: Report, recipe: Recipe) -> Iterator[str]:
+    yield "## How to get it again"
+    yield ""
+    yield "With the same checkpoints, the recipe gives the same bytes:"
+    yield ""
+    yield "```sh"
+    yield "mixopt build recipe.json -o model.safetensors --models CHECKPOINTS --verify"
+    yield "```"
+    yield ""
+    versions = f"mixopt {report.version}, seed {report.seed}"
+    yield f"The run was `mixopt {report.command}` with the options in `run.toml` ({versions})."
+    yield f"Content hash of the weights: `{recipe.output_hash}`. Fingerprints of the data:"
+    yield ""
+    for split, info in report.splits.items():
+        yield f"- {_plain(split)}: {info.samples:,} samples, `{info.fingerprint[:16]}`"
+
+
+def _saved(report: Report) -> MadeRow:
+    """The row whose mix was saved."""
+    return report.row("search" if report.command == "search" else report.best)
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it stands, in a table's cell too."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#" else letter for letter in " ".join(text.split()))

@@ -1,0 +1,339 @@
+"""The report: what report.json holds, typed and versioned. Producers fill its fields, and readers read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from mixopt.errors import RunError
+
+REPORT_FORMAT = 2
+# Keys that are left out where there is nothing to say.
+_OPTIONAL = frozenset(
+    {"select", "shifts", "sampler", "trials", "race", "space", "front", "compared", "refined", "notes", "curves",
+     "sweep", "failed", "trial"}
+)  # fmt: skip
+
+
+class _Part(BaseModel):
+    """A part of the report: frozen, and nothing in it that is not declared."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = handler(self)
+        return {key: value for key, value in values.items() if key not in _OPTIONAL or value not in (None, {}, [], ())}
+
+
+class SweepPoint(_Part):
+    """A mix along a sweep.
+
+    Attributes:
+        x: The value of what was swept.
+        search: Its score on the whole validation split; None where it is not finite.
+        test: The same by test split.
+    """
+
+    x: float
+    search: float | None
+    test: dict[str, float | None]
+
+
+class MadeRow(_Part):
+    """A row of the table.
+
+    Attributes:
+        name: The method, or ``method:variant``.
+        search: The driving metric on the whole validation split.
+        select: The same on each split that steered a search beside it.
+        test: The same by test split.
+        optimism: How much better it does on the validation split than on each test split.
+        evaluations: Distinct mixes asked for on the validation split, from nothing.
+        computed: How many of them were not in the cache.
+        images: Samples that went through a model for them.
+        gradient_images: Those of them that a gradient was taken on.
+        seconds: What all of it takes, from nothing.
+        ingredients: Checkpoints with a coefficient other than 0, the base apart.
+        models: How many models one inference runs; 1 but for ensembles.
+        peak_memory: Bytes at its highest; None where it was not measured.
+        metrics: Split to every metric (fractions; nll in nats).
+        signals: What a sampler could be told of the row, on the samples that tune.
+        interval: Split to the 95 % interval of the driving metric; absent where no samples tell one.
+        accuracy_interval: Split to Wilson's interval of the accuracy.
+        mcnemar_p: Reference row to split to the p-value of the exact McNemar test.
+        notes: More about the choice, by name.
+        curves: What the method saw on the way.
+        sweep: Every mix along a sweep.
+    """
+
+    name: str
+    search: float
+    select: dict[str, float] = Field(default_factory=dict)
+    test: dict[str, float]
+    optimism: dict[str, float]
+    evaluations: int
+    computed: int
+    images: int
+    gradient_images: int
+    seconds: float
+    ingredients: int
+    models: int
+    peak_memory: int | None
+    metrics: dict[str, dict[str, float]]
+    signals: dict[str, float]
+    interval: dict[str, tuple[float, float]]
+    accuracy_interval: dict[str, tuple[float, float]]
+    mcnemar_p: dict[str, dict[str, float]] = Field(default_factory=dict)
+    notes: dict[str, Any] = Field(default_factory=dict)
+    curves: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
+    sweep: tuple[SweepPoint, ...] = ()
+
+
+class FailedRow(_Part):
+    """A row that could not be made.
+
+    Attributes:
+        name: Its name.
+        search: None.
+        test: Nothing.
+        error: Why.
+    """
+
+    name: str
+    search: None = None
+    test: dict[str, float] = Field(default_factory=dict)
+    error: str
+
+
+class SplitInfo(_Part):
+    """A split: its number of samples, and the fingerprint of their content."""
+
+    samples: int
+    fingerprint: str
+
+
+class Verification(_Part):
+    """How the saved file compares with the mix as it was scored before.
+
+    Attributes:
+        trial: The number of the chosen trial, after a search.
+        trial_score: The mix's score on the whole validation split.
+        file_score: The file's.
+        difference: The file's less the mix's.
+        predictions_differing: How many predictions are others.
+        samples: Of how many.
+    """
+
+    trial: int | None = None
+    trial_score: float
+    file_score: float
+    difference: float
+    predictions_differing: int
+    samples: int
+
+
+class Race(_Part):
+    """What racing spared.
+
+    Attributes:
+        given_up: Trials that were given up.
+        images: Samples that trials saw.
+        unraced_images: Those they would have seen without.
+    """
+
+    given_up: int
+    images: int
+    unraced_images: int
+
+
+class Refined(_Part):
+    """The second round's space: its kind and dimensions, the trial around which it lies, and the layer groups it moves.
+
+    Attributes:
+        effects: Every layer group to how much it matters there.
+    """
+
+    kind: str
+    dims: int
+    labels: tuple[str, ...]
+    around: int
+    groups: tuple[str, ...]
+    effects: dict[str, float]
+
+
+class SpaceInfo(_Part):
+    """The space of a search: its kind, its dimensions and their names, and the second round's, if any."""
+
+    kind: str
+    dims: int
+    labels: tuple[str, ...]
+    refined: Refined | None = None
+
+
+class FrontObjective(_Part):
+    """One objective of several: a split and its weight."""
+
+    name: str
+    weight: float
+
+
+class FrontPoint(_Part):
+    """A trial: its number, its signal on each split that steers, and whether no other beats it on all."""
+
+    trial: int
+    values: tuple[float, ...]
+    on_front: bool
+
+
+class Front(_Part):
+    """Every complete trial on each split that steered.
+
+    Attributes:
+        objectives: The splits, the validation split first.
+        signal: What was measured on each.
+        direction: Which way is better.
+        points: The trials.
+        picked: The number of the one that was chosen.
+    """
+
+    objectives: tuple[FrontObjective, ...]
+    signal: str
+    direction: Literal["maximize", "minimize"]
+    points: tuple[FrontPoint, ...]
+    picked: int
+
+
+class Report(_Part):
+    """A run's report.
+
+    Attributes:
+        format: Of the report.
+        version: Of mixopt.
+        command: Which verb made it.
+        metric: The driving metric.
+        best: The best row's name.
+        methods: The rows in the table's order.
+        verification: Of the saved file.
+        splits: Every split by name.
+        tuning: How many validation samples tuned.
+        signal: What steered a search.
+        select: What each split that steered weighed; empty where the validation split did alone.
+        shifts: How shifted images were made.
+        batchnorm: How BatchNorm statistics are made.
+        precision: Of forward passes.
+        stack: How checkpoints were kept.
+        seed: The run's.
+        wall_seconds: What the run took.
+        time: Where that went.
+        reused: The share of forward passes that earlier ones spared.
+        sampler: Of a search.
+        trials: How many trials are in each state.
+        race: What racing spared.
+        finished: Whether all trials were completed.
+        space: Of a search.
+        front: Where several splits steered.
+        failed: Row to why it could not be made.
+        compared: What must not change between comparisons in one folder.
+    """
+
+    format: Literal[2] = 2
+    version: str
+    command: Literal["search", "compare"]
+    metric: str
+    best: str
+    methods: tuple[MadeRow | FailedRow, ...]
+    verification: Verification
+    splits: dict[str, SplitInfo]
+    tuning: int
+    signal: str
+    select: dict[str, float] = Field(default_factory=dict)
+    shifts: dict[str, Any] = Field(default_factory=dict)
+    batchnorm: dict[str, Any]
+    precision: dict[str, Any]
+    stack: dict[str, str]
+    seed: int
+    wall_seconds: float
+    time: dict[str, float]
+    reused: float
+    sampler: str | None = None
+    trials: dict[str, int] | None = None
+    race: Race | None = None
+    finished: bool = True
+    space: SpaceInfo | None = None
+    front: Front | None = None
+    failed: dict[str, str] = Field(default_factory=dict)
+    compared: dict[str, Any] | None = None
+
+    @property
+    def made(self) -> tuple[MadeRow, ...]:
+        """The rows that could be made."""
+        return tuple(row for row in self.methods if isinstance(row, MadeRow))
+
+    @property
+    def failures(self) -> tuple[FailedRow, ...]:
+        """The rows that could not."""
+        return tuple(row for row in self.methods if isinstance(row, FailedRow))
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """The names of the test splits."""
+        return next((tuple(row.test) for row in self.made), ())
+
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """The splits that steered a search beside the validation split."""
+        return tuple(self.select)[1:]
+
+    def metric_of(self, split: str) -> str:
+        """What a split is reported by: the driving metric, or accuracy where a user's own objective drives."""
+        measured = next((row.metrics[split] for row in self.made if split in row.metrics), {})
+        return self.metric if self.metric in measured else "accuracy"
+
+    def row(self, name: str) -> MadeRow:
+        """A made row by name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return {row.name: row for row in self.made}[name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: what report.json holds."""
+        return dict(json.loads(self.to_json()))
+
+    def to_json(self) -> str:
+        """Indented JSON; floats keep every bit."""
+        return json.dumps(self.model_dump(), indent=2, allow_nan=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Report:
+        """Read what `to_json` wrote.
+
+        Args:
+            text: The content.
+            source: The file, for messages.
+
+        Raises:
+            RunError: Not a report, or one of another format.
+        """
+        anew = "the run's own command writes it anew, with scores from the cache"
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{source}: not JSON ({error}); {anew}") from error
+        found = values.get("format", "an older one") if isinstance(values, Mapping) else f"a {type(values).__name__}"
+        if found != REPORT_FORMAT:
+            raise RunError(
+                f"{source}: written by another version of mixopt (report format {found}, expected {REPORT_FORMAT}); "
+                f"{anew}"
+            )
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise RunError(f"{source}: not a whole report ({place}: {first['msg']}); {anew}") from error
