@@ -41,7 +41,7 @@ def test_the_batchnorm_pool_is_one(batchnorm: Any, monkeypatch: pytest.MonkeyPat
     found = mixopt.inspect(tmp_path / "pool")
     assert found["problems"] == []
     options: dict[str, Any] = {"cache": tmp_path / "cache", "out": tmp_path / "run", "limit": 100}
-    report = mixopt.compare(tmp_path / "pool", methods="uniform", **options).report
+    report = mixopt.compare(tmp_path / "pool", methods="uniform", **options).report.as_dict()
     assert list(report["methods"][-1]["test"]) == ["test", "inverted", "blurred", "noisy", "edges"]
     with pytest.raises(SystemExit):
         batchnorm.main([str(tmp_path / "pool")])

@@ -11,6 +11,7 @@ import numpy as np
 from mixopt import study as studies
 from mixopt.errors import names
 from mixopt.listener import Listener
+from mixopt.reporting.build import FINALISTS
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.tally import Tally
 from mixopt.spaces import Space
@@ -18,9 +19,6 @@ from mixopt.stages.plan import DIMENSIONS, LEARNED, SearchPlan
 from mixopt.stages.refine import Refinement, refine
 from mixopt.study import Study
 from mixopt.values.mix import Mix
-
-# The best by a noisy score are the best and the luckiest; more of them leave the last choice more to luck too.
-FINALISTS = 5
 
 Round = tuple[Study, Space]
 

@@ -27,11 +27,14 @@ from mixopt.cli import app, runs
 from mixopt.cli.exits import EXIT_SOME_FAILED
 from mixopt.errors import MixoptError
 from mixopt.listener import Listener
-from mixopt.reporting import Failure, Row, Samples, comparisons, make_report, table, widths
+from mixopt.reporting.rows import Failure, Row, Samples
+from mixopt.reporting.schema import Report
+from mixopt.reporting.tables import comparisons, table, widths
 from mixopt.spec import StudySpec, load_spec
 from mixopt.spec.option import Described, described
 from mixopt.stages.plan import LEARNED
 from mixopt.version import __version__
+from tests.reports import report_of
 
 ESCAPE = "\x1b"
 ROOT: Any = typer.main.get_command(app)
@@ -351,7 +354,8 @@ def test_report_lists_the_front_and_says_where_a_search_ended_early(home: Path, 
     report = json.loads((run_folder / "report.json").read_text())
     points = [{"trial": number, "values": [0.25, number / 8], "on_front": number == 3} for number in range(4)]
     objectives = [{"name": name, "weight": 0.5} for name in ("validation", "synthetic")]
-    report["front"] = {"objectives": objectives, "signal": "accuracy", "points": points, "picked": 3}
+    front = {"objectives": objectives, "signal": "accuracy", "direction": "maximize"}
+    report["front"] = {**front, "points": points, "picked": 3}
     (run_folder / "report.json").write_text(json.dumps({**report, "finished": False}))
     result = invoke("report", run_folder)
     assert result.exit_code == 0
@@ -376,8 +380,11 @@ def test_report_without_a_journal_leaves_a_picture_out(home: Path, tmp_path: Pat
     [
         ({}, "not a run folder"),
         ({"run.toml": ""}, "the run has no report yet; the same command that began it continues"),
-        ({"run.toml": "", "report.json": '{"metric": "accuracy"}'}, "another version of mixopt (it lacks methods, "),
-        ({"run.toml": "", "report.json": "no JSON"}, "another version of mixopt (it lacks metric, "),
+        (
+            {"run.toml": "", "report.json": '{"metric": "accuracy"}'},
+            "another version of mixopt (report format an older one, expected 2)",
+        ),
+        ({"run.toml": "", "report.json": "no JSON"}, "report.json: not JSON"),
     ],
 )
 def test_report_of_no_finished_run(tmp_path: Path, files: dict[str, str], message: str) -> None:
@@ -392,7 +399,7 @@ def test_report_of_no_finished_run(tmp_path: Path, files: dict[str, str], messag
 # compare
 
 
-def report_of(splits: list[str], failed: dict[str, str] | None = None) -> dict[str, Any]:
+def three_rows(splits: list[str], failed: dict[str, str] | None = None) -> Report:
     """A report of three rows over 100 random samples per split, and of rows that failed."""
     random = np.random.default_rng(0)
     labels = {split: random.integers(0, 3, 100) for split in splits}
@@ -404,7 +411,8 @@ def report_of(splits: list[str], failed: dict[str, str] | None = None) -> dict[s
             samples[split] = Samples(labels[split], np.where(wrong, 3, labels[split]), random.random(100))
         metrics = {split: {"accuracy": float(each.correct.mean())} for split, each in samples.items()}
         rows.append(Row(name, metrics, samples, 4, 4, 400, 0, 0.5, 3))
-    return make_report([*rows, *(Failure(*each) for each in (failed or {}).items())], "accuracy", {"best": "greedy"})
+    every = [*rows, *(Failure(*each) for each in (failed or {}).items())]
+    return report_of(every, best="greedy", command="compare", failed=failed or {})
 
 
 @pytest.fixture
@@ -417,7 +425,7 @@ def comparing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         def compare(models: Any, *, study: Any, listener: Listener, **options: Any) -> SimpleNamespace:
             calls.append({"models": models, "study": study, **options})
             listener.info("a notice")
-            return SimpleNamespace(folder=tmp_path / "run", report=report_of(list(splits), failed), failed=failed)
+            return SimpleNamespace(folder=tmp_path / "run", report=three_rows(list(splits), failed), failed=failed)
 
         monkeypatch.setattr(mixopt, "compare", compare)
         return calls
@@ -469,7 +477,7 @@ def test_new_options_reach_the_search(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     def search(models: Any, **options: Any) -> SimpleNamespace:
         calls.append(options)
-        return SimpleNamespace(folder=tmp_path, report=report_of(["validation"]))
+        return SimpleNamespace(folder=tmp_path, report=three_rows(["validation"]))
 
     monkeypatch.setattr(mixopt, "search", search)
     assert (
@@ -538,7 +546,7 @@ def test_comparison_shows_scores_then_differences(comparing: Comparing, tmp_path
     comparing()
     result = invoke("compare", "--models", "x")
     assert (result.exit_code, result.stderr) == (0, "a notice\n")
-    report = report_of(["validation", "test"])
+    report = three_rows(["validation", "test"])
     lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
     assert lines[0] == f"accuracy by method; {tmp_path / 'run'}"
     assert lines[6] == "paired difference in accuracy, exact McNemar p"
@@ -563,7 +571,7 @@ def test_terminal_shows_what_it_has_room_for(
     assert result.exit_code == 0
     assert ESCAPE in result.stdout, "it takes stdout for a terminal"
     plain = ON_A_TERMINAL.sub("", result.stdout)
-    report = report_of(list(splits))
+    report = three_rows(list(splits))
     grid = [line for line in plain.splitlines() if line.startswith(" ")]
     assert max(map(len, grid)) <= columns
     assert "…" not in plain, "nothing is cut off"
@@ -589,9 +597,7 @@ def test_rows_that_failed_are_told_last_and_make_the_exit_code(comparing: Compar
     assert result.stderr == ("" if "--quiet" in more else "a notice\n") + told
     if "--json" in more:
         report = json.loads(result.stdout)
-        assert report == json.loads(
-            json.dumps(report_of(["validation", "test"], {"model_stock": reason, "lines": "no depth"}))
-        )
+        assert report == three_rows(["validation", "test"], {"model_stock": reason, "lines": "no depth"}).as_dict()
         assert report["methods"][3] == {"name": "model_stock", "search": None, "test": {}, "error": reason}
     else:
         header, *rows = (columns_of(line) for line in result.stdout.splitlines()[2:] if line.strip())
@@ -601,7 +607,7 @@ def test_rows_that_failed_are_told_last_and_make_the_exit_code(comparing: Compar
 
 def test_no_difference_to_show(comparing: Comparing, monkeypatch: pytest.MonkeyPatch) -> None:
     comparing()
-    monkeypatch.setattr("mixopt.reporting.comparisons", lambda report: (["method"], [["uniform"]]))
+    monkeypatch.setattr("mixopt.reporting.tables.comparisons", lambda report: (["method"], [["uniform"]]))
     result = invoke("compare", "--models", "x")
     assert result.exit_code == 0
     assert "McNemar" not in result.stdout
@@ -853,6 +859,7 @@ def broken(*arguments, **options):
 mixopt.search = broken
 sys.argv = ["mixopt", "search", "--models", "anything"]
 from mixopt.cli import main
+from tests.reports import report_of
 main()
 """
 

@@ -146,9 +146,9 @@ def mlp_pool(tmp_path: Path) -> Path:
 
 def test_search_with_a_custom_family(mlp_pool: Path, run_options: dict[str, Any]) -> None:
     result = mixopt.search(mlp_pool, trials=8, metric="nll", groups="tensor", **run_options)
-    rows = {row["name"]: row["search"] for row in result.report["methods"]}
+    rows = {row["name"]: row["search"] for row in result.report.as_dict()["methods"]}
     assert rows["search"] <= min(rows["individual"], rows["uniform"], rows["greedy"]) + 1e-6 < rows["base"]
-    assert result.report["trials"] == {"complete": 8}
+    assert result.report.as_dict()["trials"] == {"complete": 8}
     assert result.recipe.family["name"] == f"{MODULE}:plain"
 
     model = Mlp(len(CLASSES))

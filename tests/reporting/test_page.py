@@ -10,17 +10,21 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from mixopt.reporting import Failure, Row, Samples, front, make_report, plots
+from mixopt.reporting import plots
 from mixopt.reporting.page import page as make_page
+from mixopt.reporting.rows import Failure, Row, Samples, TrialPoint
+from mixopt.reporting.schema import Front, Report, SweepPoint
+from mixopt.reporting.tables import front
+from tests.reports import report_of
 
 NAMES = ("base", "individual", "uniform", "greedy:$a_b$", "search")
 TRIALS = [
-    {"trial": 0, "value": 0.10, "images": 100, "estimated": False},
-    {"trial": 1, "value": 0.90, "images": 10, "estimated": True},
-    {"trial": 2, "value": 0.05, "images": 100, "estimated": False},
-    {"trial": 3, "value": 0.20, "images": 100, "estimated": False},
+    TrialPoint(0, 0.10, 100, False),
+    TrialPoint(1, 0.90, 10, True),
+    TrialPoint(2, 0.05, 100, False),
+    TrialPoint(3, 0.20, 100, False),
 ]
-FRONT = {
+FRONT: dict[str, Any] = {
     "objectives": [{"name": "validation", "weight": 0.5}, {"name": "<synthetic>", "weight": 0.5}],
     "signal": "accuracy with nll",
     "direction": "maximize",
@@ -33,7 +37,7 @@ FRONT = {
 }
 
 
-def made(metric: str = "accuracy", **facts: Any) -> dict[str, Any]:
+def made(metric: str = "accuracy", **fields: Any) -> Report:
     """A report of some rows on two test splits, with curves, a sweep and a row that failed."""
     random = np.random.default_rng(0)
     rows: list[Row | Failure] = [Failure("model_stock", "needs a <base>")]
@@ -51,17 +55,17 @@ def made(metric: str = "accuracy", **facts: Any) -> dict[str, Any]:
             more["curves"] = {"individuals": [{"name": "a", "value": 0.5}, {"name": "b", "value": 0.4}]}
         if name == "uniform":
             more["curves"] = {"alpha": [{"x": 0.0, "value": 0.5}, {"x": 0.5, "value": 0.6}]}
-            more["sweep"] = [{"x": x, "search": 0.5, "test": {"test": 0.4, "sketch": x}} for x in (0.0, 0.5)]
+            more["sweep"] = [SweepPoint(x=x, search=0.5, test={"test": 0.4, "sketch": x}) for x in (0.0, 0.5)]
         rows.append(Row(name, metrics, samples, 4, 4, 100 * number, 0, 0.5, number, **more))
-    facts = {
-        "command": "search",
-        "best": "search",
-        "steering": 40,
-        "signal": f"{metric} with nll" if metric != "nll" else metric,
-        "splits": {"validation": {"samples": 50}},
-        **facts,
-    }
-    return make_report(rows, metric, facts)
+    if "front" in fields:
+        fields["front"] = Front(**fields["front"])
+    return report_of(rows, metric, **{"best": "search", "tuning": 40, **fields})
+
+
+def changed(report: Report, change: Any) -> Report:
+    """The report with every made row changed."""
+    rows = tuple(row if row in report.failures else change(row) for row in report.methods)
+    return report.model_copy(update={"methods": rows})
 
 
 def texts(drawn: str) -> list[str]:
@@ -77,10 +81,10 @@ def test_signals_are_of_the_samples_that_steer() -> None:
     one = Row(
         "one", {"validation": {"accuracy": float(samples.correct.mean())}}, {"validation": samples}, 1, 1, 1, 0, 1.0, 1
     )
-    found = make_report([one], "accuracy", {"steering": 40})["methods"][0]["signals"]
+    (found,) = (row.signals for row in report_of([one], tuning=40).made)
     right, loss = samples.correct[:40].mean(), samples.losses[:40].mean()
     assert found == {"accuracy": pytest.approx(right), "accuracy with nll": pytest.approx(right - loss)}
-    assert make_report([one], "accuracy", {})["methods"][0]["signals"]["accuracy"] == samples.correct.mean()
+    assert report_of([one]).made[0].signals["accuracy"] == samples.correct.mean()
 
 
 def test_progress_shows_the_best_fully_scored_trial_and_the_rows_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +116,7 @@ def test_every_mix_is_named_once_for_each_test_split() -> None:
 
 
 def test_names_of_equal_rows_do_not_overlap() -> None:
-    report = made()
-    for entry in report["methods"][1:]:
-        entry["search"], entry["test"] = 0.5, {"test": 0.5}
+    report = changed(made(), lambda row: row.model_copy(update={"search": 0.5, "test": {"test": 0.5}}))
     root = ElementTree.fromstring(plots.tests(report))
     found = root.iter("{http://www.w3.org/2000/svg}text")
     places = [float(each.attrib["y"]) for each in found if "".join(each.itertext()) in NAMES]
@@ -123,16 +125,17 @@ def test_names_of_equal_rows_do_not_overlap() -> None:
 
 
 def test_front_is_drawn_and_listed() -> None:
-    report = made(front=FRONT)
-    read = texts(plots.front(report))
-    assert {"picked", "on the front", "accuracy with nll, search", "accuracy with nll, <synthetic>"} <= set(read)
-    header, cells = front(report)
-    assert header == ["trial", "search (weight 0.5)", "<synthetic> (weight 0.5)", ""]
+    report = made(front=dict(FRONT))
+    assert report.front
+    read = texts(plots.front(report.front))
+    assert {"picked", "on the front", "accuracy with nll, validation", "accuracy with nll, <synthetic>"} <= set(read)
+    header, cells = front(report.front)
+    assert header == ["trial", "validation (weight 0.5)", "<synthetic> (weight 0.5)", ""]
     assert cells == [["3", "0.3000", "0.2000", ""], ["5", "0.2000", "0.4000", "picked"]]
 
 
 def test_a_start_that_stays_is_listed_off_the_front_too() -> None:
-    _, cells = front(made(front={**FRONT, "picked": 0}))
+    _, cells = front(Front(**{**FRONT, "picked": 0}))
     assert [row[0] for row in cells] == ["0", "3", "5"]
     assert [row[-1] for row in cells] == ["picked, not on the front: no trial was confirmed", "", ""]
 
@@ -140,18 +143,13 @@ def test_a_start_that_stays_is_listed_off_the_front_too() -> None:
 def test_curves_and_sweeps_have_a_panel_each() -> None:
     read = texts(plots.curves(made()))
     assert {"individual: individuals", "uniform: alpha", "step", "alpha", "selection", "sketch"} <= set(read)
-    report = made()
-    first, *others = report["methods"]
-    for entry in others:
-        entry.pop("curves", None)
-    first["curves"] = {"nothing seen": [], "one": [{"value": 0.5}]}
-    assert plots.curves(report) == ""
+    seen = {"nothing seen": [], "one": [{"value": 0.5}]}
+    assert plots.curves(changed(made(), lambda row: row.model_copy(update={"curves": seen}))) == ""
 
 
 def test_a_mix_of_a_sweep_that_is_not_finite_is_a_gap() -> None:
-    report = made()
-    swept = next(entry for entry in report["methods"] if entry.get("sweep"))
-    swept["sweep"][0]["search"] = swept["sweep"][0]["test"]["test"] = None
+    gap = SweepPoint(x=0.0, search=None, test={"test": None, "sketch": 0.0})
+    report = changed(made(), lambda row: row.model_copy(update={"sweep": (gap, *row.sweep[1:])} if row.sweep else {}))
     assert "selection" in texts(plots.curves(report))
 
 
@@ -161,7 +159,7 @@ def test_the_same_report_gives_the_same_picture(draw: Any) -> None:
 
 
 def test_page_stands_alone_and_holds_everything() -> None:
-    page = make_page(made(front=FRONT), "a & b", TRIALS)
+    page = make_page(made(front=dict(FRONT)), "a & b", TRIALS)
     for part in (
         "<title>a &amp; b</title>",
         "needs a &lt;base&gt;",
@@ -186,8 +184,7 @@ def test_page_without_trials_leaves_the_picture_of_the_search_out() -> None:
 
 
 def test_letters_that_the_drawing_font_lacks_are_left_to_the_reader(recwarn: pytest.WarningsRecorder) -> None:
-    report = made()
-    report["methods"][-1]["name"] = "検索"
+    report = changed(made(), lambda row: row.model_copy(update={"name": "検索"}) if row.name == "search" else row)
     assert "検索" in plots.tests(report)
     assert not recwarn.list
 

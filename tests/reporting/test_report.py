@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 from math import comb, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mixopt.reporting import (
-    Failure,
-    Row,
-    Samples,
-    best_row,
-    comparisons,
-    interval,
-    make_report,
-    mcnemar,
-    table,
-    ties,
-    widths,
-    wilson,
-)
+from mixopt.reporting.build import best_row
+from mixopt.reporting.rows import Failure, Row, Samples
+from mixopt.reporting.schema import Report, SweepPoint
+from mixopt.reporting.statistics import interval, mcnemar, wilson
+from mixopt.reporting.tables import comparisons, table, ties, widths
+from tests.reports import report_of
 
 
 def samples(correct: list[bool], losses: list[float] | None = None) -> Samples:
@@ -76,15 +69,22 @@ def test_mcnemar_is_the_exact_binomial(only_first: int, only_second: int) -> Non
 
 def test_report_has_the_promised_keys_and_is_json() -> None:
     curve = {"alpha": [{"x": 0.5, "value": 1.0}]}
-    along = [{"x": 0.5, "search": 1.0, "test": {"test": 0.5}}]
+    along: list[dict[str, Any]] = [{"x": 0.5, "search": 1.0, "test": {"test": 0.5}}]
     rows: list[Row | Failure] = [
         row("individual", [True, False]),
-        row("greedy", [True, True], curves=curve, sweep=along, notes={"rule": "strict"}),
+        row(
+            "greedy",
+            [True, True],
+            curves=curve,
+            sweep=[SweepPoint(**point) for point in along],
+            notes={"rule": "strict"},
+        ),
         Failure("model_stock", "no base"),
         row("search", [True, True], evaluations=9, models=3, peak_memory=5),
     ]
-    report = make_report(rows, "accuracy", {"best": "search"})
-    methods = {entry["name"]: entry for entry in json.loads(json.dumps(report))["methods"]}
+    report = report_of(rows, best="search")
+    methods = {entry["name"]: entry for entry in json.loads(report.to_json())["methods"]}
+    assert Report.from_json(report.to_json(), "here") == report
     entry = methods["search"]
     assert entry["search"] == 1.0
     assert entry["test"] == {"test": 1.0}
@@ -107,11 +107,11 @@ def test_best_is_the_first_of_equals_in_the_metrics_direction() -> None:
 
 def test_ties_are_single_models_as_good_as_the_best() -> None:
     rows = [row("one", [True]), row("two", [False]), row("three", [True]), row("four", [True], models=2)]
-    assert ties(make_report(rows, "accuracy", {"best": "one"})) == ["three"]
+    assert ties(report_of(rows, best="one")) == ["three"]
 
 
 def test_table_shows_every_split_and_cost() -> None:
-    report = make_report([row("individual", [True, False])], "accuracy", {})
+    report = report_of([row("individual", [True, False])])
     header, cells = table(report)
     assert header == ["method", "selection", "test", "evaluations", "seconds", "ingredients"]
     assert cells == [["individual", "0.5000", "0.5000", "3", "1.5", "1"]]
@@ -123,7 +123,7 @@ def test_table_shows_intervals_memory_ensembles_and_failures() -> None:
         Failure("wise_ft", "no base"),
         row("ensemble", [True, True] * 20, models=4),
     ]
-    header, cells = table(make_report(rows, "accuracy", {}), intervals=True, details=True)
+    header, cells = table(report_of(rows), intervals=True, details=True)
     assert header[4:6] == ["images", "seconds"]
     assert header[-2:] == ["peak MB", "inference"]
     low, high = wilson(np.array([True, False] * 20))
@@ -134,7 +134,7 @@ def test_table_shows_intervals_memory_ensembles_and_failures() -> None:
 
 
 def test_widths_are_the_widest_half_intervals() -> None:
-    report = make_report([row("a", [True] * 20), row("b", [True, False] * 10), Failure("c", "")], "accuracy", {})
+    report = report_of([row("a", [True] * 20), row("b", [True, False] * 10), Failure("c", "")])
     low, high = wilson(np.array([True, False] * 10))
     assert widths(report) == {"selection": pytest.approx((high - low) / 2), "test": pytest.approx((high - low) / 2)}
 
@@ -146,7 +146,7 @@ def test_comparisons_are_paired_differences_with_p_values() -> None:
         Failure("wise_ft", "no base"),
         row("uniform", [False, True] * 20),
     ]
-    header, cells = comparisons(make_report(rows, "nll", {}))
+    header, cells = comparisons(report_of(rows, "nll"))
     assert header == ["method", "selection - individual", "test - individual", "selection - greedy", "test - greedy"]
     assert [line[0] for line in cells] == ["individual", "greedy", "uniform"]
     assert cells[0] == ["individual", "-", "-", "-0.5000 (p<0.001)", "-0.5000 (p<0.001)"]

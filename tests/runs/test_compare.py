@@ -44,7 +44,7 @@ def finished(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def rows_of(result: CompareResult) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in result.report["methods"]}
+    return {row["name"]: row for row in result.report.as_dict()["methods"]}
 
 
 def test_every_method_has_its_row(finished: tuple[CompareResult, Path]) -> None:
@@ -52,7 +52,7 @@ def test_every_method_has_its_row(finished: tuple[CompareResult, Path]) -> None:
     assert list(rows_of(result)) == ["base", *default_rows(4)]
     assert result.failed == {}
     assert json.loads((folder / "run" / "report.json").read_text()) == json.loads(json.dumps(result.report))
-    for row in result.report["methods"]:
+    for row in result.report.as_dict()["methods"]:
         assert set(row["test"]) == {"test", "shift"}
         for split in ("validation", "test", "shift"):
             low, high = row["interval"][split]
@@ -64,14 +64,14 @@ def test_every_method_has_its_row(finished: tuple[CompareResult, Path]) -> None:
 
 def test_the_best_row_is_saved_and_is_no_ensemble(finished: tuple[CompareResult, Path], tmp_path: Path) -> None:
     result, folder = finished
-    best = result.report["best"]
+    best = result.report.as_dict()["best"]
     row = rows_of(result)[best]
-    singles = [each for each in result.report["methods"] if each["models"] == 1 and each["name"] != "base"]
+    singles = [each for each in result.report.as_dict()["methods"] if each["models"] == 1 and each["name"] != "base"]
     assert row in singles
-    assert result.report["steering"] == 96 - round(0.2 * 96)
+    assert result.report.as_dict()["steering"] == 96 - round(0.2 * 96)
     assert f"({best})" in (folder / "said").read_text()
     assert result.recipe.method == best
-    assert result.report["verification"]["difference"] == 0
+    assert result.report.as_dict()["verification"]["difference"] == 0
     built = mixopt.build(folder / "run" / "recipe.json", tmp_path / "again.safetensors", verify=True)
     assert built.read_bytes() == (folder / "run" / "model.safetensors").read_bytes()
 
@@ -113,7 +113,7 @@ def test_run_again_it_computes_nothing_and_says_the_same(
     for name in ("fuse", "_logit_sum", "_differentiate"):
         monkeypatch.setattr(Scorer, name, fail)
     again = mixopt.compare(clip_pool_template, out=folder / "run", cache=folder / "cache", device="cpu")
-    for before, after in zip(result.report["methods"], again.report["methods"], strict=True):
+    for before, after in zip(result.report.as_dict()["methods"], again.report.as_dict()["methods"], strict=True):
         volatile = ("computed", "seconds", "peak_memory")
         assert {k: v for k, v in before.items() if k not in volatile} == {
             k: v for k, v in after.items() if k not in volatile
@@ -211,7 +211,7 @@ def test_without_a_folder_named_search_and_comparison_lie_side_by_side(
 def test_other_metrics_decide_and_have_intervals(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     result = mixopt.compare(clip_pool_template, metric="nll", methods="individual,uniform,greedy", **run_options)
     rows = {name: row for name, row in rows_of(result).items() if name != "base"}
-    assert rows[result.report["best"]]["search"] == min(row["search"] for row in rows.values())
+    assert rows[result.report.as_dict()["best"]]["search"] == min(row["search"] for row in rows.values())
     for row in rows.values():
         low, high = row["interval"]["validation"]
         assert low < row["search"] < high
@@ -225,9 +225,9 @@ def test_a_search_may_start_from_other_mixes(clip_pool_template: Path, run_optio
     sources = ("individual", "uniform", "wise_ft", "model_1")
     run_options |= {"confirm": 0, "signal": "metric"}
     result = mixopt.search(clip_pool_template, trials=6, from_=sources, groups="2", **run_options)
-    rows = {row["name"]: row for row in result.report["methods"]}
+    rows = {row["name"]: row for row in result.report.as_dict()["methods"]}
     assert list(rows) == ["base", "individual", "uniform", "greedy", LEARNED, "wise_ft", "search"]
-    assert result.report["space"] == {
+    assert result.report.as_dict()["space"] == {
         "kind": "composed",
         "dims": 8,
         "labels": [f"depth.{half}/{name}" for half in (0, 1) for name in sources],
@@ -287,16 +287,16 @@ def test_a_search_over_mixes_counts_what_led_to_it(
     sources: tuple[str, ...], start: str, evaluations: int, clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
     result = mixopt.search(clip_pool_template, trials=1, from_=sources, start=start, **run_options)
-    (row,) = (row for row in result.report["methods"] if row["name"] == "search")
+    (row,) = (row for row in result.report.as_dict()["methods"] if row["name"] == "search")
     assert row["evaluations"] == evaluations
-    assert result.report["best"]
+    assert result.report.as_dict()["best"]
 
 
 def test_the_dimensions_of_a_search_over_mixes_follow_their_number(
     clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
     result = mixopt.search(clip_pool_template, trials=1, from_=("uniform", "model_stock"), **run_options)
-    assert result.report["space"]["dims"] == 4 * 2, "four blocks, two mixes"
+    assert result.report.as_dict()["space"]["dims"] == 4 * 2, "four blocks, two mixes"
 
 
 def test_a_study_from_before_there_were_sources_goes_on(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
@@ -325,7 +325,7 @@ def test_a_final_mix_that_is_not_finite_is_a_row_that_failed(
     result = mixopt.compare(clip_pool_template, methods="individual,uniform,wise_ft", listener=listener, **run_options)
     assert result.failed == {"uniform": "3 of 96 losses on test are not finite"}
     assert rows_of(result)["uniform"]["error"].startswith("3 of 96")
-    assert result.report["best"] in ("individual", "wise_ft")
+    assert result.report.as_dict()["best"] in ("individual", "wise_ft")
     assert any("uniform failed" in text for text in heard.warnings)
 
 

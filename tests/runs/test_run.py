@@ -57,15 +57,15 @@ def open_clip_outcomes(folder: Path, split: Path, classnames: list[str], templat
 
 
 def test_report_says_where_time_went(searched: SearchResult) -> None:
-    spent = searched.report["time"]
+    spent = searched.report.as_dict()["time"]
     assert {"decode", "open", "fuse", "forward", "cache", "optimizer", "storage", "other"} <= set(spent)
-    assert sum(spent.values()) == pytest.approx(searched.report["wall_seconds"], abs=0.05)
+    assert sum(spent.values()) == pytest.approx(searched.report.as_dict()["wall_seconds"], abs=0.05)
     assert spent["forward"] > spent["fuse"] > 0
 
 
 def test_open_clip_loads_the_run_folder_and_scores_the_same(searched: SearchResult, clip_pool_template: Path) -> None:
     pool = tomllib.loads((clip_pool_template / "pool.toml").read_text())
-    row = searched.report["methods"][-1]
+    row = searched.report.as_dict()["methods"][-1]
     for split, name in (("val", "validation"), ("test", "test"), ("shift", "shift")):
         accuracy, nll = open_clip_outcomes(
             searched.folder, clip_pool_template / f"{split}.npz", pool["classnames"], pool["templates"]
@@ -86,7 +86,7 @@ def test_run_folder_holds_what_is_promised(searched: SearchResult) -> None:
 
 
 def test_report_rows_and_counts(searched: SearchResult) -> None:
-    report = searched.report
+    report = searched.report.as_dict()
     rows = {row["name"]: row for row in report["methods"]}
     assert list(rows) == ["base", "individual", "uniform", "greedy", LEARNED, "search"]
     assert report["metric"] == "accuracy"
@@ -106,7 +106,7 @@ def test_report_rows_and_counts(searched: SearchResult) -> None:
 
 
 def test_the_saved_file_scores_as_its_trial(searched: SearchResult) -> None:
-    check = searched.report["verification"]
+    check = searched.report.as_dict()["verification"]
     assert check["predictions_differing"] == 0
     assert check["difference"] == 0
     assert check["trial_score"] == searched.recipe.scores["search"]["accuracy"]
@@ -161,7 +161,7 @@ def test_dtype_is_saved_and_scored_as_asked(clip_pool_template: Path, tmp_path: 
 
     saved = load_file(result.folder / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()} == {torch.bfloat16}
-    assert result.report["verification"]["predictions_differing"] == 0
+    assert result.report.as_dict()["verification"]["predictions_differing"] == 0
 
 
 @pytest.mark.skipif(not ZOO.is_dir(), reason="the development zoo is not beside this checkout")
@@ -180,13 +180,13 @@ def test_on_a_real_pool(tmp_path: Path) -> None:
         device="cpu",
         data={"test": {"few": tmp_path / "few.npz"}},
     )
-    check = result.report["verification"]
+    check = result.report.as_dict()["verification"]
     assert check["predictions_differing"] <= 0.001 * 300
     pool = tomllib.loads((ZOO / "pool.toml").read_text())
     accuracy, nll = open_clip_outcomes(result.folder, tmp_path / "few.npz", pool["classnames"], pool["templates"])
-    row = result.report["methods"][-1]["metrics"]["few"]
+    row = result.report.as_dict()["methods"][-1]["metrics"]["few"]
     assert (accuracy, nll) == (pytest.approx(row["accuracy"], abs=1e-6), pytest.approx(row["nll"], abs=1e-4))
-    rows = {entry["name"]: entry["search"] for entry in result.report["methods"]}
+    rows = {entry["name"]: entry["search"] for entry in result.report.as_dict()["methods"]}
     assert rows["base"] < rows["individual"] <= rows["greedy"]
 
 

@@ -662,7 +662,7 @@ def test_a_search_saves_what_it_scored(searched: SearchResult, pool: Path) -> No
     saved = load_file(searched.folder / "model.safetensors")
     assert statistics.keys() == set(STATISTICS)
     assert all(torch.equal(saved[name], statistics[name]) for name in STATISTICS)
-    check = searched.report["verification"]
+    check = searched.report.as_dict()["verification"]
     assert check["predictions_differing"] == 0
     assert check["difference"] == pytest.approx(0, abs=1e-5)
     assert saving.load_recipe(searched.folder / "model.safetensors") == recipe
@@ -693,7 +693,7 @@ def test_a_search_resumes_with_the_same_statistics(pool: Path, tmp_path: Path) -
     }  # fmt: skip
     mixopt.search(pool, trials=2, **options)
     again = mixopt.search(pool, trials=3, **options)
-    assert again.report["trials"]["complete"] == 3
+    assert again.report.as_dict()["trials"]["complete"] == 3
     for change in ({"batchnorm": "average"}, {"batch_size": 30}):
         with pytest.raises(MixoptError, match="batchnorm"):
             mixopt.search(pool, trials=3, **options, **change)
@@ -718,6 +718,6 @@ def test_a_crowned_checkpoint_keeps_its_own_statistics(tmp_path: Path) -> None:
 
 
 def test_images_that_racing_could_spare_include_those_for_statistics(searched: SearchResult) -> None:
-    race = searched.report["race"]
+    race = searched.report.as_dict()["race"]
     assert race["given_up"] == 0
-    assert race["images"] == race["unraced_images"] > 4 * searched.report["steering"]
+    assert race["images"] == race["unraced_images"] > 4 * searched.report.as_dict()["steering"]

@@ -117,12 +117,14 @@ def test_a_search_scores_its_file_the_same_way(
     listener = heard.listener
     result = mixopt.search(clip_pool_template, trials=2, compile=True, listener=listener, **options)
     assert any(text.startswith("compiled in ") for text in heard.infos)
-    assert result.report["time"]["compile"] >= 0
-    assert result.report["verification"]["difference"] == 0
-    assert result.report["verification"]["predictions_differing"] == 0
+    assert result.report.as_dict()["time"]["compile"] >= 0
+    assert result.report.as_dict()["verification"]["difference"] == 0
+    assert result.report.as_dict()["verification"]["predictions_differing"] == 0
     assert backend.graphs == 1, "the file is scored by the graph of the trials"
     assert tomllib.loads((result.folder / "run.toml").read_text())["compile"] is True
-    assert mixopt.search(clip_pool_template, trials=3, compile=True, **options).report["trials"]["complete"] == 3
+    assert (
+        mixopt.search(clip_pool_template, trials=3, compile=True, **options).report.as_dict()["trials"]["complete"] == 3
+    )
     with pytest.raises(RunError, match="compile was true, now null"):
         mixopt.search(clip_pool_template, trials=3, **options)
 
@@ -131,10 +133,10 @@ def test_a_search_scores_its_file_the_same_way(
 def test_a_study_that_is_not_compiled_keeps_its_facts(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     options = {**run_options, "sampler": "random", "precision": "fp32"}
     result = mixopt.search(clip_pool_template, trials=2, **options)
-    assert "compile" not in result.report["time"]
+    assert "compile" not in result.report.as_dict()["time"]
     kept = result.folder / "run.toml"
     kept.write_text("".join(line for line in kept.read_text().splitlines(True) if not line.startswith("compile")))
-    assert mixopt.search(clip_pool_template, trials=3, **options).report["trials"]["complete"] == 3
+    assert mixopt.search(clip_pool_template, trials=3, **options).report.as_dict()["trials"]["complete"] == 3
     with pytest.raises(RunError, match="compile was null, now true"):
         mixopt.search(clip_pool_template, trials=3, compile=True, **options)
 

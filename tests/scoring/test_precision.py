@@ -147,14 +147,14 @@ def test_a_search_keeps_what_was_measured(
         "precision: auto, bf16, by the uniform soup on validation: fp32 100 images/s; bf16 200 images/s (0.10 % of 96 "
         "predictions differ from fp32)"
     ) in heard.infos
-    assert result.report["precision"]["mode"] == "bf16"
-    assert result.report["verification"]["difference"] == 0
-    assert result.report["verification"]["predictions_differing"] == 0
+    assert result.report.as_dict()["precision"]["mode"] == "bf16"
+    assert result.report.as_dict()["verification"]["difference"] == 0
+    assert result.report.as_dict()["verification"]["predictions_differing"] == 0
     assert tomllib.loads((result.folder / "run.toml").read_text())["precision"] == "bf16"
     resumed = mixopt.search(clip_pool_template, trials=3, **options)
     assert choosing == ["measured"]
-    assert resumed.report["precision"] == {"mode": "bf16"}
-    assert resumed.report["trials"]["complete"] == 3
+    assert resumed.report.as_dict()["precision"] == {"mode": "bf16"}
+    assert resumed.report.as_dict()["trials"]["complete"] == 3
     with pytest.raises(RunError, match='precision was "bf16", now "fp32"'):
         mixopt.search(clip_pool_template, trials=3, precision="fp32", **options)
 
@@ -175,8 +175,8 @@ def test_a_comparison_keeps_what_was_measured(
 ) -> None:
     for _ in range(2):
         result = mixopt.compare(clip_pool_template, methods="uniform", **run_options)
-        assert result.report["precision"]["mode"] == "bf16"
-        assert result.report["verification"]["difference"] == 0
+        assert result.report.as_dict()["precision"]["mode"] == "bf16"
+        assert result.report.as_dict()["verification"]["difference"] == 0
     assert choosing == ["measured"]
 
 

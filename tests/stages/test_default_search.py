@@ -47,12 +47,14 @@ def options_of(pool: Path, folder: Path, **more: Any) -> dict[str, Any]:
 
 
 def rows_of(result: SearchResult) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in result.report["methods"]}
+    return {row["name"]: row for row in result.report.as_dict()["methods"]}
 
 
 def without_times(result: SearchResult) -> list[dict[str, Any]]:
     volatile = ("computed", "seconds", "peak_memory")
-    return [{key: value for key, value in row.items() if key not in volatile} for row in result.report["methods"]]
+    return [
+        {key: value for key, value in row.items() if key not in volatile} for row in result.report.as_dict()["methods"]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def searched(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_report_of_a_search_with_all_defaults(searched: SearchResult) -> None:
-    report, rows = searched.report, rows_of(searched)
+    report, rows = searched.report.as_dict(), rows_of(searched)
     assert list(rows) == ["base", "individual", "uniform", "greedy", LEARNED, "search"]
     assert report["race"] == {"given_up": 0, "images": TRIALS * STEERING, "unraced_images": TRIALS * STEERING}
     assert report["space"]["kind"] == "residual"
@@ -108,7 +110,7 @@ def test_run_again_it_computes_nothing_and_says_the_same(
     again = mixopt.search(**options_of(clip_pool_template, searched.folder.parent))
     assert without_times(again) == without_times(searched)
     assert again.recipe == searched.recipe
-    assert again.report["race"] == searched.report["race"]
+    assert again.report.as_dict()["race"] == searched.report.as_dict()["race"]
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -133,7 +135,7 @@ def run_killed(writes: tuple[int, ...], **options: Any) -> SearchResult:
 def test_killed_it_goes_on_to_the_same_bits(searched: SearchResult, clip_pool_template: Path, tmp_path: Path) -> None:
     result = run_killed((3, 5, 4), **options_of(clip_pool_template, tmp_path))
     assert_same(result.folder, searched.folder)
-    for before, after in zip(searched.report["methods"], result.report["methods"], strict=True):
+    for before, after in zip(searched.report.as_dict()["methods"], result.report.as_dict()["methods"], strict=True):
         for key in ("name", "metrics", "evaluations", "images", "notes"):
             assert before.get(key) == after.get(key)
 
@@ -158,12 +160,12 @@ def test_trials_given_up_are_estimates_and_never_crowned(clip_pool_template: Pat
     full = [trial for trial in trials if trial not in given_up]
     assert all(trial.user_attrs["images"] == SAMPLES for trial in full)
     images = sum(trial.user_attrs["images"] for trial in trials)
-    assert result.report["race"] == {
+    assert result.report.as_dict()["race"] == {
         "given_up": len(given_up), "images": images, "unraced_images": len(trials) * SAMPLES,
     }  # fmt: skip
     best = max(full, key=lambda trial: (trial.value or 0.0, -trial.number))
     assert result.recipe.mix.coefficients.tolist() == best.user_attrs["coefficients"]
-    assert result.report["verification"]["trial"] == best.number
+    assert result.report.as_dict()["verification"]["trial"] == best.number
     again = run_killed(
         (3, 4), **options_of(clip_pool_template, tmp_path / "killed", confirm=0, sampler="random", trials=24)
     )
@@ -177,7 +179,7 @@ def test_trials_given_up_are_estimates_and_never_crowned(clip_pool_template: Pat
 @pytest.mark.usefixtures("eager")
 def test_without_racing_every_trial_sees_every_sample(clip_pool_template: Path, tmp_path: Path) -> None:
     result = mixopt.search(**options_of(clip_pool_template, tmp_path, race="off", sampler="random"))
-    assert result.report["race"]["given_up"] == 0
+    assert result.report.as_dict()["race"]["given_up"] == 0
     assert {trial.user_attrs["images"] for trial in trials_of(result.folder)} == {STEERING}
 
 
@@ -199,7 +201,7 @@ def test_nothing_chosen_depends_on_the_samples_held_back(clip_pool: Path, tmp_pa
         patch.setattr(Evaluator, "__init__", changed)
         second = mixopt.search(**options_of(clip_pool, tmp_path / "two"))
     assert facts_of(second.folder) == facts_of(first.folder)
-    assert second.report["space"] == first.report["space"]
+    assert second.report.as_dict()["space"] == first.report.as_dict()["space"]
     assert rows_of(second)["search"]["metrics"] != rows_of(first)["search"]["metrics"]
 
 
@@ -229,7 +231,7 @@ def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template:
     assert row["notes"]["refit"]
     assert row["gradient_images"] == 3 * STEERING + 3 * SAMPLES
     (told,) = [text for text in heard.infos if "learned again" in text]
-    held_back = mixopt.search(**{**options, "refit": "off", "out": tmp_path / "off"}).report["methods"][-1]
+    held_back = mixopt.search(**{**options, "refit": "off", "out": tmp_path / "off"}).report.as_dict()["methods"][-1]
     assert row["notes"]["held_back"] * HELD == pytest.approx(round(row["notes"]["held_back"] * HELD))
     right = held_back["search"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
     assert row["notes"]["held_back"] * HELD == pytest.approx(right)
@@ -296,7 +298,7 @@ def test_where_learning_again_fails_the_mix_stays(
 
 def test_a_comparison_holds_samples_back_too(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     result = mixopt.compare(clip_pool_template, methods="individual,learned", **run_options)
-    rows = {row["name"]: row for row in result.report["methods"]}
+    rows = {row["name"]: row for row in result.report.as_dict()["methods"]}
     assert rows["individual"]["images"] == 4 * STEERING
     assert rows["learned"]["gradient_images"] == 3 * STEERING
     assert rows["individual"]["search"] * SAMPLES == pytest.approx(round(rows["individual"]["search"] * SAMPLES))
@@ -324,14 +326,14 @@ def test_a_learned_row_that_cannot_be_is_left_out_with_a_warning(clip_pool: Path
     )
     assert "no samples" in rows_of(result)[LEARNED]["error"]
     assert rows_of(result)["search"]["search"] > 0
-    assert not any(LEARNED in label for label in result.report["space"]["labels"])
+    assert not any(LEARNED in label for label in result.report.as_dict()["space"]["labels"])
     with pytest.raises(DataError, match="no samples of 1"):
         mixopt.search(**options_of(clip_pool, tmp_path / "learned", trials=3, start="learned"))
 
 
 def test_start_learned_is_the_rows_mix(clip_pool_template: Path, tmp_path: Path) -> None:
     result = mixopt.search(**options_of(clip_pool_template, tmp_path, trials=2, start="learned", race="off"))
-    labels = result.report["space"]["labels"]
+    labels = result.report.as_dict()["space"]["labels"]
     assert labels[:2] == ["first/individual", "first/uniform"]
     assert not any(LEARNED in label for label in labels)
     compared = mixopt.compare(
@@ -349,8 +351,8 @@ def test_start_learned_is_the_rows_mix(clip_pool_template: Path, tmp_path: Path)
 def test_each_space_runs_and_resumes(space: str, dims: int, clip_pool_template: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"space": space, "start": "greedy", "trials": 5}
     whole = mixopt.search(**options_of(clip_pool_template, tmp_path / "whole", **options))
-    assert whole.report["space"]["kind"] == space
-    assert whole.report["space"]["dims"] == len(whole.report["space"]["labels"]) == dims
+    assert whole.report.as_dict()["space"]["kind"] == space
+    assert whole.report.as_dict()["space"]["dims"] == len(whole.report.as_dict()["space"]["labels"]) == dims
     killed = run_killed((3, 3), **options_of(clip_pool_template, tmp_path / "killed", **options))
     assert_same(killed.folder, whole.folder)
 
@@ -389,5 +391,5 @@ def test_residual_takes_no_columns_or_groups(
 
 def test_ingredients_auto_searches_over_them(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     result = mixopt.search(clip_pool_template, ingredients="auto", trials=3, **run_options)
-    assert result.report["space"]["kind"] in ("simplex", "affine")
-    assert result.report["trials"] == {"complete": 3}
+    assert result.report.as_dict()["space"]["kind"] in ("simplex", "affine")
+    assert result.report.as_dict()["trials"] == {"complete": 3}

@@ -16,7 +16,8 @@ import mixopt
 from mixopt import MixoptError, SpecError, load_spec
 from mixopt import study as search
 from mixopt.cli import app
-from mixopt.reporting import FINALISTS
+from mixopt.reporting.build import FINALISTS
+from mixopt.reporting.schema import FrontPoint
 from mixopt.runs.search import SearchResult
 from mixopt.study.fronts import undominated
 from mixopt.values.mix import Mix
@@ -41,7 +42,7 @@ def done(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
 
 
 def points_of(result: SearchResult) -> dict[int, list[float]]:
-    return {point["trial"]: point["values"] for point in result.report["front"]["points"]}
+    return {point["trial"]: point["values"] for point in result.report.as_dict()["front"]["points"]}
 
 
 def mean_of(values: list[float]) -> float:
@@ -59,11 +60,11 @@ def test_every_split_that_steers_is_an_objective(pool: Path, done: SearchResult)
         assert trial.values == pytest.approx([objective.score(mix, name).signal for name in WEIGHTS], abs=1e-12)
         assert trial.user_attrs["weighted"] == pytest.approx(mean_of(trial.values))
         assert "estimated" not in trial.user_attrs
-    assert done.report["sampler"] == "nsgaii"
+    assert done.report.as_dict()["sampler"] == "nsgaii"
 
 
 def test_the_report_holds_the_front(done: SearchResult) -> None:
-    front, trials = done.report["front"], trials_of(done.folder)
+    front, trials = done.report.as_dict()["front"], trials_of(done.folder)
     assert front["objectives"] == [{"name": name, "weight": pytest.approx(each)} for name, each in WEIGHTS.items()]
     assert (front["signal"], front["direction"]) == ("accuracy with nll", "maximize")
     assert points_of(done) == {trial.number: trial.values for trial in trials}
@@ -73,7 +74,7 @@ def test_the_report_holds_the_front(done: SearchResult) -> None:
     optunas = {trial.number for trial in optuna.load_study(study_name="run", storage=storage).best_trials}
     assert {point["trial"] for point in front["points"] if point["on_front"]} == optunas
     assert 1 <= len(optunas) < TRIALS, "a front of all or none would show nothing"
-    assert front["picked"] == done.report["verification"]["trial"]
+    assert front["picked"] == done.report.as_dict()["verification"]["trial"]
     assert json.loads((done.folder / "report.json").read_text()) == done.report
 
 
@@ -81,7 +82,7 @@ def test_the_best_of_the_front_by_weighted_mean_go_to_the_last_choice(
     pool: Path, tmp_path: Path, finalists: list[list[Mix]]
 ) -> None:
     result = mixopt.search(**pareto_options(pool, tmp_path))
-    front = [point for point in result.report["front"]["points"] if point["on_front"]]
+    front = [point for point in result.report.as_dict()["front"]["points"] if point["on_front"]]
     ranked = sorted(front, key=lambda point: (-mean_of(point["values"]), point["trial"]))
     assert len(ranked) > 1
     trials = trials_of(result.folder)
@@ -111,7 +112,7 @@ def test_killed_twice_equals_uninterrupted(
 ) -> None:
     killed = run_killed(writes, **pareto_options(pool, tmp_path))
     assert_values(killed, done)
-    assert killed.report["front"] == done.report["front"]
+    assert killed.report.as_dict()["front"] == done.report.as_dict()["front"]
 
 
 def assert_values(one: SearchResult, other: SearchResult) -> None:
@@ -134,7 +135,7 @@ def test_other_samplers_take_several_objectives_and_resume(sampler: str, pool: P
 
 def test_a_loss_that_is_minimised(pool: Path, tmp_path: Path) -> None:
     result = mixopt.search(**pareto_options(pool, tmp_path, metric="nll", trials=6, shifts="none"))
-    front = result.report["front"]
+    front = result.report.as_dict()["front"]
     assert front["direction"] == "minimize"
     lowest = min(points_of(result), key=lambda number: points_of(result)[number][1])
     assert next(point["on_front"] for point in front["points"] if point["trial"] == lowest)
@@ -146,8 +147,8 @@ def test_a_search_by_weighted_mean_reports_its_front_too(pool: Path, tmp_path: P
     for trial in trials_of(result.folder):
         assert mean_of(points[trial.number]) == pytest.approx(trial.value)
     flags = undominated(np.array(list(points.values())))
-    assert [point["on_front"] for point in result.report["front"]["points"]] == flags.tolist()
-    assert "front" not in mixopt.search(**options_of(pool, tmp_path / "one", select=None, shifts=None)).report
+    assert [point["on_front"] for point in result.report.as_dict()["front"]["points"]] == flags.tolist()
+    assert "front" not in mixopt.search(**options_of(pool, tmp_path / "one", select=None, shifts=None)).report.as_dict()
 
 
 def test_a_resumed_study_keeps_to_its_objectives(pool: Path, done: SearchResult) -> None:
@@ -174,7 +175,7 @@ def test_a_failed_trial_is_no_point() -> None:
 
     trials = {0: trial(0, TrialState.COMPLETE, {"signals": {"a": 1, "b": 2}}), 1: trial(1, TrialState.FAIL, {})}
     found = search.front(trials, {"a": 0.5, "b": 0.5}, METRICS["nll"], 0)
-    assert found["points"] == [{"trial": 0, "values": [1, 2], "on_front": True}]
+    assert found.points == (FrontPoint(trial=0, values=(1, 2), on_front=True),)
 
 
 @pytest.mark.parametrize(

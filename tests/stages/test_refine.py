@@ -60,7 +60,7 @@ def test_the_second_half_moves_the_layer_groups_named_around_the_best_of_the_fir
     first, second = trials_of(result.folder)
     assert (len(first), len(second)) == (FIRST, TRIALS - FIRST)
     best = max(first, key=lambda trial: (trial.value or 0.0, -trial.number))
-    space = result.report["space"]
+    space = result.report.as_dict()["space"]
     refined = space["refined"]
     assert (space["kind"], refined["kind"], refined["around"]) == ("residual", "layers", best.number)
     groups = list(refined["effects"])
@@ -79,8 +79,8 @@ def test_trial_numbers_go_on_counting(done: tuple[SearchResult, list[TrialEvent]
     assert [event.number for event in events] == list(range(TRIALS))
     assert [event.complete for event in events] == list(range(1, TRIALS + 1))
     assert {event.total for event in events} == {TRIALS}
-    assert result.report["trials"] == {"complete": TRIALS}
-    assert result.report["race"]["unraced_images"] == TRIALS * STEERING
+    assert result.report.trials == {"complete": TRIALS}
+    assert result.report.as_dict()["race"]["unraced_images"] == TRIALS * STEERING
 
 
 def test_the_gradient_counts_as_a_pass(done: tuple[SearchResult, list[TrialEvent]]) -> None:
@@ -99,7 +99,7 @@ def test_the_best_of_both_stages_go_to_the_last_choice(
     best = sorted(numbered, key=lambda number: (-(numbered[number].value or 0.0), number))
     coefficients = [numbered[number].user_attrs["coefficients"] for number in best[:5]]
     assert [mix.coefficients.tolist() for mix in finalists[0]] == coefficients
-    assert result.report["verification"]["trial"] == best[0]
+    assert result.report.as_dict()["verification"]["trial"] == best[0]
     recipe = load_recipe(result.folder / "recipe.json").mix
     assert recipe.coefficients.tolist() == coefficients[0]
 
@@ -114,7 +114,7 @@ def test_killed_twice_equals_uninterrupted(
     killed = run_killed(writes, **refined_options(clip_pool_template, tmp_path))
     whole = done[0]
     assert facts_of(killed.folder) == facts_of(whole.folder)
-    assert killed.report["space"] == whole.report["space"]
+    assert killed.report.as_dict()["space"] == whole.report.as_dict()["space"]
     assert (killed.folder / "recipe.json").read_bytes() == (whole.folder / "recipe.json").read_bytes()
     rows = [rows_of(result)["search"] for result in (killed, whole)]
     for key in ("evaluations", "images", "gradient_images", "notes"):
@@ -132,18 +132,20 @@ def test_more_trials_go_to_the_second_stage(
     assert second[: TRIALS - FIRST] == before[1]
     assert len(second) == TRIALS - FIRST + 3
     fewer = mixopt.search(**refined_options(clip_pool_template, tmp_path, trials=2))
-    assert fewer.report["trials"] == {"complete": TRIALS + 3}
+    assert fewer.report.as_dict()["trials"] == {"complete": TRIALS + 3}
 
 
 def test_a_deadline_in_the_first_stage_leaves_the_second_for_later(clip_pool_template: Path, tmp_path: Path) -> None:
     early = mixopt.search(**refined_options(clip_pool_template, tmp_path, timeout=1e-6))
     assert not early.finished
-    assert "refined" not in early.report["space"]
-    assert mixopt.search(**refined_options(clip_pool_template, tmp_path)).report["trials"] == {"complete": TRIALS}
+    assert "refined" not in early.report.as_dict()["space"]
+    assert mixopt.search(**refined_options(clip_pool_template, tmp_path)).report.as_dict()["trials"] == {
+        "complete": TRIALS
+    }
 
 
 def test_stages_of_a_search_that_several_splits_steer_have_one_front(pool: Path, tmp_path: Path) -> None:
-    report = mixopt.search(**several_options(pool, tmp_path, refine=1, trials=6)).report
+    report = mixopt.search(**several_options(pool, tmp_path, refine=1, trials=6)).report.as_dict()
     assert [point["trial"] for point in report["front"]["points"]] == list(range(6))
     assert report["space"]["refined"]["dims"] == 3
 

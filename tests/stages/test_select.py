@@ -19,7 +19,7 @@ import mixopt
 from mixopt import DataError, MixoptError, Objective, SpecError, load_spec, open_objective
 from mixopt.cli import app
 from mixopt.cli.options import named
-from mixopt.reporting import table
+from mixopt.reporting.tables import table
 from mixopt.runs.search import SearchResult
 from mixopt.stages.confirm import choose_candidate
 from mixopt.values.groups import make_groups
@@ -124,13 +124,13 @@ def test_trials_are_told_the_weighted_signal_and_all_are_scored_fully(
 
 
 def test_the_report_marks_what_steered_and_counts_no_test(done: tuple[SearchResult, list[str]]) -> None:
-    report = done[0].report
+    made, report = done[0].report, done[0].report.as_dict()
     assert report["select"] == {"validation": pytest.approx(0.5), "extra": 0.2, "synthetic": 0.3}
     assert list(report["shifts"]["shifts"]) == ["blur", "noise", "contrast", "edges", "resolution"]
     for entry in report["methods"]:
         assert list(entry["test"]) == ["test", "shift"]
         assert list(entry["select"]) == ["extra", "synthetic"]
-    assert table(report)[0][:6] == ["method", "selection", "extra (steers)", "synthetic (steers)", "test", "shift"]
+    assert table(made)[0][:6] == ["method", "selection", "extra (steers)", "synthetic (steers)", "test", "shift"]
     assert report["race"] == {"given_up": 0, "images": TRIALS * 184, "unraced_images": TRIALS * 184}
     assert any("race: off" in text for text in done[1])
     assert json.loads((done[0].folder / "report.json").read_text()) == report
@@ -139,9 +139,9 @@ def test_the_report_marks_what_steered_and_counts_no_test(done: tuple[SearchResu
 def test_baselines_are_those_of_a_search_that_one_split_steers(
     pool: Path, tmp_path: Path, done: tuple[SearchResult, list[str]]
 ) -> None:
-    alone = mixopt.search(**options_of(pool, tmp_path, select=None, shifts=None)).report
+    alone = mixopt.search(**options_of(pool, tmp_path, select=None, shifts=None)).report.as_dict()
     assert "select" not in alone
-    of_robust = {entry["name"]: entry for entry in done[0].report["methods"]}
+    of_robust = {entry["name"]: entry for entry in done[0].report.as_dict()["methods"]}
     for entry in alone["methods"]:
         if entry["name"] != "search":
             for key in ("search", "test", "evaluations", "images", "ingredients"):
@@ -256,6 +256,6 @@ def test_flags_are_read_as_names_and_files() -> None:
 
 def test_a_comparison_is_steered_by_the_selection_split_alone(pool: Path, tmp_path: Path) -> None:
     options = options_of(pool, tmp_path, methods="individual,uniform")
-    report = mixopt.compare(**options).report
+    report = mixopt.compare(**options).report.as_dict()
     assert "select" not in report
     assert list(report["methods"][-1]["test"]) == ["test", "shift"]

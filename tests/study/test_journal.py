@@ -240,8 +240,8 @@ def test_trials_are_read_for_reports_and_nothing_is_written(tmp_path: Path) -> N
     found = search.read_trials(journal)
     complete = study.get_trials(states=[TrialState.COMPLETE])
     assert len(complete) == TRIALS < len(study.trials)
-    assert [(each["trial"], each["value"]) for each in found] == [(each.number, each.value) for each in complete]
-    assert all(each["images"] == 0 and each["estimated"] is False for each in found)
+    assert [(each.number, each.value) for each in found] == [(each.number, each.value) for each in complete]
+    assert all(each.images == 0 and not each.estimated for each in found)
     assert journal.read_bytes() == before
     assert list(tmp_path.iterdir()) == [journal]
     journal.write_text("nothing\n")

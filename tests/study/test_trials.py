@@ -208,7 +208,7 @@ def test_a_finished_search_scores_nothing_again(
     rows = [
         {key: entry[key] for key in ("name", "search", "test", "evaluations", "images")}
         for report in (before.report, after.report)
-        for entry in report["methods"]
+        for entry in report.as_dict()["methods"]
     ]
     assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
 
@@ -286,9 +286,9 @@ def test_timeout_stops_asking_and_crowns_what_is_there(clip_pool_template: Path,
     options = small(clip_pool_template, tmp_path, "random", timeout=1e-6)
     result = mixopt.search(listener=heard.listener, **options)
     assert not result.finished
-    assert result.report["trials"] == {"complete": 1}
+    assert result.report.as_dict()["trials"] == {"complete": 1}
     assert any("--timeout" in text for text in heard.warnings)
-    assert mixopt.search(**{**options, "timeout": None}).report["trials"] == {"complete": TRIALS}
+    assert mixopt.search(**{**options, "timeout": None}).report.as_dict()["trials"] == {"complete": TRIALS}
 
 
 class Flaky:
@@ -379,7 +379,7 @@ def test_start_from_a_recipe_of_another_run(
 
 def test_nll_is_minimised(clip_pool_template: Path, tmp_path: Path) -> None:
     result = mixopt.search(**small(clip_pool_template, tmp_path, "random", metric="nll", trials=6))
-    rows = {entry["name"]: entry["search"] for entry in result.report["methods"]}
+    rows = {entry["name"]: entry["search"] for entry in result.report.as_dict()["methods"]}
     assert rows["search"] <= min(rows["individual"], rows["uniform"], rows["greedy"]) + 1e-6
 
 

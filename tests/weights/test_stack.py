@@ -178,12 +178,12 @@ def test_a_run_keeps_what_was_chosen(
     options = {**run_options, "sampler": "random"}
     result = mixopt.search(clip_pool_template, trials=2, stack="bf16", listener=listener, **options)
     assert "stack: bf16, checkpoints in bf16 on the device: candidates are fused from bf16 differences" in heard.infos
-    assert result.report["stack"] == {"mode": "bf16", "place": "device"}
-    assert abs(result.report["verification"]["difference"]) < 0.05
+    assert result.report.as_dict()["stack"] == {"mode": "bf16", "place": "device"}
+    assert abs(result.report.as_dict()["verification"]["difference"]) < 0.05
     assert tomllib.loads((result.folder / "run.toml").read_text())["stack"] == "bf16"
     resumed = mixopt.search(clip_pool_template, trials=3, **options)
-    assert resumed.report["stack"]["mode"] == "bf16"
-    assert resumed.report["trials"]["complete"] == 3
+    assert resumed.report.as_dict()["stack"]["mode"] == "bf16"
+    assert resumed.report.as_dict()["trials"]["complete"] == 3
     with pytest.raises(RunError, match='stack was "bf16", now "fp32"'):
         mixopt.search(clip_pool_template, trials=3, stack="fp32", **options)
 
@@ -193,5 +193,5 @@ def test_a_run_keeps_what_was_chosen(
     compared = mixopt.compare(
         clip_pool_template, methods="uniform", listener=listener, **{**options, "out": result.folder.parent / "other"}
     )
-    assert compared.report["stack"] == {"mode": "fp32", "place": "host"}
+    assert compared.report.as_dict()["stack"] == {"mode": "fp32", "place": "host"}
     assert "stack: auto, checkpoints in fp32 on the host, streamed to cpu for every candidate" in heard.warnings
