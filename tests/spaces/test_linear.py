@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixopt import Mix, MixoptError, one_hot
-from mixopt.spaces.linear import DEPTHS, Affine, Depth, Layers, Linear, Residual, Shared, contrasts, hats
+from mixopt.spaces.linear import DEPTHS, Affine, Depth, Layers, Linear, Residual, Shared, hats
 from mixopt.values.groups import Groups, make_groups
 from mixopt.values.mix import rows_on
 from tests.conftest import random_mix
@@ -151,11 +151,22 @@ def test_what_cannot_be_a_space_is_told() -> None:
         Residual(START, {"x": random_mix(BLOCKS, ("x", "y"))}, 0.5)
 
 
-@pytest.mark.parametrize("count", [2, 3, 17])
-def test_contrasts_are_orthonormal_and_sum_to_zero(count: int) -> None:
-    rows = contrasts(count)
-    np.testing.assert_allclose(rows @ rows.T, np.eye(count - 1), atol=1e-12)
-    np.testing.assert_allclose(rows.sum(axis=1), 0, atol=1e-12)
+@pytest.mark.parametrize("count", range(2, 41))
+def test_contrasts_are_orthonormal_sum_to_zero_and_stay_what_they_were(count: int) -> None:
+    """Helmert's, first against second, and so on; studies on record rest on every bit of them."""
+    columns = tuple(f"model_{number}" for number in range(count))
+    start = one_hot(make_groups("whole", SIZES), columns, "model_0")
+    space = Shared(start, columns, 1.0)
+    # The first column's 1 would round what is added to it.
+    directions = np.array([space.to_mix(move).coefficients[0] - start.coefficients[0] for move in np.eye(space.dims)])
+    np.testing.assert_allclose(directions @ directions.T, np.eye(count - 1), atol=1e-12)
+    np.testing.assert_allclose(directions.sum(axis=1), 0, atol=1e-12)
+    expected = np.zeros((count - 1, count))
+    for number in range(1, count):
+        expected[number - 1, :number] = 1.0
+        expected[number - 1, number] = -float(number)
+        expected[number - 1] /= np.sqrt(number * (number + 1))
+    assert np.array_equal(directions[:, 1:], expected[:, 1:])
 
 
 @pytest.mark.parametrize(("count", "points"), [(1, 1), (2, 2), (8, 3), (80, 3)])
