@@ -54,7 +54,6 @@ class Linear(ABC):
             raise MixoptError(
                 f"space {self.kind}: its {len(flat)} directions ({names(labels)}) are not independent; take fewer"
             )
-        self._inverse = np.linalg.pinv(flat)
 
     @property
     def layer_groups(self) -> tuple[str, ...]:
@@ -84,21 +83,6 @@ class Linear(ABC):
             return self.start
         rows = self.start.coefficients + np.tensordot(moves, self._directions, axes=1)
         return Mix(self.start.groups, self.start.columns, rows)
-
-    def from_mix(self, mix: Mix) -> NDArray[np.float64] | None:
-        """The point that gives this mix, or None where none does."""
-        if mix.columns != self.start.columns:
-            return None
-        try:
-            moved = rows_on(mix, self.start.groups) - self.start.coefficients
-        except MixoptError:
-            return None
-        point: NDArray[np.float64] = moved.reshape(-1) @ self._inverse
-        if np.max(np.abs(point)) > 1 + TOLERANCE:
-            return None
-        if np.max(np.abs(np.tensordot(point, self._directions, axes=1) - moved)) > TOLERANCE:
-            return None
-        return np.clip(point, -1, 1)
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
