@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from mixopt.scoring.outcomes import NO_OUTCOMES
 from mixopt.scoring.score import Score
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spaces import Space
+from mixopt.spaces.simplex import Simplex
 from mixopt.spec import StudySpec
 from mixopt.stages.plan import plan_search, steered
 from mixopt.stages.space import make_space
@@ -149,10 +151,38 @@ class Surrogate:
 
 def place(space: Space, mix: Mix) -> Floats:
     """The one point that stands for a mix: on the simplex, several points may give the same."""
-    point = space.from_mix(mix)
-    if point is None:
-        raise ValueError(f"no point of the space {space.describe()['kind']} gives this mix")
-    return point
+    if isinstance(space, Simplex):
+        return place_on_simplex(space, mix)
+    start, inverse = moves_of(space)  # type: ignore[arg-type]  # a space is hashed by its identity
+    found: Floats = inverse @ (mix.coefficients - start).ravel()
+    return np.clip(found, -1, 1)
+
+
+@cache
+def moves_of(space: Space) -> tuple[Floats, Floats]:
+    """The rows at the centre, and what turns moves of them into points: of the spaces where moves are linear."""
+    start = space.to_mix(np.zeros(space.dims)).coefficients
+    moves = [(space.to_mix(unit).coefficients - start).ravel() for unit in np.eye(space.dims)]
+    return start, np.linalg.pinv(np.transpose(moves))
+
+
+def place_on_simplex(space: Simplex, mix: Mix) -> Floats:
+    """Of the points that the projection sends to a mix, the one with the smallest shift.
+
+    Projecting takes one shift off every free column and cuts at 0. So the shifts that lead to a row are an interval:
+    each column moves by its reach (none without a dimension), and one at 0 may have been cut.
+    """
+    start, columns = space.start.coefficients, space.start.columns
+    active = [columns.index(name) for name in space.active]
+    free = np.isin(columns, [*space.start.support(), *space.active])
+    reach = np.zeros(len(columns))
+    reach[active] = space.radius
+    drops = start - mix.coefficients
+    lowest = np.max((drops - reach)[:, free], axis=1)
+    highest = np.min(np.where(mix.coefficients > 0, drops + reach, np.inf), axis=1)
+    shifts = np.minimum(np.maximum(lowest, 0.0), highest)
+    found: Floats = ((shifts[:, None] - drops)[:, active] / space.radius).reshape(-1)
+    return np.clip(found, -1, 1)
 
 
 def opened(spec: StudySpec, assembly: Assembly) -> tuple[Objective, Space]:

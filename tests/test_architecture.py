@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 PACKAGE = Path(__file__).parent.parent / "mixopt"
 MODULES = {
@@ -119,6 +121,20 @@ def test_a_run_needs_no_pictures() -> None:
 
     code = "import sys, mixopt.runs.search, mixopt.runs.compare; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Modules by another name than their package's.
+PACKAGES = {"PIL": "pillow", "open_clip": "open_clip_torch", "sklearn": "scikit-learn", "tomli_w": "tomli-w"}
+# Needed by what is imported, which does not declare it: Optuna's CMA-ES imports cmaes.
+NEEDED = {"cmaes"}
+
+
+def test_what_is_imported_is_declared_and_nothing_else() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    tops = {item.split(".")[0] for path in MODULES.values() for item in imports_of(path)}
+    imported = tops - set(sys.stdlib_module_names) - {"mixopt"}
+    assert {Requirement(line).name for line in declared} - NEEDED == {PACKAGES.get(name, name) for name in imported}
 
 
 # Their rewriting is under way; the list ends empty.

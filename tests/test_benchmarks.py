@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from mixopt import Simplex, make_groups, one_hot
+from mixopt import Simplex, constant, make_groups, one_hot
+from mixopt.spaces.linear import Affine, Depth
 from mixopt.values.mix import Mix
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -163,3 +164,20 @@ def test_a_surrogate_is_fitted_where_it_is_asked(monkeypatch: pytest.MonkeyPatch
     assert values == pytest.approx([mix.coefficients[0, 0] for mix in mixes])
     for point, mix in zip(points, mixes, strict=True):
         assert surrogate.place(space, mix) == pytest.approx(point)
+
+
+@pytest.mark.parametrize("active", [("a", "b", "c"), ("a", "c")])
+@pytest.mark.parametrize("kind", [Simplex, Affine, Depth])
+def test_the_place_of_a_mix_gives_the_mix_again(
+    kind: type[Simplex] | type[Affine], active: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    surrogate: Any = importlib.import_module("surrogate")
+    groups = make_groups("tensor", {f"blocks.{number}": 1 for number in range(4)})
+    space = kind(constant(groups, ("a", "b", "c", "d"), [0.5, 0.4, 0.1, 0.0]), active, 0.5)
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        mix = space.to_mix(random.uniform(-1, 1, space.dims))
+        point = surrogate.place(space, mix)
+        assert np.all(np.abs(point) <= 1)
+        assert space.to_mix(point).coefficients == pytest.approx(mix.coefficients, abs=1e-9)

@@ -1,17 +1,14 @@
-"""The cache on disk: what was computed once, by content key."""
+"""The cache on disk: what was computed once, by content key. Entries are `.npz` files; reading one runs no code."""
 
 from __future__ import annotations
 
-import pickle
-import struct
-import zlib
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,12 +16,11 @@ from mixopt.files import atomic_write
 from mixopt.listener import Listener
 from mixopt.scoring.outcomes import Outcomes
 
+Arrays = Mapping[str, NDArray[Any]]
 Found = TypeVar("Found")
 
-_DAMAGED = (
-    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError, MemoryError,
-    pickle.UnpicklingError, zlib.error, struct.error,
-)  # fmt: skip
+# What an entry holds beside its arrays, whose names start otherwise.
+_KEY, _SECONDS, _CHECKSUM = "_key", "_seconds", "_checksum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +53,13 @@ class OutcomeCache:
     def get(self, key: str, most: int) -> tuple[Outcomes, float] | None:
         """The stored outcomes of a split's first samples, all of its ``most`` or fewer, and the seconds they took."""
 
-        def read(entry: Mapping[str, Any]) -> tuple[Outcomes, float]:
-            outcomes = Outcomes(np.asarray(entry["predicted"], np.int64), np.asarray(entry["losses"], np.float64))
-            if not 0 < len(outcomes) <= most or len(outcomes.losses) != len(outcomes):
+        def outcomes_of(arrays: Arrays) -> Outcomes:
+            outcomes = outcomes_from(arrays)
+            if not 0 < len(outcomes) <= most:
                 raise ValueError("an entry of another split")
-            return outcomes, float(entry["seconds"])
+            return outcomes
 
-        return self._load(self._path("outcomes", key), key, read)
+        return self._load(self._path("outcomes", key), key, outcomes_of)
 
     def put(self, key: str, outcomes: Outcomes, seconds: float) -> None:
         """Store outcomes.
@@ -71,23 +67,17 @@ class OutcomeCache:
         Raises:
             RunError: The cache cannot be written.
         """
-        entry = {
-            "predicted": outcomes.predicted.astype(np.int32),
-            "losses": outcomes.losses.astype(np.float32),
-            "seconds": seconds,
-        }
-        self._store(self._path("outcomes", key), key, entry)
+        self._store(self._path("outcomes", key), key, arrays_of(outcomes), seconds)
 
     def get_gradient(self, key: str, shape: tuple[int, int]) -> tuple[Gradient, float] | None:
         """The stored gradient with coefficients of this shape and the seconds it took, or None."""
 
-        def read(entry: Mapping[str, Any]) -> tuple[Gradient, float]:
-            rows = np.asarray(entry["coefficients"], np.float64)
-            if rows.shape != shape:
+        def gradient_of(arrays: Arrays) -> Gradient:
+            if arrays["coefficients"].shape != shape:
                 raise ValueError("an entry of another mix")
-            return Gradient(float(entry["loss"]), rows, float(entry["scale"])), float(entry["seconds"])
+            return Gradient(float(arrays["loss"]), arrays["coefficients"], float(arrays["scale"]))
 
-        return self._load(self._path("gradients", key), key, read)
+        return self._load(self._path("gradients", key), key, gradient_of)
 
     def put_gradient(self, key: str, gradient: Gradient, seconds: float) -> None:
         """Store a gradient.
@@ -95,26 +85,85 @@ class OutcomeCache:
         Raises:
             RunError: The cache cannot be written.
         """
-        entry = {"loss": gradient.loss, "coefficients": gradient.coefficients, "scale": gradient.scale}
-        self._store(self._path("gradients", key), key, {**entry, "seconds": seconds})
+        scalars = {"loss": np.array(gradient.loss), "scale": np.array(gradient.scale)}
+        arrays = {**scalars, "coefficients": gradient.coefficients}
+        self._store(self._path("gradients", key), key, arrays, seconds)
 
-    def _load(self, path: Path, key: str, read: Callable[[Mapping[str, Any]], Found]) -> Found | None:
-        if not path.exists():
+    def _load(self, path: Path, key: str, read: Callable[[Arrays], Found]) -> tuple[Found, float] | None:
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            self._tell_damage(path, error)
             return None
         try:
-            entry = joblib.load(path)
-            if entry["key"] != key:
-                raise ValueError("an entry of another mix or split")
-            return read(entry)
-        except _DAMAGED as error:
-            self._listener.warn(f"damaged cache entry {path} ({error or type(error).__name__}): scored again")
+            arrays, seconds = _unpacked(content, key)
+            return read(arrays), seconds
+        except Exception as error:  # damaged bytes can make the reader fail in any way; told here, never passed over
+            self._tell_damage(path, error)
             return None
 
-    def _store(self, path: Path, key: str, entry: Mapping[str, Any]) -> None:
-        buffer = BytesIO()
-        joblib.dump({"key": key, **entry}, buffer)
+    def _store(self, path: Path, key: str, arrays: Arrays, seconds: float) -> None:
         with atomic_write(path) as stream:
-            stream.write(buffer.getvalue())
+            stream.write(_packed(key, arrays, seconds))
+
+    def _tell_damage(self, path: Path, error: Exception) -> None:
+        why = str(error) or type(error).__name__
+        self._listener.warn(f"damaged cache entry {path} ({why}): scored again")
 
     def _path(self, kind: str, key: str) -> Path:
-        return self.folder / kind / key[:2] / f"{key}.joblib"
+        return self.folder / kind / key[:2] / f"{key}.npz"
+
+
+def arrays_of(outcomes: Outcomes) -> dict[str, NDArray[Any]]:
+    """Outcomes as the cache stores them: losses come from float32 and lose nothing as such."""
+    return {"predicted": outcomes.predicted.astype(np.int32), "losses": outcomes.losses.astype(np.float32)}
+
+
+def outcomes_from(arrays: Arrays) -> Outcomes:
+    """Outcomes from what the cache stored.
+
+    Raises:
+        ValueError: The arrays are of different lengths.
+    """
+    outcomes = Outcomes(arrays["predicted"].astype(np.int64), arrays["losses"].astype(np.float64))
+    if len(outcomes.losses) != len(outcomes):
+        raise ValueError("an entry whose arrays are of different lengths")
+    return outcomes
+
+
+def _packed(key: str, arrays: Arrays, seconds: float) -> bytes:
+    """An entry's file: its arrays, its key and seconds, and a checksum of them all."""
+    entry: dict[str, Any] = {**arrays, _KEY: np.array(key), _SECONDS: np.array(float(seconds))}
+    entry[_CHECKSUM] = np.array(_checksum(entry))
+    buffer = BytesIO()
+    np.savez(buffer, **entry)
+    return buffer.getvalue()
+
+
+def _unpacked(content: bytes, key: str) -> tuple[dict[str, NDArray[Any]], float]:
+    """The arrays and the seconds in an entry's file.
+
+    Raises:
+        Exception: Of any kind: damaged bytes, or the entry of another key.
+    """
+    with np.load(BytesIO(content), allow_pickle=False) as opened:
+        entry: dict[str, NDArray[Any]] = dict(opened)
+    checksum = entry.pop(_CHECKSUM)
+    if str(checksum) != _checksum(entry):
+        raise ValueError("its checksum does not fit")
+    if str(entry.pop(_KEY)) != key:
+        raise ValueError("an entry of another mix or split")
+    seconds = float(entry.pop(_SECONDS))
+    return entry, seconds
+
+
+def _checksum(entry: Arrays) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, whatever the order."""
+    digest = hashlib.sha256()
+    for name in sorted(entry):
+        array = np.ascontiguousarray(entry[name])
+        digest.update(f"{name} {array.dtype.str} {entry[name].shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

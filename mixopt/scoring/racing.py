@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 # A mix is given up where the chance that it ends as good as the incumbent is below this, at every look.
 LEVEL = 0.005
@@ -42,4 +43,4 @@ def out_of_reach(gains: NDArray[np.float64], total: int, level: float = LEVEL) -
     variance = (float(np.sum(np.square(gains - gains.mean()))) + float(np.max(np.abs(gains), initial=0.0)) ** 2) / seen
     spread = math.sqrt(variance * rest * total / seen)
     expected = float(gains.sum()) * total / seen
-    return expected < 0 and 0.5 * math.erfc(-expected / (spread * math.sqrt(2))) < level
+    return expected < 0 and bool(ndtr(expected / spread) < level)

@@ -1,4 +1,4 @@
-"""Coefficient spaces: the box of a sampler to the rows of a mix, and back. Pure; no Optuna, no torch.
+"""Coefficient spaces: the box of a sampler to the rows of a mix. Pure; no Optuna, no torch.
 
 A newcomer is one module here whose class obeys `Space`; its name goes into `SPACES`.
 """
@@ -37,9 +37,6 @@ class Space(Protocol):
 
     def to_mix(self, point: Point) -> Mix:
         """The mix at a point ``[dims]`` of the box; the centre gives the start, bit for bit."""
-
-    def from_mix(self, mix: Mix) -> Point | None:
-        """A point ``[dims]`` that gives this mix (to 1e-9), or None where the space does not hold it."""
 
     def describe(self) -> dict[str, Any]:
         """The space as plain JSON values; `from_description` makes it again."""

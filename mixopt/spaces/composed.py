@@ -65,18 +65,6 @@ class Composed:
         weights = self.inner.to_mix(point).coefficients[self._row_of]
         return Mix(self._groups, self._columns, np.einsum("gj,gjc->gc", weights, self._stacked))
 
-    def from_mix(self, mix: Mix) -> NDArray[np.float64] | None:
-        """A point that gives this mix, or None; only the mixes themselves are looked for."""
-        for name, known in self.mixes.items():
-            if mix == known or _same(mix, known):
-                own = Mix(
-                    self.inner.start.groups,
-                    self.inner.start.columns,
-                    np.tile([float(name == each) for each in self.mixes], (len(self.inner.start.groups), 1)),
-                )
-                return self.inner.from_mix(own)
-        return None
-
     def describe(self) -> dict[str, Any]:
         """The space as plain JSON values."""
         return {
@@ -96,11 +84,3 @@ def _finest(groups: Groups, mixes: Mapping[str, Mix]) -> Groups:
     for mix in mixes.values():
         groups = groups.refine(mix.groups)
     return groups
-
-
-def _same(first: Mix, second: Mix) -> bool:
-    """Whether two mixes give every tensor the same row."""
-    if first.columns != second.columns:
-        return False
-    groups = first.groups.refine(second.groups)
-    return bool(np.array_equal(rows_on(first, groups), rows_on(second, groups)))

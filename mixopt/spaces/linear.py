@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import helmert
 
 from mixopt.errors import MixoptError, names
 from mixopt.values.groups import Groups
@@ -53,7 +54,6 @@ class Linear(ABC):
             raise MixoptError(
                 f"space {self.kind}: its {len(flat)} directions ({names(labels)}) are not independent; take fewer"
             )
-        self._inverse = np.linalg.pinv(flat)
 
     @property
     def layer_groups(self) -> tuple[str, ...]:
@@ -83,21 +83,6 @@ class Linear(ABC):
             return self.start
         rows = self.start.coefficients + np.tensordot(moves, self._directions, axes=1)
         return Mix(self.start.groups, self.start.columns, rows)
-
-    def from_mix(self, mix: Mix) -> NDArray[np.float64] | None:
-        """The point that gives this mix, or None where none does."""
-        if mix.columns != self.start.columns:
-            return None
-        try:
-            moved = rows_on(mix, self.start.groups) - self.start.coefficients
-        except MixoptError:
-            return None
-        point: NDArray[np.float64] = moved.reshape(-1) @ self._inverse
-        if np.max(np.abs(point)) > 1 + TOLERANCE:
-            return None
-        if np.max(np.abs(np.tensordot(point, self._directions, axes=1) - moved)) > TOLERANCE:
-            return None
-        return np.clip(point, -1, 1)
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -255,7 +240,10 @@ def independent(rows: NDArray[np.float64]) -> list[int]:
 
 
 def hats(count: int, points: int) -> NDArray[np.float64]:
-    """Linear interpolation from control points to places, ``[points, count]``; every place's weights sum to 1."""
+    """Linear interpolation from control points to places, ``[points, count]``; every place's weights sum to 1.
+
+    By hand: np.interp's last bits differ, and with them the mixes of studies that are on record.
+    """
     if points == 1:
         return np.ones((1, count))
     places = np.linspace(0, points - 1, count)
@@ -263,18 +251,8 @@ def hats(count: int, points: int) -> NDArray[np.float64]:
     return weights
 
 
-def contrasts(count: int) -> NDArray[np.float64]:
-    """Orthonormal rows that each sum to 0, ``[count - 1, count]``: Helmert's, first against second, and so on."""
-    rows = np.zeros((count - 1, count))
-    for number in range(1, count):
-        rows[number - 1, :number] = 1.0
-        rows[number - 1, number] = -float(number)
-        rows[number - 1] /= np.sqrt(number * (number + 1))
-    return rows
-
-
 def _contrasts(kind: str, start: Mix, active: Sequence[str]) -> NDArray[np.float64]:
-    """Contrasts of the active columns, on all columns: ``[n_active - 1, n_columns]``."""
+    """Orthonormal contrasts of the active columns, on all columns: ``[n_active - 1, n_columns]``; each sums to 0."""
     if absent := [name for name in active if name not in start.columns]:
         raise MixoptError(f"space {kind}: no column {names(absent)}")
     if len(set(active)) < len(active):
@@ -282,7 +260,7 @@ def _contrasts(kind: str, start: Mix, active: Sequence[str]) -> NDArray[np.float
     if len(active) < 2:
         raise MixoptError(f"space {kind}: one column alone leaves nothing to search; expected two or more")
     rows = np.zeros((len(active) - 1, len(start.columns)))
-    rows[:, [start.columns.index(name) for name in active]] = contrasts(len(active))
+    rows[:, [start.columns.index(name) for name in active]] = helmert(len(active))
     return rows
 
 

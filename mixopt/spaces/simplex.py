@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError, names
-from mixopt.values.mix import Mix, rows_on
-
-TOLERANCE = 1e-9
+from mixopt.values.mix import Mix
 
 
 class Simplex:
@@ -80,29 +78,6 @@ class Simplex:
                 row[self._places] += self.radius * push
                 row[self._free] = project(row[self._free])
         return Mix(self.start.groups, self.start.columns, rows)
-
-    def from_mix(self, mix: Mix) -> NDArray[np.float64] | None:
-        """A point that gives this mix, or None where none does."""
-        if mix.columns != self.start.columns:
-            return None
-        try:
-            rows = rows_on(mix, self.start.groups)
-        except MixoptError:
-            return None
-        if np.any(rows < 0) or np.any(rows[:, ~self._free] != 0):
-            return None
-        # Projecting takes one shift off every free column and cuts at 0. So the shifts that lead to a row are an
-        # interval: each column moves by its reach (none without a dimension), and one at 0 may have been cut.
-        drops = self.start.coefficients - rows
-        reach = np.zeros(len(mix.columns))
-        reach[self._places] = self.radius
-        lowest = np.max((drops - reach)[:, self._free], axis=1)
-        highest = np.min(np.where(rows > 0, drops + reach, np.inf), axis=1)
-        if np.any(lowest > highest + TOLERANCE):
-            return None
-        shifts = np.minimum(np.maximum(lowest, 0.0), highest)
-        point: NDArray[np.float64] = ((shifts[:, None] - drops)[:, self._places] / self.radius).reshape(-1)
-        return np.clip(point, -1, 1)
 
     def describe(self) -> dict[str, Any]:
         """The space as plain JSON values."""

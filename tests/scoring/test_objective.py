@@ -117,9 +117,9 @@ def test_a_damaged_entry_is_scored_again_with_a_warning(
     objective = open_objective(spec, heard.listener)
     mix = random_mix(make_groups("2", objective.pool.sizes), objective.pool.columns)
     first = objective.score(mix)
-    entries = list((tmp_path / "outcomes").rglob("*.joblib"))
+    entries = list((tmp_path / "outcomes").rglob("*.npz"))
     assert len(entries) == 1
-    for damage in (b"", b"not a pickle", entries[0].read_bytes()[:40]):
+    for damage in (b"", b"not an entry", entries[0].read_bytes()[:40]):
         entries[0].write_bytes(damage)
         assert objective.score(mix).metrics == first.metrics
         assert "damaged cache entry" in heard.warnings[-1]

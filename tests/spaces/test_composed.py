@@ -48,16 +48,6 @@ def test_a_point_is_the_mix_of_the_mixes(space: Composed) -> None:
             assert found.coefficients[own[tensor]] == pytest.approx(expected.coefficients[of[tensor]])
 
 
-def test_the_mixes_themselves_are_found_again(space: Composed) -> None:
-    for mix in space.mixes.values():
-        point = space.from_mix(mix)
-        if point is not None:
-            again = space.to_mix(point)
-            assert again.coefficients == pytest.approx(rows_on(mix, again.groups), abs=1e-9)
-    assert space.from_mix(space.mixes["layers"]) is not None
-    assert space.from_mix(random_mix(PAIRS, COLUMNS, seed=9)) is None
-
-
 def test_description_makes_it_again(space: Composed) -> None:
     again = from_description(json.loads(json.dumps(space.describe())))
     point = np.random.default_rng(1).uniform(-1, 1, space.dims)

@@ -105,21 +105,6 @@ def test_every_dimension_matters(space: Space) -> None:
         assert changed, space.labels[number]
 
 
-def test_from_mix_gives_a_point_of_the_box_for_that_mix(space: Space) -> None:
-    for point in points(space):
-        mix = space.to_mix(point)
-        found = space.from_mix(mix)
-        if found is None:
-            continue
-        assert found.shape == (space.dims,)
-        assert np.all(np.abs(found) <= 1)
-        np.testing.assert_allclose(space.to_mix(found).coefficients, mix.coefficients, rtol=0, atol=1e-9)
-
-
-def test_a_mix_over_other_columns_is_not_held(space: Space) -> None:
-    assert space.from_mix(constant(make_groups("whole", SIZES), ("a", "b"), [0.5, 0.5])) is None
-
-
 def test_a_description_makes_the_same_space_again(space: Space) -> None:
     for sort_keys in (False, True):
         again = from_description(json.loads(json.dumps(space.describe(), sort_keys=sort_keys)))

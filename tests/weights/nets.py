@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mixopt.values.groups import Groups, make_groups
 from mixopt.values.mix import Mix
+from mixopt.weights.exact import build_exact
 from mixopt.weights.pool import Pool, open_pool
 from tests.conftest import State
+
+MakePool = Callable[..., Pool]
+CPU = torch.device("cpu")
+often = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 class Block(nn.Module):
@@ -66,3 +74,13 @@ def open_states(folder: Path, states: list[State]) -> Pool:
         paths[f"model_{number}"] = folder / f"model_{number}.safetensors"
         save_file(state, paths[f"model_{number}"])
     return open_pool(paths)
+
+
+def grouping(pool: Pool, scheme: str) -> Groups:
+    return make_groups(scheme, pool.sizes)
+
+
+def exact(
+    mix: Mix, pool: Pool, dtypes: Mapping[str, torch.dtype] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    return build_exact(mix, pool.paths, hashes=pool.fingerprints, dtypes=dtypes or {"*": torch.float32})

@@ -1,0 +1,119 @@
+"""What mixopt.study takes from inside Optuna, member by member: where one moves, the test that fails names it."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+from packaging.requirements import Requirement
+
+from mixopt.study import samplers
+
+# Member, its parameters, and who rests on it.
+SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
+    (CmaEsSampler._restore_optimizer, ["self", "completed_trials"], "samplers._CmaEs overrides it"),
+    (NSGAIISampler._get_generation_key, [], "samplers.start_attributes calls it"),
+    (NSGAIISampler.get_parent_population, ["self", "study", "generation"], "samplers.NSGAIISampler overrides it"),
+    (BaseSampler.infer_relative_search_space, ["self", "study", "trial"], "samplers._KnownSpace overrides it"),
+    (BaseSampler.sample_relative, ["self", "study", "trial", "search_space"], "samplers._KnownSpace overrides it"),
+    (
+        BaseSampler.sample_independent,
+        ["self", "study", "trial", "param_name", "param_distribution"],
+        "samplers._KnownSpace overrides it",
+    ),
+    (Trial.__init__, ["self", "study", "trial_id"], "trials makes trials by their ids"),
+    (JournalStorage.__init__, ["self", "log_storage"], "storage._Journal calls it"),
+    (JournalFileBackend.__init__, ["self", "file_path", "lock_obj"], "storage._WholeWrites calls it"),
+    (JournalFileBackend.read_logs, ["self", "log_number_from"], "storage._WholeWrites overrides it"),
+    (JournalFileBackend.append_logs, ["self", "logs"], "storage._WholeWrites overrides it"),
+    (JournalFileSymlinkLock.acquire, ["self"], "storage._Lock overrides it"),
+    (JournalFileSymlinkLock.release, ["self"], "storage._Lock overrides it"),
+]
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(directions=["maximize"])
+
+
+@pytest.mark.parametrize(
+    ("member", "expected", "user"), SIGNATURES, ids=[member.__qualname__ for member, _, _ in SIGNATURES]
+)
+def test_signatures_are_those_that_are_overridden(member: Callable[..., Any], expected: list[str], user: str) -> None:
+    found = list(inspect.signature(member).parameters)
+    assert found == expected, f"Optuna {optuna.__version__}: {member.__qualname__} has other parameters; {user}"
+
+
+def test_the_version_is_one_that_is_allowed() -> None:
+    """Raise the bound in pyproject.toml once the tests of this folder pass with the new version."""
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
+    (optunas,) = (found for found in map(Requirement, declared) if found.name == "optuna")
+    assert optunas.specifier.contains(optuna.__version__)
+    assert any(each.operator == "<" for each in optunas.specifier)
+
+
+def test_cma_es_draws_its_seeds_from_cma_rng() -> None:
+    """`_CmaEs._restore_optimizer` draws one in its place."""
+    ours, theirs = samplers._CmaEs(3, None, []), CmaEsSampler(seed=3)
+    assert ours._cma_rng.rng.randint(1, 2**31 - 2) == theirs._cma_rng.rng.randint(1, 2**31 - 2)
+
+
+def test_cma_es_marks_the_generation_in_its_trials(study: optuna.Study) -> None:
+    """By the key that `_CmaEs` looks for, in trials that its `_restore_optimizer` is given."""
+    given: list[list[FrozenTrial]] = []
+
+    class Watched(CmaEsSampler):
+        def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+            given.append(completed_trials)
+            return super()._restore_optimizer(completed_trials)
+
+    study.sampler = Watched(seed=0, popsize=4, warn_independent_sampling=False)
+    study.optimize(lambda trial: trial.suggest_float("x", -1, 1) + trial.suggest_float("y", -1, 1), n_trials=6)
+    assert given
+    assert [trial.number for trial in given[-1]] == [0, 1, 2, 3, 4]
+    assert any("cma:generation" in trial.system_attrs for trial in study.trials)
+
+
+def test_nsga_ii_stores_generations_under_the_name_of_its_class(study: optuna.Study) -> None:
+    key = NSGAIISampler._get_generation_key()
+    assert samplers.NSGAIISampler._get_generation_key() == key
+    study.sampler = NSGAIISampler(population_size=2, seed=0)
+    study.optimize(lambda trial: trial.suggest_float("x", -1, 1), n_trials=3)
+    assert [trial.system_attrs[key] for trial in study.trials] == [0, 0, 1]
+
+
+def test_a_study_has_its_storage_and_a_trial_its_id(study: optuna.Study) -> None:
+    asked = study.ask()
+    (frozen,) = study.get_trials(states=[TrialState.RUNNING])
+    assert asked._trial_id == frozen._trial_id
+    assert Trial(study, frozen._trial_id).number == asked.number
+    assert study._storage.get_trial(frozen._trial_id).number == asked.number
+
+
+def test_a_journal_is_locked_by_a_file_beside_it_and_through_the_lock_that_it_is_given(tmp_path: Path) -> None:
+    """`storage._mend` removes that file; `storage._WholeWrites` keeps the lock over several writes."""
+    journal = tmp_path / "study.journal"
+    taken: list[list[str]] = []
+
+    class Watched(JournalFileSymlinkLock):
+        def acquire(self) -> bool:
+            found = super().acquire()
+            taken.append(sorted(path.name for path in tmp_path.iterdir()))
+            return found
+
+    backend = JournalFileBackend(str(journal), Watched(str(journal)))
+    backend.append_logs([{"one": 1}, {"two": 2}])
+    assert taken == [["study.journal", "study.journal.lock"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
+    assert list(backend.read_logs(1)) == [{"two": 2}]
+    assert journal.read_bytes().count(b"\n") == 2
