@@ -7,8 +7,7 @@ The peer is the way of the published codes: every state dict in memory, a Python
 sums in float32, then ``load_state_dict``. With ``--models``, on a real pool, whose state dicts are as their files hold
 them; without, on random float32 weights of a small vision transformer's shapes, all of which are mixed (no accuracy is
 claimed from those). Beside both stands a plain matrix-vector product over the same bytes, the floor. The three
-are timed in turn, the fastest of each. A second table: several mixes in one pass over the stack, against one at a time.
-Prints both and one JSON line.
+are timed in turn, the fastest of each. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -130,36 +129,6 @@ def measure(pool: Pool, states: list[dict[str, Tensor]], module: nn.Module, sche
     }
 
 
-def measure_many(pool: Pool, module: nn.Module, scheme: str, mode: str) -> list[dict[str, float]]:
-    """A row per number of mixes fused at once."""
-    groups = make_groups(scheme, pool.sizes)
-    fast = FastBuilder(pool, module, CPU, stack=open_stack(pool, CPU, mode))
-    found = []
-    for count in (1, 2, 4, 8, 16):
-        mixes = [random_mix(groups, pool, seed) for seed in range(count)]
-
-        def together(mixes: Sequence[Mix] = mixes) -> None:
-            for fused in fast.fuse_many(mixes):
-                fast.load(fused)
-
-        def in_turn(mixes: Sequence[Mix] = mixes) -> None:
-            for mix in mixes:
-                fast.apply(mix)
-
-        many, single = best_of(together, in_turn, repeats=5)
-        found.append(
-            {
-                "ingredients": len(pool.columns),
-                "groups": len(groups),
-                "mixes": count,
-                "in_turn_ms": single / count * 1e3,
-                "together_ms": many / count * 1e3,
-                "times_faster": single / many,
-            }
-        )
-    return found
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -169,7 +138,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--stack", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
-    results, many = [], []
+    results = []
     print(f"{'ingredients':>11} {'groups':>6} {'naive ms':>9} {'mixopt ms':>9} {'faster':>7} {'of one product':>14}")
     counts = [0] if arguments.models else [int(count) for count in arguments.ingredients.split(",")]
     for count in counts:
@@ -184,15 +153,7 @@ def main() -> None:
                 f"{row['times_faster']:6.1f}x {row['of_one_product']:13.0%}",
                 flush=True,
             )
-        for scheme in ("whole", "tensor"):
-            many += measure_many(pool, module, scheme, arguments.stack)
-    print(f"\n{'ingredients':>11} {'groups':>6} {'mixes':>5} {'in turn ms a mix':>16} {'together':>8} {'faster':>7}")
-    for row in many:
-        print(
-            f"{row['ingredients']:>11} {row['groups']:>6} {row['mixes']:>5} {row['in_turn_ms']:16.2f} "
-            f"{row['together_ms']:8.2f} {row['times_faster']:6.2f}x"
-        )
-    print(json.dumps({"benchmark": "builder", "threads": torch.get_num_threads(), "rows": results, "many": many}))
+    print(json.dumps({"benchmark": "builder", "threads": torch.get_num_threads(), "rows": results}))
 
 
 if __name__ == "__main__":

@@ -332,7 +332,7 @@ def measure_search(bench: Bench) -> dict[str, Result]:
     space = Simplex(start, pool.ingredients[:8], 0.5)
     storage = search.open_storage(bench.folder.parent / "study.journal", None, objective.stopwatch)
     study = search.open_study(storage, "gpu", objective.metric.direction)
-    search.run_trials(study, objective, space, sampler="cmaes", trials=bench.options.trials, seed=0)
+    search.run_trials(study, objective, space, search.Schedule("cmaes", bench.options.trials, seed=0))
     wall = time.perf_counter() - started
     floor = objective.tally.computed * bench.best_forward + bench.opening
     value = f"{wall:.1f} s ({objective.tally.computed} evaluations, opening {bench.opening:.1f} s){bench.way}"

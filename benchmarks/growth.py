@@ -72,11 +72,11 @@ def measure(sizes: Sizes, groups: int, trials: int) -> Point:
         storage = search.open_storage(Path(temporary) / "study.journal", None, watch)
         study = search.open_study(storage, "growth", objective.metric.direction)
         # The start first: the first trial warms up.
-        search.run_trials(study, objective, space, sampler="cmaes", trials=1, seed=0)
+        search.run_trials(study, objective, space, search.Schedule("cmaes", 1, seed=0))
         seconds = dict(watch.seconds)
         with peak_memory(cpu) as peak:
             started = time.perf_counter()
-            search.run_trials(study, objective, space, sampler="cmaes", trials=trials + 1, seed=0)
+            search.run_trials(study, objective, space, search.Schedule("cmaes", trials + 1, seed=0))
             wall = time.perf_counter() - started
             searching = (peak() or 0) - before
         spent = {name: watch.seconds.get(name, 0.0) - seconds.get(name, 0.0) for name in watch.seconds}

@@ -28,8 +28,8 @@ import numpy as np
 from optuna.storages import InMemoryStorage
 
 from mixopt import study as search
-from mixopt.scoring.evaluator import Outcomes
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spaces.simplex import Simplex
@@ -84,10 +84,7 @@ def measure(
                 study,
                 cast(Objective, free),
                 space,
-                sampler=sampler,
-                trials=trials,
-                seed=0,
-                deadline=time.monotonic() + limit,
+                search.Schedule(sampler, trials, seed=0, deadline=time.monotonic() + limit),
             )
         wall = time.perf_counter() - started
         size = journal.stat().st_size if journal.exists() else 0

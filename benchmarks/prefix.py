@@ -24,11 +24,13 @@ import torch
 
 from mixopt import load_spec
 from mixopt.assemble import assemble
-from mixopt.comparison.rows import requests_of, run_requests
+from mixopt.comparison.rows import requests_of
+from mixopt.comparison.running import run_requests
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Resumed
-from mixopt.scoring.evaluator import Outcomes, Predict
+from mixopt.scoring.evaluator import Predict
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
@@ -67,7 +69,7 @@ def measure(models: str, row: str, limit: int) -> dict[str, Any]:
             order = list(seconds) if len(identical) % 2 else list(reversed(seconds))
             for name in order:
                 started = time.perf_counter()
-                found[name] = run(predict if name == "with" else objective._predict(), *span, **more)
+                found[name] = run(predict if name == "with" else objective.scorer.predict(), *span, **more)
                 seconds[name] += time.perf_counter() - started
             identical.append(same(*found.values()))
             return found["with"]

@@ -32,8 +32,10 @@ import numpy as np
 from surrogate import GRID, grid, opened, run_study, show_grid, show_one
 
 from mixopt import study as search
-from mixopt.stages.confirm import settle
-from mixopt.stages.plan import make_space
+from mixopt.assemble import assemble
+from mixopt.listener import Listener
+from mixopt.spec import load_spec
+from mixopt.stages.confirm import choose_candidate
 from mixopt.values.metrics import smoothed
 from mixopt.values.samples import VALIDATION
 
@@ -57,19 +59,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def real(options: dict[str, Any], seed: int, audit: bool) -> dict[str, Any]:
     """One search."""
-    spec, assembly, baselines = opened({**options, "seed": seed})
-    space = make_space(spec, assembly.objective, baselines)
-    objective = assembly.objective.counting()
+    spec = load_spec({**options, "seed": seed})
+    objective, space = opened(spec, assemble(spec, Listener()))
+    objective = objective.counting()
     started = time.perf_counter()
     study = run_study(objective, space, spec, seed, spec.race == "on")
     seconds = time.perf_counter() - started
-    facts = search.race_facts(study, objective.images)
+    races = search.race_counts(study, objective.images)
     (best,) = search.best_mixes(study, space, 1).values()
     start = space.to_mix(np.zeros(space.dims))
-    held = settle(objective, start, [best])
+    held = choose_candidate(objective, start, [best])
     metric = smoothed(objective.metric)
-    labels = objective.evaluators[VALIDATION].split.labels[objective.steering :]
-    parts = [objective.whole().score(mix).outcomes.rest(objective.steering) for mix in (best, start)]
+    labels = objective.evaluators[VALIDATION].split.labels[objective.tuning :]
+    parts = [objective.whole().score(mix).outcomes.rest(objective.tuning) for mix in (best, start)]
     gains = metric.gains(labels, *parts)
     crown = objective.score(best).signal
     wrong = 0
@@ -84,8 +86,8 @@ def real(options: dict[str, Any], seed: int, audit: bool) -> dict[str, Any]:
         "held": float(gains.mean()),
         "error": float(gains.std() / np.sqrt(len(gains))),
         "share": held.share,
-        "spared": facts["unraced_images"] / max(1, facts["images"]),
-        "given_up": facts["given_up"],
+        "spared": races["unraced_images"] / max(1, races["images"]),
+        "given_up": races["given_up"],
         "wrong": wrong if audit else None,
         "seconds": seconds,
     }

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/several.py [--device cuda] [--candidates 1,2,4,8] [--no-compile] ...
 
-``one at a time`` fuses and runs each candidate by itself, as the search does. ``together`` fuses k of them in one pass
-over the checkpoints and runs them by ``torch.func.vmap`` over their stacked weights. ``compiled`` is one at a time
+``one at a time`` fuses and runs each candidate by itself, as the search does. ``together`` fuses k of them one after
+another and runs them by ``torch.func.vmap`` over their stacked weights. ``compiled`` is one at a time
 again with ``torch.compile`` on the image tower, its compilation told apart. Random weights and images; times per
 candidate, medians of repeats that take turns, and the ratio to one at a time. Prints a table and one JSON line.
 """
@@ -79,8 +79,6 @@ def measure(
     model: Any = builder.module
     device = batches[0].device
     tower = Tower(model.visual, model.visual.output_dim, device).eval()
-    names = [name for name, _ in tower.named_parameters()]
-    places = {place.name: place for place in builder.pool.mixed}
 
     def one(mixes: Sequence[Mix], forward: Callable[[Tensor], Tensor]) -> None:
         for mix in mixes:
@@ -89,11 +87,11 @@ def measure(
                 forward(images)
 
     def together(mixes: Sequence[Mix]) -> None:
-        fused = builder.fuse_many(mixes)
-        stacked = {}
-        for name in names:
-            place = places[name]
-            stacked[name] = fused[:, place.start : place.stop].reshape(len(mixes), *place.shape)
+        fused = []
+        for mix in mixes:
+            builder.apply(mix)
+            fused.append({name: parameter.clone() for name, parameter in tower.named_parameters()})
+        stacked = {name: torch.stack([weights[name] for weights in fused]) for name in fused[0]}
 
         def run(weights: dict[str, Tensor], images: Tensor) -> Tensor:
             return torch.as_tensor(functional_call(tower, weights, (images,)))

@@ -19,17 +19,16 @@ from numpy.typing import NDArray
 from mixopt import load_spec
 from mixopt import study as search
 from mixopt.assemble import Assembly, assemble
-from mixopt.comparison.rows import Entry
 from mixopt.listener import Listener
-from mixopt.scoring.evaluator import NO_OUTCOMES
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import NO_OUTCOMES
 from mixopt.scoring.score import Score
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spaces import Space
 from mixopt.spec import StudySpec
-from mixopt.stages.plan import make_space
-from mixopt.stages.start import run_baselines
-from mixopt.values.metrics import smoothed
+from mixopt.stages.plan import plan_search, steered
+from mixopt.stages.space import make_space
+from mixopt.stages.start import find_start
 from mixopt.values.mix import Mix
 
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
@@ -156,13 +155,11 @@ def place(space: Space, mix: Mix) -> Floats:
     return point
 
 
-def opened(options: dict[str, Any]) -> tuple[StudySpec, Assembly, dict[str, Entry]]:
-    """A pool, and the baselines of a search of it."""
-    spec = load_spec(options)
-    assembly = assemble(spec, Listener())
-    if spec.signal == "smooth":
-        assembly.objective.signal = smoothed(assembly.objective.metric)
-    return spec, assembly, run_baselines(spec, assembly, Listener())
+def opened(spec: StudySpec, assembly: Assembly) -> tuple[Objective, Space]:
+    """A pool's objective, and the space of a search of it."""
+    objective = steered(spec, assembly.objective)
+    plan = plan_search(spec, assembly)
+    return objective, make_space(plan, find_start(plan, assembly, Listener()), objective)
 
 
 def run_study(objective: Any, space: Space, spec: StudySpec, seed: int, race: bool) -> optuna.Study:
@@ -174,11 +171,7 @@ def run_study(objective: Any, space: Space, spec: StudySpec, seed: int, race: bo
             study,
             objective,
             space,
-            sampler=spec.sampler_name,
-            trials=spec.trials,
-            seed=seed,
-            population=spec.population,
-            race=race,
+            search.Schedule(spec.sampler_name, spec.trials, seed, spec.population, race),
         )
         memory = optuna.create_study(direction=objective.signal.direction)
         memory.add_trials(study.get_trials(deepcopy=False))
@@ -201,9 +194,9 @@ def recorded(objective: Objective, space: Space, count: int) -> tuple[Floats, Fl
     return np.array([place(space, mix) for mix in mixes]), np.array(values)
 
 
-def one(spec: StudySpec, objective: Objective, baselines: dict[str, Entry], points: int, seeds: int) -> dict[str, Any]:
+def one(spec: StudySpec, assembly: Assembly, points: int, seeds: int) -> dict[str, Any]:
     """Record, fit, check, and let every sampler search: the space and the start that the spec names."""
-    space = make_space(spec, objective, baselines)
+    objective, space = opened(spec, assembly)
     drawn, values = recorded(objective, space, points)
     fit = fitted(drawn, values)
     stand_in = cast(Objective, Surrogate(space, fit, objective.signal))
@@ -249,9 +242,9 @@ def grid(
 ) -> Iterator[dict[str, Any]]:
     """The same for spaces and starts of one pool, one by one."""
     specs = [load_spec({**options, "space": space, "start": start}) for space, start in cells]
-    _, assembly, baselines = opened(options)
+    assembly = assemble(load_spec(options), Listener())
     for spec in specs:
-        yield one(spec, assembly.objective, baselines, points, seeds)
+        yield one(spec, assembly, points, seeds)
 
 
 def show_one(found: dict[str, Any]) -> None:

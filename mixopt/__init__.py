@@ -24,15 +24,20 @@ from mixopt.version import __version__
 if TYPE_CHECKING:
     from mixopt.assemble import open_objective
     from mixopt.listener import Listener
-    from mixopt.runs.run import compare, search
-    from mixopt.runs.verbs import build, evaluate, inspect, report
+    from mixopt.runs.build import build
+    from mixopt.runs.compare import compare
+    from mixopt.runs.evaluate import evaluate
+    from mixopt.runs.inspect import inspect
+    from mixopt.runs.report import report
+    from mixopt.runs.search import search
     from mixopt.scoring.objective import Objective
     from mixopt.scoring.score import Score
     from mixopt.spaces.simplex import Simplex
     from mixopt.spec import StudySpec, load_spec
     from mixopt.study import optuna_objective
     from mixopt.values.groups import Groups, make_groups
-    from mixopt.values.mix import Mix, Recipe, combine, constant, one_hot
+    from mixopt.values.mix import Mix, combine, constant, one_hot
+    from mixopt.values.recipe import Recipe
     from mixopt.values.samples import Preprocess, Split
     from mixopt.weights.pool import Pool, open_pool
 
@@ -44,25 +49,25 @@ _PLACES = {
     "Objective": "scoring.objective",
     "Pool": "weights.pool",
     "Preprocess": "values.samples",
-    "Recipe": "values.mix",
+    "Recipe": "values.recipe",
     "Score": "scoring.score",
     "Simplex": "spaces.simplex",
     "Split": "values.samples",
     "StudySpec": "spec",
-    "build": "runs.verbs",
+    "build": "runs.build",
     "combine": "values.mix",
-    "compare": "runs.run",
+    "compare": "runs.compare",
     "constant": "values.mix",
-    "evaluate": "runs.verbs",
-    "inspect": "runs.verbs",
+    "evaluate": "runs.evaluate",
+    "inspect": "runs.inspect",
     "load_spec": "spec",
     "make_groups": "values.groups",
     "one_hot": "values.mix",
     "open_objective": "assemble",
     "open_pool": "weights.pool",
     "optuna_objective": "study",
-    "report": "runs.verbs",
-    "search": "runs.run",
+    "report": "runs.report",
+    "search": "runs.search",
 }
 
 __all__ = [

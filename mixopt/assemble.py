@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import torch
 
 from mixopt import families
-from mixopt.data import open_split
-from mixopt.errors import CheckpointError, DataError, ScoreError, SpecError, names
-from mixopt.files import write_json
+from mixopt.data.splits import add_steering
+from mixopt.data.splits import open_splits as open_splits_of
+from mixopt.errors import CheckpointError, SpecError, names
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Prefix, budget_on
 from mixopt.scoring.batchnorm import Recompute, find_layers
+from mixopt.scoring.batchnorm_choice import AVERAGE, BatchNorm, choose_batchnorm
 from mixopt.scoring.cache import OutcomeCache
+from mixopt.scoring.device import limit_threads, resolve_device
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
+from mixopt.scoring.keys import Keys
 from mixopt.scoring.objective import Objective
-from mixopt.scoring.precision import device_name, low_precisions, measure, read_measured
+from mixopt.scoring.precision import Precision, choose_precision
+from mixopt.scoring.scorer import Scorer
 from mixopt.scoring.stopwatch import Stopwatch
-from mixopt.spec import AUTO, POOL_FILE, StudySpec, pool_template
+from mixopt.spec import POOL_FILE, StudySpec, pool_template
 from mixopt.values.groups import depth_order, make_groups
+from mixopt.values.metrics import METRICS
 from mixopt.values.mix import Mix, constant
 from mixopt.values.samples import SYNTHETIC, VALIDATION, Split
 from mixopt.weights import checkpoints
 from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool, open_pool
-from mixopt.weights.stack import BF16, Stack, open_stack
-
-BATCHNORM = "average"
-RECOMPUTE = "recompute"
+from mixopt.weights.stack import Stack, describe, open_stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,36 +45,31 @@ class Assembly:
         objective: Scores mixes of the pool.
         family: The model family.
         device: Where models run.
-        batchnorm: How BatchNorm statistics are made, as plain JSON values: ``mode`` (``average`` or ``recompute``)
-            and ``layers``, how many differ between the checkpoints. Where they are recomputed, also ``images``,
-            ``batch`` and ``key``, which names what they depend on. Where both were tried, ``scores`` by mode (None
-            where one cannot be had) of the ``soup``, the uniform one of these columns.
-        precision: Of the forward passes, as plain JSON values: ``mode`` (``fp32``, ``bf16`` or ``fp16``), and where it
-            was chosen by measurement, what was measured, see `mixopt.scoring.precision.Measured`.
-        stack: How the checkpoints are kept, as plain JSON values: ``mode`` (``fp32`` or ``bf16``) and ``place``
-            (``device`` or ``host``).
+        batchnorm: How BatchNorm statistics are made.
+        precision: Of the forward passes.
+        stack: How the checkpoints are kept.
         shifts: How the shifted images were made, as plain JSON values; empty without ``--shifts``.
     """
 
     objective: Objective
     family: families.Family
     device: torch.device
-    batchnorm: dict[str, Any]
-    precision: dict[str, Any]
-    stack: dict[str, str]
-    shifts: dict[str, Any]
+    batchnorm: BatchNorm
+    precision: Precision
+    stack: Stack
+    shifts: Mapping[str, Any]
 
     @property
-    def settled(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         """Options that may be left to mixopt, as it chose them: what a resumed run keeps."""
-        return {"precision": self.precision["mode"], "stack": self.stack["mode"]}
+        return {"precision": self.precision.mode, "stack": self.stack.mode}
 
 
 def open_objective(spec: StudySpec, listener: Listener | None = None) -> Objective:
     """Open a pool and its splits, ready to score mixes.
 
     On a CPU this lowers torch's number of threads for the whole process, where it is higher than the cores that the
-    process may use; see `limit_threads`.
+    process may use; see `mixopt.scoring.device.limit_threads`.
 
     Args:
         spec: From `mixopt.load_spec`.
@@ -93,60 +87,62 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     _needs_data(spec, [*paths.values(), *([base[1]] if base else [])])
     device = resolve_device(spec.device)
     limit_threads(device)
-    family = family_of(spec)
-    stopwatch = Stopwatch()
+    family, stopwatch = family_of(spec), Stopwatch()
     with stopwatch("decode"):
-        splits = open_splits(spec, family, listener)
-        splits, shifts = _with_steering(spec, family, splits, listener)
+        splits, shifts = add_steering(spec, family, open_splits(spec, family, listener), listener)
     with stopwatch("open"):
         pool = open_pool_of(family, listener, paths, base)
-        module = family.build()
-    stack = _settle_stack(spec, pool, device, listener)
-    builder = FastBuilder(pool, module, device, saved_dtype(spec), stack)
-    fixed = frozenset(pool.fixed) | frozenset(alias for alias, name in pool.tied.items() if name in pool.fixed)
+        model = _Model(family, pool, device)
+    stack = open_stack(pool, device, spec.stack)
+    if text := describe(stack, spec.stack, device):
+        (listener.warn if stack.place == "host" else listener.info)(text)
+    # What activation reuse goes on with is not compiled: one mix would have outcomes of two kinds.
+    reuse = None if spec.compile else model.reuse()
+    builder = FastBuilder(
+        pool, model.module, device, saved_dtype(spec), stack, frozenset() if reuse is None else reuse.cuts
+    )
+    evaluators = _evaluators(spec, family, splits, device, listener)
+    soup = uniform_soup(pool)
 
-    def predict() -> Predict:
-        return family.predict(module, fixed)
+    def fused_soup() -> Predict:
+        builder.apply(soup)
+        return model.predict()
 
-    evaluators = {
-        name: Evaluator(split, family.preprocess, device, spec.batch_size, listener=listener)
-        for name, split in splits.items()
-    }
-    evaluators[VALIDATION].cut = steering_samples(len(splits[VALIDATION]), spec.confirm)
-    if shifts:
-        evaluators[SYNTHETIC].cut = evaluators[VALIDATION].cut
-    # What prefix reuse goes on with is not compiled: one mix would have outcomes of two kinds.
-    prefix = None if spec.compile else _prefix_of(family, builder, fixed, device)
     with stopwatch("precision"):
-        precision = _settle_precision(spec, family, builder, evaluators[VALIDATION], predict, listener)
-    evaluators = {name: evaluator.at(precision["mode"], spec.compile) for name, evaluator in evaluators.items()}
+        precision = choose_precision(
+            spec.precision, evaluators[VALIDATION], fused_soup, family.identity(), spec.cache, listener
+        )
+    evaluators = {name: evaluator.at(precision.mode, spec.compile) for name, evaluator in evaluators.items()}
     if spec.compile:
         with stopwatch("compile"):
-            _compile(builder, evaluators[VALIDATION], predict, listener)
-    steering = evaluators[VALIDATION].cut
+            _compile(evaluators[VALIDATION], fused_soup, listener)
+    keys = Keys(pool, builder.dtype, identity_of(family, device, precision.mode, stack.mode, spec.compile))
+    cache, metric = OutcomeCache(spec.cache, listener), METRICS[spec.metric]
 
-    def scorer(recompute: Recompute | None) -> Objective:
-        cache = OutcomeCache(spec.cache, listener)
-        identity = identity_of(family, device, precision["mode"], stack.mode, spec.compile)
-        # Recomputed statistics depend on the whole mix: with those, no stage's outcome can be used again.
-        kept = prefix if recompute is None else None
-        return Objective(
-            pool, builder, predict, evaluators, cache, spec.metric, identity, recompute, stopwatch, kept, steering
-        )
+    def scoring(recompute: Recompute | None) -> Objective:
+        # Recomputed statistics depend on the whole mix: with those, no segment's outcome can be used again.
+        kept = reuse if recompute is None else None
+        scorer = Scorer(pool, builder, model.predict, evaluators, cache, keys, recompute, kept, stopwatch)
+        return Objective(scorer, metric, metric, evaluators[VALIDATION].cut)
 
-    objective, facts = _settle_batchnorm(spec, pool, builder, evaluators[VALIDATION], scorer, listener)
-    return Assembly(objective, family, device, facts, precision, {"mode": stack.mode, "place": stack.place}, shifts)
+    layers = find_layers(pool, builder.module)
+
+    def recompute() -> Recompute:
+        return Recompute(layers, evaluators[VALIDATION], pool.saved_dtypes(builder.dtype))
+
+    batchnorm = choose_batchnorm(spec.batchnorm, len(layers), recompute, scoring, soup, listener)
+    return Assembly(scoring(batchnorm.recompute), family, device, batchnorm, precision, stack, shifts)
 
 
 def identity_of(
     family: families.Family, device: torch.device, precision: str, stack: str, is_compiled: bool
 ) -> dict[str, object]:
-    """What outcomes depend on beside weights and images; part of every cache key."""
+    """What outcomes depend on beside weights and samples; part of every cache key."""
     return {
         "family": family.identity(),
         "preprocess": family.preprocess.key,
-        # Of mixes whose statistics are recomputed, the objective's key says so beside this.
-        "batchnorm": BATCHNORM,
+        # Of mixes whose statistics are recomputed, the key says so beside this.
+        "batchnorm": AVERAGE,
         "precision": precision,
         "device": device.type,
         # Outcomes from before there was a choice are of fp32.
@@ -205,101 +201,17 @@ def family_of_recipe(identity: Mapping[str, Any], folder: Path) -> families.Fami
 
 
 def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Split]:
-    """Every split by name, the selection split first.
+    """The validation split and the tests by name, the former first.
 
     Raises:
-        DataError: A split cannot be used, or the selection split is also a test split.
+        DataError: A split cannot be used, or the validation split is also a test split.
     """
-    wanted: dict[str, Path] = {} if spec.data.validation is None else {VALIDATION: spec.data.validation}
-    wanted |= spec.data.test
-    splits = _open_each(spec, wanted, family, family.classnames, listener)
-    if VALIDATION in splits:
-        _check_overlap(splits, listener)
-        if spec.limit is not None:
-            splits[VALIDATION] = splits[VALIDATION].first(spec.limit)
-    return splits
+    return open_splits_of(spec, family, listener)
 
 
-def _open_each(
-    spec: StudySpec,
-    wanted: Mapping[str, Path],
-    family: families.Family,
-    classnames: Sequence[str] | None,
-    listener: Listener,
-) -> dict[str, Split]:
-    """Splits by name; where nobody knows their classes, the first one's numbering holds for all."""
-    splits: dict[str, Split] = {}
-    for name, path in wanted.items():
-        splits[name] = open_split(
-            path,
-            name,
-            family.preprocess,
-            classnames=classnames,
-            cache=spec.cache,
-            listener=listener,
-        )
-        classnames = classnames or splits[name].classes
-    return splits
-
-
-def _with_steering(
-    spec: StudySpec, family: families.Family, splits: dict[str, Split], listener: Listener
-) -> tuple[dict[str, Split], dict[str, Any]]:
-    """The splits with those that steer a search in second place, and how the shifted images were made.
-
-    Raises:
-        DataError: A split cannot be used, or one that steers is also a test split.
-    """
-    paths = {name: path for name, (path, _) in spec.select.items()}
-    steering = _open_each(spec, paths, family, family.classnames or splits[VALIDATION].classes, listener)
-    shifts: dict[str, Any] = {}
-    if SYNTHETIC in spec.weights:
-        # Imports torchvision, which other runs can do without.
-        from mixopt.data.shifts import facts, open_shifted
-
-        steering[SYNTHETIC] = open_shifted(splits[VALIDATION], SYNTHETIC, spec.cache, listener.progress)
-        shifts = facts()
-    tests = {name: split for name, split in splits.items() if name != VALIDATION}
-    for name, split in steering.items():
-        if shared := split.shared_with(splits[VALIDATION]):
-            listener.warn(f"{shared} images of split {name}, which steers, are in the selection split too")
-        _refuse_overlap(tests, split, f"split {name}, which steers", listener)
-    steering = {name: replace(split, steers=True) for name, split in steering.items()}
-    return {VALIDATION: splits[VALIDATION], **steering, **tests}, shifts
-
-
-def steering_samples(samples: int, confirm: float) -> int:
-    """How many of a selection split's samples steer, where a share of it confirms; at least one."""
+def tuning_samples(samples: int, confirm: float) -> int:
+    """How many of a validation split's samples tune, where a share of it confirms; at least one."""
     return max(1, samples - round(samples * confirm))
-
-
-def resolve_device(name: str) -> torch.device:
-    """The torch device; ``auto`` takes a CUDA GPU where there is one.
-
-    Raises:
-        SpecError: No such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SpecError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise SpecError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SpecError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
-    return device
-
-
-def limit_threads(device: torch.device) -> None:
-    """On a CPU, lower torch's threads to the cores that this process may use: its affinity and its container's quota.
-
-    Threads beyond those wait for each other. The number is never raised, so that ``OMP_NUM_THREADS``,
-    ``torch.set_num_threads`` and joblib's share of the cores per worker hold. It is one number per process, and stays.
-    """
-    if device.type == "cpu" and torch.get_num_threads() > joblib.cpu_count():
-        torch.set_num_threads(joblib.cpu_count())
 
 
 def saved_dtype(spec: StudySpec) -> torch.dtype | None:
@@ -307,154 +219,61 @@ def saved_dtype(spec: StudySpec) -> torch.dtype | None:
     return None if spec.dtype == "ingredients" else checkpoints.dtype_of(spec.dtype)
 
 
-def _prefix_of(
-    family: families.Family, builder: FastBuilder, fixed: frozenset[str], device: torch.device
-) -> Prefix | None:
-    """Reuse of first stages, for a model that has any; the builder then fuses stage by stage."""
-    if not isinstance(family, families.Staged):
-        return None
-    stages, predict_stages = family.stages(builder.module), family.predict_stages
-    if stages is None:
-        return None
-    prefix = Prefix(builder.pool, stages, lambda: predict_stages(builder.module, fixed), budget_on(device))
-    builder.cuts = prefix.cuts
-    return prefix
-
-
-def _settle_stack(spec: StudySpec, pool: Pool, device: torch.device, listener: Listener) -> Stack:
-    """Where the columns lie; said wherever that is not the pool's own float32 stack."""
-    stack = open_stack(pool, device, spec.stack)
-    kept = f"in {stack.mode} on the {stack.place}"
-    if stack.mode == BF16:
-        listener.info(f"stack: {spec.stack}, checkpoints {kept}: candidates are fused from bf16 differences")
-    elif stack.place == "host":
-        listener.warn(f"stack: {spec.stack}, checkpoints {kept}, streamed to {device} for every candidate")
-    elif device.type != "cpu":
-        listener.info(f"stack: {spec.stack}, checkpoints {kept}")
-    return stack
-
-
-def _settle_precision(
-    spec: StudySpec,
-    family: families.Family,
-    builder: FastBuilder,
-    evaluator: Evaluator,
-    predict: Callable[[], Predict],
-    listener: Listener,
-) -> dict[str, Any]:
-    """The precision of the forward passes, measured on the uniform soup where none is given: `Assembly.precision`."""
-    if spec.precision != AUTO:
-        if spec.precision != FP32:
-            listener.info(f"forward passes in {spec.precision} (precision: {spec.precision})")
-        return {"mode": spec.precision}
-    candidates = low_precisions(evaluator.device)
-    if not candidates:
-        listener.info(f"precision: auto, fp32 (on this {evaluator.device.type.upper()} nothing lower is fast)")
-        return {"mode": FP32}
-    # Measured once for a model on a machine: another measurement might decide otherwise, and share no cached score.
-    facts = [family.identity(), evaluator.batch_size, device_name(evaluator.device), torch.get_num_threads()]
-    kept = (
-        spec.cache
-        / "precision"
-        / f"{hashlib.sha256(json.dumps([*facts, torch.__version__]).encode()).hexdigest()}.json"
-    )
-    found = read_measured(kept)
-    if found is None:
-        builder.apply(_uniform(builder.pool))
-        found = measure(predict(), evaluator, candidates, listener.progress)
-        if found.images:
-            write_json(kept, found.as_dict())
-    listener.info(f"precision: auto, {found.precision}, by the uniform soup on {VALIDATION}: {found}")
-    return found.as_dict()
-
-
-def _compile(builder: FastBuilder, evaluator: Evaluator, predict: Callable[[], Predict], listener: Listener) -> None:
-    """Run one batch, so that compiling is not part of any mix's seconds, and fails before any work where it does."""
-    listener.info("compiling the forward pass (--compile)")
-    started = time.perf_counter()
-    # Torch holds a few models at most: those of earlier runs in this process make room.
-    torch.compiler.reset()
-    builder.apply(_uniform(builder.pool))
-    evaluator.run(predict(), 0, min(evaluator.batch_size, len(evaluator.split)))
-    listener.info(f"compiled in {time.perf_counter() - started:.1f} s")
-
-
-def _settle_batchnorm(
-    spec: StudySpec,
-    pool: Pool,
-    builder: FastBuilder,
-    evaluator: Evaluator,
-    scorer: Callable[[Recompute | None], Objective],
-    listener: Listener,
-) -> tuple[Objective, dict[str, Any]]:
-    """The objective with averaged or recomputed BatchNorm statistics, and what `Assembly.batchnorm` says of it."""
-    layers = find_layers(pool, builder.module)
-    average = scorer(None)
-    facts: dict[str, Any] = {"mode": BATCHNORM, "layers": len(layers)}
-    if not layers:
-        if spec.batchnorm == RECOMPUTE:
-            listener.warn(
-                "--batchnorm recompute: the checkpoints differ in no BatchNorm statistics; nothing is recomputed"
-            )
-        return average, facts
-    told = f"BatchNorm statistics of {len(layers)} layers"
-    averaged = f"{told} are averaged with the weights (batchnorm: average)"
-    if spec.batchnorm == BATCHNORM:
-        listener.info(averaged)
-        return average, facts
-    try:
-        recompute = Recompute(layers, evaluator, pool.saved_dtypes(builder.dtype))
-    except DataError as error:
-        if spec.batchnorm == RECOMPUTE:
-            raise
-        listener.warn(f"batchnorm: auto, but {error}")
-        listener.info(averaged)
-        return average, facts
-    recomputing = scorer(recompute)
-    if spec.batchnorm == "auto":
-        soup = _uniform(pool)
-        facts |= {"soup": list(soup.support()), "scores": _scores(average, recomputing, soup, listener)}
-        of_average, of_recompute = facts["scores"].values()
-        found = [
-            f"{mode} {'not finite' if value is None else f'{value:.4f}'}" for mode, value in facts["scores"].items()
-        ]
-        listener.info(f"batchnorm: auto, by {spec.metric} of the uniform soup on {VALIDATION}: {', '.join(found)}")
-        if of_recompute is None or (of_average is not None and not average.metric.better(of_recompute, of_average)):
-            listener.info(averaged)
-            return average, facts
-    listener.info(
-        f"{told} are recomputed for every mix of several checkpoints, from {recompute.images:,} images of "
-        f"{VALIDATION}, without their labels (batchnorm: recompute)",
-    )
-    facts |= {"mode": RECOMPUTE, "images": recompute.images, "batch": recompute.batch, "key": recompute.key}
-    return recomputing, facts
-
-
-def _uniform(pool: Pool) -> Mix:
+def uniform_soup(pool: Pool) -> Mix:
     """The uniform soup of the ingredients; of all columns, where one ingredient alone is no soup."""
     members = pool.ingredients if len(pool.ingredients) > 1 else pool.columns
     row = [(name in members) / len(members) for name in pool.columns]
     return constant(make_groups("whole", pool.sizes), pool.columns, row)
 
 
-def _scores(average: Objective, recomputing: Objective, soup: Mix, listener: Listener) -> dict[str, float | None]:
-    """The soup's score with averaged and with recomputed statistics; None where one cannot be had, with a warning."""
-    found: dict[str, float | None] = {}
-    total = 2 * average.samples
-    done = 0
+class _Model:
+    """A family's module, and the ways to run it."""
 
-    def on_batch(count: int) -> None:
-        nonlocal done
-        done += count
-        listener.progress("comparing BatchNorm statistics", done, total)
+    def __init__(self, family: families.Family, pool: Pool, device: torch.device) -> None:
+        self.module = family.build()
+        self._family, self._pool, self._device = family, pool, device
+        aliases = (alias for alias, name in pool.tied.items() if name in pool.fixed)
+        self._fixed = frozenset(pool.fixed) | frozenset(aliases)
 
-    for mode, objective in ((BATCHNORM, average), (RECOMPUTE, recomputing)):
-        try:
-            found[mode] = objective.counting(on_batch=on_batch).score(soup).value
-        except (ScoreError, SpecError) as error:
-            listener.warn(f"batchnorm: auto, the uniform soup with {mode}: {error}")
-            found[mode] = None
-    return found
+    def predict(self) -> Predict:
+        """The function from a batch to logits, of the module as it is now."""
+        return self._family.predict(self.module, self._fixed)
+
+    def reuse(self) -> Prefix | None:
+        """Reuse of first segments, for a model that has any; the builder then fuses segment by segment."""
+        family = self._family
+        if not isinstance(family, families.Staged):
+            return None
+        segments, predict_segments = family.stages(self.module), family.predict_stages
+        if segments is None:
+            return None
+
+        def steps() -> Sequence[Predict]:
+            return predict_segments(self.module, self._fixed)
+
+        return Prefix(self._pool, segments, steps, budget_on(self._device))
+
+
+def _evaluators(
+    spec: StudySpec, family: families.Family, splits: Mapping[str, Split], device: torch.device, listener: Listener
+) -> dict[str, Evaluator]:
+    """An evaluator for each split; no batch spans the end of the samples that tune."""
+    tuning = tuning_samples(len(splits[VALIDATION]), spec.confirm)
+    cut = {VALIDATION: tuning, **({SYNTHETIC: tuning} if SYNTHETIC in spec.weights else {})}
+    return {
+        name: Evaluator(split, family.preprocess, device, spec.batch_size, cut=cut.get(name), listener=listener)
+        for name, split in splits.items()
+    }
+
+
+def _compile(evaluator: Evaluator, soup: Callable[[], Predict], listener: Listener) -> None:
+    """Run one batch, so that compiling is not part of any mix's seconds, and fails before any work where it does."""
+    listener.info("compiling the forward pass (--compile)")
+    started = time.perf_counter()
+    # Torch holds a few models at most: those of earlier runs in this process make room.
+    torch.compiler.reset()
+    evaluator.run(soup(), 0, min(evaluator.batch_size, len(evaluator.split)))
+    listener.info(f"compiled in {time.perf_counter() - started:.1f} s")
 
 
 def _base_file(spec: StudySpec) -> Path:
@@ -474,23 +293,3 @@ def _needs_data(spec: StudySpec, files: list[Path]) -> None:
     what = "Complete it after this one" if pool_file.is_file() else f"Write this to {pool_file}, filled in"
     none = f"{pool_file} does not name one" if pool_file.is_file() else f"there is no {pool_file} to name one"
     raise SpecError(f"--data: no selection split is given, and {none}. {what}:\n\n{template}\n")
-
-
-def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
-    validation = splits[VALIDATION]
-    if validation.labels.min() == validation.labels.max():
-        listener.warn(f"{validation.source}: all {len(validation)} samples have one label")
-    tests = {name: split for name, split in splits.items() if name != VALIDATION}
-    _refuse_overlap(tests, validation, "selection split", listener)
-
-
-def _refuse_overlap(tests: Mapping[str, Split], choosing: Split, called: str, listener: Listener) -> None:
-    for name, split in tests.items():
-        shared = split.shared_with(choosing)
-        if shared == len(split):
-            raise DataError(
-                f"{split.source} (test split {name}): all its images are in the {called} {choosing.source}; "
-                "what selects cannot also test: give another --test or --data"
-            )
-        if shared:
-            listener.warn(f"{shared} images of test split {name} are in the {called} too")

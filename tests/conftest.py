@@ -17,8 +17,7 @@ from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mixopt.runs import run
-from mixopt.stages.confirm import settle
+from mixopt.stages import confirm
 from mixopt.values.groups import Groups
 from mixopt.values.mix import Mix
 from mixopt.weights.pool import Pool, open_pool
@@ -173,10 +172,11 @@ def random_mix(groups: Groups, columns: tuple[str, ...], seed: int = 0, affine: 
 def finalists(monkeypatch: pytest.MonkeyPatch) -> list[list[Mix]]:
     """What each search hands to the last choice, filled as it runs."""
     given: list[list[Mix]] = []
+    real = confirm.choose_candidate
 
     def watched(objective: Any, start: Mix, candidates: list[Mix]) -> Any:
         given.append(candidates)
-        return settle(objective, start, candidates)
+        return real(objective, start, candidates)
 
-    monkeypatch.setattr(run, "settle", watched)
+    monkeypatch.setattr(confirm, "choose_candidate", watched)
     return given

@@ -85,7 +85,7 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
     found = {item.split(".")[0] for item in imports_of(MODULES[name])}
     if package_of(name) != "study":
         assert "optuna" not in found
-    if name not in ("families.open_clip", "demo"):
+    if name not in ("families.open_clip", "demo.tiny_clip"):
         assert "open_clip" not in found
     if not name.startswith("weights.checkpoints"):
         assert "safetensors" not in found
@@ -117,8 +117,40 @@ def test_the_command_line_starts_without_torch() -> None:
 def test_a_run_needs_no_pictures() -> None:
     import subprocess
 
-    code = "import sys, mixopt.runs.run; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, mixopt.runs.search, mixopt.runs.compare; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Their rewriting is under way; the list ends empty.
+UNFINISHED = (
+    "assemble", "comparison", "data", "families", "reporting", "runs", "scoring.objective", "spec", "stages", "study",
+)  # fmt: skip
+FINISHED = [name for name in MODULES if not any(f"{name}.".startswith(f"{each}.") for each in UNFINISHED)]
+MOST_LINES, MOST_PARAMETERS = 350, 7
+
+
+@pytest.mark.parametrize("name", FINISHED)
+def test_no_module_is_over_350_lines(name: str) -> None:
+    assert len(MODULES[name].read_text().splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("name", [name for name in FINISHED if package_of(name) != "cli"])
+def test_no_function_takes_more_than_seven_parameters(name: str) -> None:
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            each = node.args
+            taken = {argument.arg for argument in [*each.posonlyargs, *each.args, *each.kwonlyargs]} - {"self", "cls"}
+            assert len(taken) <= MOST_PARAMETERS, f"{name}, line {node.lineno}: {sorted(taken)}"
+
+
+# Whose tests still are to be parted from each other; the list ends empty.
+ENTANGLED = ("scoring", "stages")
+TESTS = [path for path in sorted(Path(__file__).parent.rglob("*.py")) if path.parent.name not in ENTANGLED]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_no_test_imports_from_tests(path: Path) -> None:
+    assert not [item for item in imports_of(path) if item.startswith("tests.") and ".test_" in item]
 
 
 def test_every_module_stands_on_a_floor() -> None:

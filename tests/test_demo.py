@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from mixopt import MixoptError, demo
 from mixopt.cli import app
+from mixopt.demo import pool, tiny_clip
 from mixopt.weights import checkpoints
 
 SHIFTS = {"inverted", "blurred", "noisy", "edges"}
@@ -24,33 +25,33 @@ SHIFTS = {"inverted", "blurred", "noisy", "edges"}
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pool with two epochs for the base and eight ingredients of one epoch."""
     real = demo.draw_hyperparameters
-    monkeypatch.setattr(demo, "BASE", dataclasses.replace(demo.BASE, epochs=2))
-    monkeypatch.setattr(demo, "LEARNED", 0.0)
-    monkeypatch.setattr(demo, "INGREDIENTS", 8)
-    monkeypatch.setattr(demo, "draw_hyperparameters", lambda rng: dataclasses.replace(real(rng), epochs=1))
+    monkeypatch.setattr(pool, "BASE", dataclasses.replace(demo.BASE, epochs=2))
+    monkeypatch.setattr(tiny_clip, "LEARNED", 0.0)
+    monkeypatch.setattr(pool, "INGREDIENTS", 8)
+    monkeypatch.setattr(pool, "draw_hyperparameters", lambda rng: dataclasses.replace(real(rng), epochs=1))
 
 
 @pytest.mark.usefixtures("quick")
 def test_pool_is_complete_and_its_parts_are_disjoint(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    pool = demo.make_pool(tmp_path / "pool", progress=lambda _, done, total: seen.append((done, total)))
-    spec = tomllib.loads((pool / "pool.toml").read_text())
+    folder = demo.make_pool(tmp_path / "pool", progress=lambda _, done, total: seen.append((done, total)))
+    spec = tomllib.loads((folder / "pool.toml").read_text())
     assert set(spec["data"]["test"]) == {"test"} | SHIFTS
     assert [done for done, _ in seen] == list(range(1, 11))
     assert {total for _, total in seen} == {10}
-    rows = [json.loads(line) for line in (pool / "hparams.jsonl").read_text().splitlines()]
-    assert len({row["learning_rate"] for row in rows}) == len(list(pool.glob("model_*.safetensors"))) == 8
-    with np.load(pool / "val.npz") as val, np.load(pool / "test.npz") as test:
+    rows = [json.loads(line) for line in (folder / "hparams.jsonl").read_text().splitlines()]
+    assert len({row["learning_rate"] for row in rows}) == len(list(folder.glob("model_*.safetensors"))) == 8
+    with np.load(folder / "val.npz") as val, np.load(folder / "test.npz") as test:
         first, second = ({image.tobytes() for image in arrays["x"]} for arrays in (val, test))
         assert len(first & second) <= 2  # two writers' scans may be alike, pixel by pixel
         assert set(val["y"]) == set(range(10))
         clean = test["x"]
     for name in SHIFTS:
-        with np.load(pool / f"{name}.npz") as shifted:
+        with np.load(folder / f"{name}.npz") as shifted:
             assert shifted["x"].shape == clean.shape
             assert not np.array_equal(shifted["x"], clean)
-    base = checkpoints.read(pool / "base.safetensors").tensors
-    tuned = checkpoints.read(pool / "model_00.safetensors").tensors
+    base = checkpoints.read(folder / "base.safetensors").tensors
+    tuned = checkpoints.read(folder / "model_00.safetensors").tensors
     assert all(name.startswith("visual.") for name in base if not base[name].equal(tuned[name]))
 
 
@@ -64,8 +65,8 @@ def test_a_base_that_does_not_learn_is_trained_from_other_seeds(
         seeds.append(recipe.seed)
         return real(part, recipe, tick)
 
-    monkeypatch.setattr(demo, "train_base", train_base)
-    monkeypatch.setattr(demo, "LEARNED", 1.0)
+    monkeypatch.setattr(tiny_clip, "train_base", train_base)
+    monkeypatch.setattr(tiny_clip, "LEARNED", 1.0)
     with pytest.raises(MixoptError, match="did not learn from 3 seeds; give another --seed"):
         demo.make_pool(tmp_path / "pool")
     assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2]
@@ -87,7 +88,7 @@ def test_the_command_makes_searches_and_reuses_the_pool(tmp_path: Path, monkeypa
     assert result.exit_code == 0, result.output
     for word in ("individual", "uniform", "greedy", "search", *SHIFTS):
         assert word in result.stdout
-    monkeypatch.setattr(demo, "make_pool", None)
+    monkeypatch.setattr(pool, "make_pool", None)
     assert CliRunner().invoke(app, arguments).exit_code == 0
 
 

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+import mixopt
 from mixopt import demo
-from mixopt.runs import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,10 +38,10 @@ def test_the_batchnorm_pool_is_one(batchnorm: Any, monkeypatch: pytest.MonkeyPat
         batchnorm.make_pool(tmp_path / folder, seed=1, ingredients=2, base=replace(demo.BASE, epochs=2))
     files = {path.name: path.read_bytes() for path in (tmp_path / "pool").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
-    found = run.inspect(tmp_path / "pool")
+    found = mixopt.inspect(tmp_path / "pool")
     assert found["problems"] == []
     options: dict[str, Any] = {"cache": tmp_path / "cache", "out": tmp_path / "run", "limit": 100}
-    report = run.compare(tmp_path / "pool", methods="uniform", **options).report
+    report = mixopt.compare(tmp_path / "pool", methods="uniform", **options).report
     assert list(report["methods"][-1]["test"]) == ["test", "inverted", "blurred", "noisy", "edges"]
     with pytest.raises(SystemExit):
         batchnorm.main([str(tmp_path / "pool")])

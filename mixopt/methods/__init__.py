@@ -3,22 +3,27 @@
 The contract: ``choose(objective, columns, *, seed, **options) -> Choice``, where ``columns`` maps names to mixes
 (ingredients as one-hot mixes, or other methods' mixes) in a fixed order. A method asks ``objective.score`` (and
 ``objective.gradient``) for everything, on the selection split alone, and counts nothing itself. What it needs of the
-checkpoints is in ``objective.pool``. Its options are its keyword arguments, each with a type and a default; an option
-that is wrong is a `SpecError`.
+checkpoints is in ``objective.pool``. Its options are its keyword arguments, each with a type and a default; where they
+are many, it takes them as one ``options``, a frozen dataclass whose fields they are. An option that is wrong is a
+`SpecError`.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, get_type_hints
 
 from mixopt.errors import PoolError, ScoreError, SpecError, names, unknown
 from mixopt.scoring.objective import Objective
 from mixopt.values.groups import Groups, make_groups
 from mixopt.values.mix import Mix, one_hot
+
+# What every method is given beside its options.
+_GIVEN = ("objective", "columns", "seed")
 
 # 0, 0.1 .. 1, the usual grid of an interpolation.
 TENTHS = tuple(tenth / 10 for tenth in range(11))
@@ -64,6 +69,26 @@ def method(name: str) -> Method:
         raise SpecError("--methods: " + unknown("method", name, method_names()))
     found: Method = importlib.import_module(f"mixopt.methods.{name}").choose
     return found
+
+
+def options_of(choose: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Every option of a ``choose``: its name to its type and default, in order."""
+    hints = get_type_hints(choose)
+    if "options" in hints:
+        types = get_type_hints(hints["options"])
+        return {each.name: (types[each.name], each.default) for each in fields(hints["options"])}
+    parameters = inspect.signature(choose).parameters
+    return {name: (hints[name], each.default) for name, each in parameters.items() if name not in _GIVEN}
+
+
+def arguments_of(choose: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments by which a ``choose`` takes options.
+
+    Raises:
+        SpecError: An option's value is out of range.
+    """
+    hints = get_type_hints(choose)
+    return {"options": hints["options"](**options)} if "options" in hints else dict(options)
 
 
 def base_mix(objective: Objective, columns: Mapping[str, Mix]) -> Mix:

@@ -63,18 +63,28 @@ class Training:
             raise SpecError(f"weight_decay: expected 0 or more, found {self.weight_decay}")
 
 
-def choose(
-    objective: Objective,
-    columns: Mapping[str, Mix],
-    *,
-    seed: int,
-    form: Form = "softmax",
-    epochs: int | None = None,
-    lr: float | None = None,
-    weight_decay: float = 0.01,
-    batch: int = 256,
-    step: float = 0.1,
-) -> Choice:
+@dataclass(frozen=True)
+class Options:
+    """The method's options.
+
+    Attributes:
+        form: ``softmax`` (the paper's) or ``affine``.
+        epochs: Passes over the split; the paper's 3, 5 for the affine form.
+        lr: Learning rate; the paper's 0.1, 0.2 for the affine form.
+        weight_decay: Of AdamW; torch's own default.
+        batch: Samples per step.
+        step: What a parameter of 1 adds to a coefficient of the affine form.
+    """
+
+    form: Form = "softmax"
+    epochs: int | None = None
+    lr: float | None = None
+    weight_decay: float = 0.01
+    batch: int = 256
+    step: float = 0.1
+
+
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Choice:
     """Learn one row for all layer groups, by AdamW on the selection split's loss from the uniform soup.
 
     Evaluations: none; a pass over the split for gradients counts as one.
@@ -83,12 +93,7 @@ def choose(
         objective: Gives the gradients.
         columns: What to mix; two or more.
         seed: Of the order of the samples.
-        form: ``softmax`` (the paper's) or ``affine``.
-        epochs: Passes over the split; the paper's 3, 5 for the affine form.
-        lr: Learning rate; the paper's 0.1, 0.2 for the affine form.
-        weight_decay: Of AdamW; torch's own default.
-        batch: Samples per step.
-        step: What a parameter of 1 adds to a coefficient of the affine form.
+        options: How.
 
     Raises:
         SpecError: An option that is not a positive number.
@@ -96,14 +101,14 @@ def choose(
         DataError: The selection split lacks classes of the model.
         ScoreError: The loss diverges.
     """
-    affine = form == "affine"
+    affine = options.form == "affine"
     training = Training(
-        form=form,
-        epochs=epochs if epochs is not None else 5 if affine else 3,
-        lr=lr if lr is not None else 0.2 if affine else 0.1,
-        weight_decay=weight_decay,
-        batch=batch,
-        step=step,
+        form=options.form,
+        epochs=options.epochs if options.epochs is not None else 5 if affine else 3,
+        lr=options.lr if options.lr is not None else 0.2 if affine else 0.1,
+        weight_decay=options.weight_decay,
+        batch=options.batch,
+        step=options.step,
     )
     return learn(objective, columns, make_groups("whole", objective.pool.sizes), training, seed)
 

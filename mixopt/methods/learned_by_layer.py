@@ -7,6 +7,7 @@ model's activations and gradient. See `mixopt.methods.learned` for the two forms
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mixopt.methods import Choice, layer_groups
 from mixopt.methods.learned import Form, Schedule, Training, learn
@@ -14,28 +15,11 @@ from mixopt.scoring.objective import Objective
 from mixopt.values.mix import Mix
 
 
-def choose(
-    objective: Objective,
-    columns: Mapping[str, Mix],
-    *,
-    seed: int,
-    form: Form = "softmax",
-    groups: str = "tensor",
-    epochs: int | None = None,
-    lr: float | None = None,
-    weight_decay: float = 0.0,
-    batch: int = 256,
-    step: float = 0.1,
-    schedule: Schedule = "constant",
-) -> Choice:
-    """Learn a row for every tensor (the paper's) or layer group, by AdamW on the selection split's loss.
+@dataclass(frozen=True)
+class Options:
+    """The method's options.
 
-    Evaluations: none; a pass over the split for gradients counts as one.
-
-    Args:
-        objective: Gives the gradients.
-        columns: What to mix; two or more.
-        seed: Of the order of the samples.
+    Attributes:
         form: ``softmax`` (the paper's) or ``affine``.
         groups: Layer groups, see `mixopt.values.groups.make_groups`.
         epochs: Passes over the split; the authors' 5, 3 with a learning rate that falls.
@@ -44,6 +28,28 @@ def choose(
         batch: Samples per step.
         step: What a parameter of 1 adds to a coefficient of the affine form.
         schedule: Of the learning rate: ``constant`` (the authors') or ``cosine``, down to 0 at the end.
+    """
+
+    form: Form = "softmax"
+    groups: str = "tensor"
+    epochs: int | None = None
+    lr: float | None = None
+    weight_decay: float = 0.0
+    batch: int = 256
+    step: float = 0.1
+    schedule: Schedule = "constant"
+
+
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Choice:
+    """Learn a row for every tensor (the paper's) or layer group, by AdamW on the selection split's loss.
+
+    Evaluations: none; a pass over the split for gradients counts as one.
+
+    Args:
+        objective: Gives the gradients.
+        columns: What to mix; two or more.
+        seed: Of the order of the samples.
+        options: How.
 
     Raises:
         SpecError: An option that is not a positive number, or an unknown group scheme.
@@ -51,7 +57,14 @@ def choose(
         DataError: The selection split lacks classes of the model.
         ScoreError: The loss diverges.
     """
-    rate = lr if lr is not None else 0.2 if form == "affine" else 0.05
-    passes = epochs if epochs is not None else 3 if schedule == "cosine" else 5
-    training = Training(form, passes, rate, weight_decay, batch, step, schedule)
-    return learn(objective, columns, layer_groups(objective, groups), training, seed)
+    rate = options.lr if options.lr is not None else 0.2 if options.form == "affine" else 0.05
+    training = Training(
+        form=options.form,
+        epochs=options.epochs if options.epochs is not None else 3 if options.schedule == "cosine" else 5,
+        lr=rate,
+        weight_decay=options.weight_decay,
+        batch=options.batch,
+        step=options.step,
+        schedule=options.schedule,
+    )
+    return learn(objective, columns, layer_groups(objective, options.groups), training, seed)

@@ -29,31 +29,11 @@ LATER_BOUNDS = (0.3, 1.0)
 FACTOR_BOUNDS = (0.75, 1.25)
 
 
-def choose(
-    objective: Objective,
-    columns: Mapping[str, Mix],
-    *,
-    seed: int,
-    prefix: int = 1,
-    groups: str | None = None,
-    budget: int = 30,
-    tolerance: float = 0.998,
-    spread: float = 0.5,
-    passes: int = 3,
-    phase2: bool = False,
-    models: int | None = None,
-    images: int | None = None,
-) -> Choice:
-    """From the best down, fuse each column into the soup with one coefficient per component, found by COBYLA.
+@dataclass(frozen=True)
+class Options:
+    """The method's options.
 
-    Evaluations: one per column, one per inspected column, and up to three times ``budget`` per live component for
-    each that passes the screen. Components in which all columns are identical are not optimised and cost nothing.
-    As published, a second pass replaces the first even where its narrower bounds make it worse.
-
-    Args:
-        objective: Scores the soups.
-        columns: Candidates.
-        seed: Not used; COBYLA draws nothing.
+    Attributes:
         prefix: A component is all tensors whose names share so many dot-separated tokens. The author's files have
             ``model.`` in front of every name, so that the 8 components of the paper are 2 there.
         groups: Makes the components of the mixed tensors instead: ``whole``, ``block``, ``tensor``, a number of
@@ -69,12 +49,56 @@ def choose(
             no such end. The columns themselves are always scored.
 
     Raises:
-        SpecError: An option is out of range, or there is no such group scheme.
+        SpecError: An option is out of range.
     """
-    _check(prefix, budget, tolerance, spread, passes, models, images)
-    parts = _parts(objective.pool, columns, _components(objective, prefix, groups))
-    rules = _Rules(tolerance, spread, passes, budget * len(parts.live), images)
-    ranked = ranking(objective, columns)[:models]
+
+    prefix: int = 1
+    groups: str | None = None
+    budget: int = 30
+    tolerance: float = 0.998
+    spread: float = 0.5
+    passes: int = 3
+    phase2: bool = False
+    models: int | None = None
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{option}: expected {expected}, found {getattr(self, option)}"
+            for option, fits, expected in (
+                ("prefix", self.prefix >= 1, "1 or more name tokens"),
+                ("budget", self.budget >= 1, "1 or more function calls per component"),
+                ("tolerance", 0 < self.tolerance <= 1, "a number above 0 and up to 1"),
+                ("spread", 0 < self.spread <= 1, "a number above 0 and up to 1"),
+                ("passes", self.passes in (1, 2, 3), "1, 2 or 3"),
+                ("models", self.models is None or self.models >= 1, "1 or more columns"),
+                ("images", self.images is None or self.images >= 1, "1 or more images"),
+            )
+            if not fits
+        ]
+        if wrong:
+            raise SpecError(listing("manifold", wrong))
+
+
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Choice:
+    """From the best down, fuse each column into the soup with one coefficient per component, found by COBYLA.
+
+    Evaluations: one per column, one per inspected column, and up to three times ``budget`` per live component for
+    each that passes the screen. Components in which all columns are identical are not optimised and cost nothing.
+    As published, a second pass replaces the first even where its narrower bounds make it worse.
+
+    Args:
+        objective: Scores the soups.
+        columns: Candidates.
+        seed: Not used; COBYLA draws nothing.
+        options: How.
+
+    Raises:
+        SpecError: There is no such group scheme.
+    """
+    parts = _parts(objective.pool, columns, _components(objective, options.prefix, options.groups))
+    rules = _Rules(options, options.budget * len(parts.live))
+    ranked = ranking(objective, columns)[: options.models]
     rows = {name: rows_on(columns[name], parts.groups) for name, _ in ranked}
     members, best = [ranked[0][0]], ranked[0][1]
     soup, lambdas = rows[members[0]], []
@@ -95,15 +119,15 @@ def choose(
         else:
             (near_misses if tried.passes else skipped).append(name)
     coefficients = unroll(np.array(lambdas).reshape(len(lambdas), len(parts.live)))
-    saved = budget * len(parts.dead) * run
+    saved = options.budget * len(parts.dead) * run
     mix = columns[members[0]] if len(members) == 1 else Mix(parts.groups, parts.columns, soup)
     notes: dict[str, Any] = {}
-    if phase2 and len(members) > 1 and rules.left(objective) >= 1:
-        most = min(budget * coefficients.size, rules.left(objective))
+    if options.phase2 and len(members) > 1 and rules.left(objective) >= 1:
+        most = min(options.budget * coefficients.size, rules.left(objective))
         joint = _optimise_jointly(objective, parts, [rows[name] for name in members], coefficients, most)
         kept = objective.metric.at_least(joint.value, best)
         notes["phase2"] = {"value": joint.value, "kept": kept, "factors": joint.factors.tolist()}
-        saved += budget * len(parts.dead) * len(members)
+        saved += options.budget * len(parts.dead) * len(members)
         if kept:
             mix, best, coefficients = joint.mix, joint.value, joint.coefficients
     notes |= {
@@ -118,27 +142,24 @@ def choose(
         "passes_run": run,
         "dead": list(parts.dead),
         "saved_evaluations": saved,
-        **({"cut_short": rules.left(objective) < 1} if images is not None else {}),
+        **({"cut_short": rules.left(objective) < 1} if options.images is not None else {}),
     }
     return Choice(mix, curves={"manifold": curve}, notes=notes)
 
 
 @dataclass(frozen=True)
 class _Rules:
-    """The paper's tau and delta, the most passes, the function calls of one pass, and the images of the whole."""
+    """The method's options, and the function calls of one pass."""
 
-    tolerance: float
-    spread: float
-    passes: int
+    options: Options
     budget: int
-    images: int | None
 
     def left(self, objective: Objective) -> int:
         """How many more mixes may be scored, each at what the dearest so far cost (BatchNorm statistics cost too)."""
-        if self.images is None:
+        if self.options.images is None:
             return sys.maxsize
         each = max(images for images, _ in objective.tally.asked.values())
-        return max(0, self.images - objective.tally.images) // each
+        return max(0, self.options.images - objective.tally.images) // each
 
     def calls(self, objective: Objective) -> int:
         """The function calls of the next pass."""
@@ -233,17 +254,17 @@ def _try(
     middle = count / (count + 1)
     lambdas = np.full(len(parts.live), middle)
     value = score(lambdas)
-    if not _reaches(metric, value, rules.tolerance, best):
+    if not _reaches(metric, value, rules.options.tolerance, best):
         return _Tried(lambdas, value, passes=0, accepted=False)
     if not rules.left(objective):
         return _Tried(lambdas, value, passes=0, accepted=metric.at_least(value, best))
-    margin = rules.spread * (1 - middle)
+    margin = rules.options.spread * (1 - middle)
     bounds = (middle - margin, middle + margin)
     lambdas, value = optimise(score, metric, lambdas, bounds, rules.calls(objective))
     if not metric.at_least(value, best):
         return _Tried(lambdas, value, passes=1, accepted=False)
-    run, enough = 1, 1 + 0.3 * (1 - rules.tolerance)
-    while run < rules.passes and rules.left(objective):
+    run, enough = 1, 1 + 0.3 * (1 - rules.options.tolerance)
+    while run < rules.options.passes and rules.left(objective):
         before = lambdas, value
         start = np.clip(lambdas, *LATER_BOUNDS)
         lambdas, value = optimise(score, metric, start, LATER_BOUNDS, rules.calls(objective))
@@ -317,23 +338,3 @@ def _varying(pool: Pool, columns: Mapping[str, Mix]) -> set[str]:
         for tensor, differing in zip(pool.mixed, differs, strict=True)
         if differing and len({pool.hashes[checkpoint][tensor.name] for checkpoint in used}) > 1
     }
-
-
-def _check(
-    prefix: int, budget: int, tolerance: float, spread: float, passes: int, models: int | None, images: int | None
-) -> None:
-    wrong = [
-        f"{option}: expected {expected}, found {found}"
-        for option, found, fits, expected in (
-            ("prefix", prefix, prefix >= 1, "1 or more name tokens"),
-            ("budget", budget, budget >= 1, "1 or more function calls per component"),
-            ("tolerance", tolerance, 0 < tolerance <= 1, "a number above 0 and up to 1"),
-            ("spread", spread, 0 < spread <= 1, "a number above 0 and up to 1"),
-            ("passes", passes, passes in (1, 2, 3), "1, 2 or 3"),
-            ("models", models, models is None or models >= 1, "1 or more columns"),
-            ("images", images, images is None or images >= 1, "1 or more images"),
-        )
-        if not fits
-    ]
-    if wrong:
-        raise SpecError(listing("manifold", wrong))

@@ -1,4 +1,4 @@
-"""What a run ends with: every row scored on every split, and the winner saved, read back and scored again."""
+"""What a run ends with: every row scored on every split, and a mix saved, read back and scored again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 
 from mixopt.assemble import Assembly, saved_dtype
 from mixopt.comparison.ensembles import Ensemble
-from mixopt.comparison.rows import BASE, Entry, Request, checkpoint_mix
+from mixopt.comparison.rows import Request
+from mixopt.comparison.running import BASE, Entry, checkpoint_mix
 from mixopt.errors import PoolError, ScoreError
 from mixopt.families import Family
 from mixopt.files import write_text
@@ -20,19 +21,22 @@ from mixopt.listener import Listener
 from mixopt.methods import Choice
 from mixopt.reporting import Failure, Row, Samples
 from mixopt.runs.folder import RunFolder
-from mixopt.scoring.evaluator import Evaluator, Outcomes
-from mixopt.scoring.objective import Objective, measure
-from mixopt.scoring.score import Score, Tally
+from mixopt.scoring.evaluator import Evaluator
+from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import Outcomes
+from mixopt.scoring.score import Score
+from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec
-from mixopt.values.mix import RECIPE_VALIDATION, Mix, Recipe
+from mixopt.values.mix import Mix
+from mixopt.values.recipe import RECIPE_VALIDATION, Recipe
 from mixopt.values.samples import VALIDATION
 from mixopt.version import __version__
 from mixopt.weights import checkpoints, saving
 
 
 @dataclass(frozen=True, eq=False)
-class Crowned:
-    """The winner, as it was saved.
+class Exported:
+    """A mix, as it was saved.
 
     Attributes:
         recipe: All that rebuilds it.
@@ -119,7 +123,7 @@ def make_row(
     )
 
 
-def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix: Mix, listener: Listener) -> Crowned:
+def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix: Mix, listener: Listener) -> Exported:
     """Save a mix by the exact builder, load it back from disk, and score it again.
 
     Args:
@@ -141,7 +145,7 @@ def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix
         family=family.identity(),
         dtypes=saving.compact_dtypes(pool.saved_dtypes(saved_dtype(spec))),
         buffers_from=pool.buffers_from,
-        batchnorm=assembly.batchnorm["mode"],
+        batchnorm=assembly.batchnorm.mode,
         metric=spec.metric,
         data={RECIPE_VALIDATION if split == VALIDATION else split: each.fingerprint for split, each in splits.items()},
         scores={RECIPE_VALIDATION: score.metrics},
@@ -149,8 +153,8 @@ def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix
         output_hash="",
         version=__version__,
     )
-    statistics = objective.statistics(mix)
-    draft = saving.keep_statistics(folder.path, draft, statistics, assembly.batchnorm.get("images", 0))
+    statistics = objective.scorer.statistics(mix)
+    draft = saving.keep_statistics(folder.path, draft, statistics, assembly.batchnorm.images)
     tensors, tied = saving.fuse(draft, pool.paths, family.read, listener, statistics)
     recipe = saving.with_output(draft, tensors)
     write_text(folder.recipe, recipe.to_json(indent=2) + "\n")
@@ -174,7 +178,7 @@ def crown(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mix
         f"before {score.value:.4f} (difference {verification['difference']:+.4f}, "
         f"{verification['predictions_differing']} of {verification['samples']} predictions differ)",
     )
-    return Crowned(
+    return Exported(
         recipe,
         {split: found for split, (found, _) in scored.items()},
         {split: values for split, (_, values) in scored.items()},
@@ -217,7 +221,7 @@ def score_checkpoint(
         outcomes = evaluator.run(predict)
         if not np.all(np.isfinite(outcomes.losses)):
             raise ScoreError(f"{checkpoint.path}: losses on {name} are not finite; the model's weights overflow")
-        scored[name] = (outcomes, measure(evaluator, outcomes))
+        scored[name] = (outcomes, evaluator.measure(outcomes))
     return scored
 
 

@@ -125,16 +125,16 @@ class RunFolder:
             del values["storage"]  # it holds a password
         write_text(self.spec, tomli_w.dumps(values))
 
-    def settled(self, spec: StudySpec) -> StudySpec:
-        """The options, with what was settled for this run before in place of ``auto``."""
+    def resolved(self, spec: StudySpec) -> StudySpec:
+        """The options, with what this run chose before in place of ``auto``."""
         open_choices = [name for name in ("precision", "stack") if getattr(spec, name) == "auto"]
         if not open_choices or not self.spec.is_file():
             return spec
         try:
             kept = tomllib.loads(self.spec.read_text())
             # Runs from before there was a choice were in fp32.
-            settled = {name: kept.get(name, "fp32") for name in open_choices}
-            return StudySpec.model_validate({**spec.model_dump(), **settled})
+            chosen = {name: kept.get(name, "fp32") for name in open_choices}
+            return StudySpec.model_validate({**spec.model_dump(), **chosen})
         except (OSError, ValueError):
             return spec
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mixopt.files import atomic_write
 from mixopt.listener import Listener
-from mixopt.scoring.evaluator import Outcomes
+from mixopt.scoring.outcomes import Outcomes
 
 Found = TypeVar("Found")
 

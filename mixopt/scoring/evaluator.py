@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +17,8 @@ from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Resumed
 from mixopt.scoring.compiled import compiled_pass
 from mixopt.scoring.feed import Feed
+from mixopt.scoring.outcomes import Outcomes
+from mixopt.values.metrics import METRICS
 from mixopt.values.samples import Preprocess, Split
 
 Predict = Callable[[Tensor], Tensor]
@@ -31,37 +32,6 @@ BATCH_SIZES = {"cpu": 100, "cuda": 500}
 FP32 = "fp32"
 # What matrix products and convolutions are computed in; everything else stays float32.
 PRECISIONS = {FP32: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, eq=False)
-class Outcomes:
-    """What one model did on the first samples of a split's fixed order.
-
-    Attributes:
-        predicted: ``[n]`` int64, the class with the largest logit.
-        losses: ``[n]`` float64, cross-entropy in nats.
-    """
-
-    predicted: NDArray[np.int64]
-    losses: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.predicted)
-
-    def first(self, count: int) -> Outcomes:
-        """Those of the first samples."""
-        return self if count >= len(self) else Outcomes(self.predicted[:count], self.losses[:count])
-
-    def rest(self, start: int) -> Outcomes:
-        """Those of the samples from ``start`` on."""
-        return Outcomes(self.predicted[start:], self.losses[start:])
-
-    def then(self, more: Outcomes) -> Outcomes:
-        """These, and those of the samples after them."""
-        return Outcomes(np.concatenate([self.predicted, more.predicted]), np.concatenate([self.losses, more.losses]))
-
-
-NO_OUTCOMES = Outcomes(np.zeros(0, dtype=np.int64), np.zeros(0))
 
 
 class Evaluator:
@@ -78,13 +48,14 @@ class Evaluator:
             is halved until they do.
         precision: Of the forward passes, a name of `PRECISIONS`; below fp32 they run under ``torch.autocast``.
         compiled: Whether forward passes go through ``torch.compile``; see `mixopt.scoring.compiled.compiled_pass`.
+        cut: No batch spans this sample and the one before, so that a pass up to here and one from here on give the same
+            bits as a pass over both; none by default.
         listener: Told when the batch size is halved.
 
     Attributes:
         batch_size: Images per forward pass as asked for; fewer are used where they do not fit.
         feed: Brings the images.
-        cut: No batch spans this sample and the one before, so that a pass up to here and one from here on give the same
-            bits as a pass over both.
+        cut: As given.
 
     Raises:
         MixoptError: An unknown precision.
@@ -99,6 +70,7 @@ class Evaluator:
         *,
         precision: str = FP32,
         compiled: bool = False,
+        cut: int | None = None,
         listener: Listener | None = None,
     ) -> None:
         self.split = split
@@ -113,7 +85,7 @@ class Evaluator:
         self._std = torch.tensor(preprocess.std, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._labels = torch.from_numpy(split.labels).to(device)
         self.feed = Feed(split.images, device)
-        self.cut = len(split)
+        self.cut = len(split) if cut is None else cut
 
     def at(self, precision: str, compiled: bool = False) -> Evaluator:
         """The same evaluator, its resident images included, with forward passes in another precision, or compiled.
@@ -181,6 +153,11 @@ class Evaluator:
         """What given logits ``[n, n_classes]`` predict and lose on the first samples of the fixed order."""
         labels = torch.from_numpy(self.split.labels[: len(logits)])
         return _outcomes(logits.argmax(dim=1), F.cross_entropy(logits, labels, reduction="none"))
+
+    def measure(self, outcomes: Outcomes) -> dict[str, float]:
+        """Every metric by name, of the outcomes of the first samples."""
+        labels = self.split.labels[: len(outcomes)]
+        return {name: metric.of(labels, outcomes) for name, metric in METRICS.items()}
 
     def _forward(
         self, predict: Predict | Resumed, start: int, stop: int | None, on_batch: Callable[[int], None] | None

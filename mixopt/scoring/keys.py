@@ -27,16 +27,20 @@ class Keys:
         pool: The checkpoints.
         dtype: The saved dtype, where it is not that of the ingredients.
         identity: What else outcomes depend on, as plain JSON values.
+
+    Attributes:
+        identity: As given.
     """
 
     def __init__(self, pool: Pool, dtype: torch.dtype | None, identity: Mapping[str, Any]) -> None:
         self._pool = pool
-        facts = {
+        self.identity = dict(identity)
+        constant = {
             "version": EVALUATION_VERSION,
-            "identity": dict(identity),
+            "identity": self.identity,
             "dtypes": {name: str(each) for name, each in sorted(pool.saved_dtypes(dtype).items())},
         }
-        self._constant = json.dumps(facts, sort_keys=True).encode()
+        self._constant = json.dumps(constant, sort_keys=True).encode()
         self._tensors = self._tensor_hashes()
 
     def of_mix(self, mix: Mix, split: str, statistics: bytes = b"") -> str:

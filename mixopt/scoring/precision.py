@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixopt.files import write_json
+from mixopt.listener import Listener
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
+from mixopt.values.samples import VALIDATION
 
+AUTO = "auto"
 FASTER = 1.2
 DIFFERING = 0.002
 IMAGES = 2000
@@ -71,6 +76,62 @@ class Measured:
         if name not in self.differing:
             return "" if name == FP32 or name in self.failed else f" (less than {FASTER:g} times fp32)"
         return f" ({100 * self.differing[name]:.2f} % of {self.images:,} predictions differ from fp32)"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision of forward passes, as it was chosen.
+
+    Attributes:
+        mode: ``fp32``, ``bf16`` or ``fp16``.
+        measured: What was measured, where the choice was left to mixopt and there was one.
+    """
+
+    mode: str
+    measured: Measured | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for a report."""
+        return {"mode": self.mode} if self.measured is None else self.measured.as_dict()
+
+
+def choose_precision(
+    asked: str,
+    evaluator: Evaluator,
+    soup: Callable[[], Predict],
+    model: Mapping[str, Any],
+    cache: Path,
+    listener: Listener,
+) -> Precision:
+    """The precision that is asked for, or with ``auto`` the one that measurement on the uniform soup chooses.
+
+    Measured once for a model on a machine: another measurement might decide otherwise, and share no cached score.
+
+    Args:
+        asked: ``auto``, or a precision.
+        evaluator: Of the validation split.
+        soup: Fuses the uniform soup, and gives its predictor.
+        model: What the model is, as plain JSON values.
+        cache: Where measurements are kept.
+        listener: Told what was chosen.
+    """
+    if asked != AUTO:
+        if asked != FP32:
+            listener.info(f"forward passes in {asked} (precision: {asked})")
+        return Precision(asked)
+    candidates = low_precisions(evaluator.device)
+    if not candidates:
+        listener.info(f"precision: auto, fp32 (on this {evaluator.device.type.upper()} nothing lower is fast)")
+        return Precision(FP32)
+    machine = [model, evaluator.batch_size, device_name(evaluator.device), torch.get_num_threads(), torch.__version__]
+    kept = cache / "precision" / f"{hashlib.sha256(json.dumps(machine).encode()).hexdigest()}.json"
+    found = read_measured(kept)
+    if found is None:
+        found = measure(soup(), evaluator, candidates, listener.progress)
+        if found.images:
+            write_json(kept, found.as_dict())
+    listener.info(f"precision: auto, {found.precision}, by the uniform soup on {VALIDATION}: {found}")
+    return Precision(found.precision, found)
 
 
 def read_measured(path: Path) -> Measured | None:

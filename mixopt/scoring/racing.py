@@ -24,7 +24,7 @@ def looks(total: int, batch: int = 1) -> list[int]:
     return [*range(step, total, step), total]
 
 
-def hopeless(gains: NDArray[np.float64], total: int, level: float = LEVEL) -> bool:
+def out_of_reach(gains: NDArray[np.float64], total: int, level: float = LEVEL) -> bool:
     """Whether a mix that has gained so much on the samples seen will not reach 0 on all of them.
 
     The sum over all is predicted as normal: the samples to come have the mean and variance of those seen, and the mean

@@ -1,17 +1,20 @@
-"""The last choice of a search: among the best trials, by samples that steered nothing, shrunk towards the start."""
+"""Confirm: the last choice among the best trials, by samples that tuned nothing, shrunk towards the start."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from mixopt.errors import ScoreError
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
+from mixopt.scoring.tally import Tally
+from mixopt.stages.explore import Explored
 from mixopt.values.mix import Mix, combine
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 
@@ -20,24 +23,29 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Settled:
+class Choice:
     """What was chosen, and why.
 
     Attributes:
         mix: The mix.
-        chosen: Its number among the candidates; None where the start stays.
+        candidate: Its number among the candidates; None where the start stays.
         share: How far from the start to that candidate the mix lies, 0 to 1.
-        gain: The candidate's mean gain over the start per confirming sample, in units of the search's signal.
-        error: The standard error of that gain.
-        lost: How many candidates have losses on the confirming samples that are not finite, and so were none.
+        gain: The candidate's mean gain over the start per held-out sample, in units of the search's signal; NaN where
+            there is nothing to confirm by.
+        error: The standard error of that gain; NaN where there is none.
+        lost: How many candidates have losses on the held-out samples that are not finite, and so were none.
+        trial: The number of the candidate's trial; 0, the start's, where the start stays.
+        tally: What it took.
     """
 
     mix: Mix
-    chosen: int | None
+    candidate: int | None
     share: float
     gain: float
     error: float
     lost: int = 0
+    trial: int = 0
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def evidence(self) -> dict[str, float]:
@@ -45,8 +53,15 @@ class Settled:
         return {} if math.isnan(self.error) else {"gain": self.gain, "error": self.error}
 
 
-def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settled:
-    """Choose among candidates by the samples after the steering ones, paired with the start's.
+def confirm(objective: Objective, explored: Explored) -> Choice:
+    """Choose among the best trials; see `choose_candidate`."""
+    numbers = list(explored.best)
+    choice = choose_candidate(objective, explored.start, list(explored.best.values()))
+    return choice if choice.candidate is None else replace(choice, trial=numbers[choice.candidate])
+
+
+def choose_candidate(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Choice:
+    """Choose among candidates by the held-out samples, paired with the start's.
 
     The candidate with the largest mean gain is taken as far as the evidence carries: its step from the start is
     multiplied by ``1 - k * (error / gain)**2``, or by 0 where that is negative: the positive-part James-Stein factor
@@ -58,16 +73,15 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
     weights of the two. Other splits steer whole, and confirm nothing.
 
     Args:
-        objective: Whose selection split has samples that confirm; their images are tallied.
+        objective: Whose validation split has held-out samples.
         start: Where the search began.
         candidates: The best trials, best first.
     """
     whole = objective.whole()
-    steering = objective.steering
-    if whole.steering == steering:
-        return Settled(candidates[0], 0, 1.0, math.nan, math.nan)
+    if not objective.held_out:
+        return Choice(candidates[0], 0, 1.0, math.nan, math.nan)
     reference = whole.score(start)
-    best, lost = Settled(start, None, 0.0, 0.0, math.nan), 0
+    best, lost = Choice(start, None, 0.0, 0.0, math.nan), 0
     luck = max(1.0, 2 * math.log(len(candidates)))
     for number, mix in enumerate(candidates):
         try:
@@ -75,27 +89,28 @@ def settle(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settl
         except ScoreError:  # finite where it steered, and not here: no candidate
             lost += 1
             continue
-        gain = float(gains.mean())
-        error = math.sqrt(float(np.sum(np.square(gains - gain))) / (len(gains) * max(1, len(gains) - 1)))
+        gain, error = float(gains.mean()), _standard_error(gains)
         if gain > best.gain:
             share = 1 - luck * (error / gain) ** 2
-            best = Settled(mix, number, share if share > ROUNDING else 0.0, gain, error)
-    objective.tally.asked.update(whole.tally.asked)
-    objective.tally.computed += whole.tally.computed
-    objective.tally.spent += whole.tally.spent
+            best = Choice(mix, number, share if share > ROUNDING else 0.0, gain, error)
     if best.share == 0:
-        return Settled(start, None, 0.0, best.gain, best.error, lost)
+        return Choice(start, None, 0.0, best.gain, best.error, lost, tally=whole.tally)
     mix = best.mix if best.share == 1 else combine([start, best.mix], [1 - best.share, best.share])
-    return Settled(mix, best.chosen, best.share, best.gain, best.error, lost)
+    return replace(best, mix=mix, lost=lost, tally=whole.tally)
+
+
+def _standard_error(gains: NDArray[np.float64]) -> float:
+    """Of their mean; 0 of one sample, which tells of no spread."""
+    return float(stats.sem(gains)) if len(gains) > 1 else 0.0
 
 
 def _gains(objective: Objective, ours: Score, theirs: Score) -> NDArray[np.float64]:
-    """What each confirming sample gains, ``[n]``: a sample and its shifted image are one."""
-    steering, labels = objective.steering, objective.evaluators[VALIDATION].split.labels
+    """What each held-out sample gains, ``[n]``: a sample and its shifted image are one."""
+    tuning, labels = objective.tuning, objective.evaluators[VALIDATION].split.labels
 
     def of(first: Score, second: Score) -> NDArray[np.float64]:
-        rest = (first.outcomes.rest(steering), second.outcomes.rest(steering))
-        return objective.signal.gains(labels[steering:], *rest)
+        rest = (first.outcomes.rest(tuning), second.outcomes.rest(tuning))
+        return objective.signal.gains(labels[tuning:], *rest)
 
     if SYNTHETIC not in objective.weights:
         return of(ours, theirs)
@@ -104,16 +119,16 @@ def _gains(objective: Objective, ours: Score, theirs: Score) -> NDArray[np.float
     return both / (own + shifted)
 
 
-def told(settled: Settled, trial: int, objective: Objective) -> str:
+def describe(choice: Choice, objective: Objective) -> str:
     """What the last choice was, in words."""
-    held = len(objective.evaluators[VALIDATION].split) - objective.samples
+    held = objective.held_out
     if not held:
-        return f"trial {trial} is the best; no samples are held back to confirm it (--confirm 0)"
-    lost = f"; {settled.lost} of the best have losses there that are not finite" if settled.lost else ""
-    if settled.chosen is None:
+        return f"trial {choice.trial} is the best; no samples are held back to confirm it (--confirm 0)"
+    lost = f"; {choice.lost} of the best have losses there that are not finite" if choice.lost else ""
+    if choice.candidate is None:
         stays = f"no trial is confirmed to be better than the start on the {held:,} samples held back: the start stays"
         return stays + lost
     return (
-        f"trial {trial} gains {settled.gain:+.4f} ± {settled.error:.4f} over the start on the {held:,} samples held "
-        f"back: the mix lies {settled.share:.0%} of the way from the start to it{lost}"
+        f"trial {choice.trial} gains {choice.gain:+.4f} ± {choice.error:.4f} over the start on the {held:,} samples "
+        f"held back: the mix lies {choice.share:.0%} of the way from the start to it{lost}"
     )

@@ -1,31 +1,28 @@
-"""The trials of a search, from its space to the best of them."""
+"""Explore: the trials of a search, from its space to the best of them."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from mixopt import study as searching
-from mixopt.assemble import Assembly
-from mixopt.comparison.rows import Entry
+from mixopt import study as studies
 from mixopt.errors import names
 from mixopt.listener import Listener
-from mixopt.reporting import FINALISTS
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.tally import Tally
 from mixopt.spaces import Space
-from mixopt.spec import StudySpec
-from mixopt.stages.plan import DIMENSIONS, make_space
-from mixopt.stages.refine import refine
+from mixopt.stages.plan import DIMENSIONS, LEARNED, SearchPlan
+from mixopt.stages.refine import Refinement, refine
 from mixopt.study import Study
 from mixopt.values.mix import Mix
-from mixopt.values.samples import VALIDATION
 
-Stage = tuple[Study, Space]
+# The best by a noisy score are the best and the luckiest; more of them leave the last choice more to luck too.
+FINALISTS = 5
+
+Round = tuple[Study, Space]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,130 +30,99 @@ class Explored:
     """What the trials found.
 
     Attributes:
-        objective: What scored them; its tally counts them.
         start: The mix that the search began at.
         best: Trial number to mix of the best, best first.
         finished: Whether all trials were completed.
-        stages: The studies and their spaces.
-        refined: What report.json says of the second stage's space; nothing where there was none.
+        rounds: The studies and their spaces: one, or two with ``--refine``.
+        refined: What the second round searched; None where there was none.
+        tally: What the trials took, those of earlier sessions included.
     """
 
-    objective: Objective
     start: Mix
-    best: dict[int, Mix]
+    best: Mapping[int, Mix]
     finished: bool
-    stages: Sequence[Stage]
-    refined: dict[str, Any]
-
-    def facts(self, picked: int) -> dict[str, Any]:
-        """What report.json says of them, given the number of the trial that was chosen."""
-        studies = [study for study, _ in self.stages]
-        states: Counter[str] = Counter()
-        races: Counter[str] = Counter()
-        for study in studies:
-            states.update(searching.count_states(study))
-            races.update(searching.race_facts(study, self.objective.images))
-        _, space = self.stages[0]
-        facts: dict[str, Any] = {
-            "trials": dict(states),
-            "race": dict(races),
-            "finished": self.finished,
-            "space": {"kind": space.describe()["kind"], "dims": space.dims, "labels": list(space.labels)},
-        }
-        if self.refined:
-            facts["space"]["refined"] = self.refined
-        if others := self.objective.weights:
-            trials = searching.numbered(studies)
-            facts["front"] = searching.front(trials, split_weights(others), self.objective.signal, picked)
-        return facts
-
-
-def split_weights(others: Mapping[str, float]) -> dict[str, float]:
-    """What each split that steers weighs, the selection split first."""
-    return {VALIDATION: 1 - sum(others.values()), **others}
+    rounds: Sequence[Round]
+    refined: Refinement | None
+    tally: Tally
 
 
 def explore(
-    spec: StudySpec,
-    assembly: Assembly,
-    studies: Sequence[Study],
-    facts: Mapping[str, Any],
-    baselines: Mapping[str, Entry],
+    plan: SearchPlan,
+    objective: Objective,
+    own: Sequence[Study],
+    make_space: Callable[[], Space],
     deadline: float | None,
     listener: Listener,
 ) -> Explored:
     """Run the trials of a search, or those that are still to do.
 
     Args:
-        spec: The options.
-        assembly: What they were made into.
-        studies: New or partly run: one, or one for each of two stages.
-        facts: What a study must keep to.
-        baselines: What the space lies between.
+        plan: What was decided.
+        objective: Scores; the trials count on a tally of their own.
+        own: The run's studies, new or partly run: one, or one for each of two rounds.
+        make_space: Makes the space of a new study.
         deadline: `time.monotonic` time after which no trial is started.
         listener: Told of trials.
 
     Raises:
         MixoptError: No space can be made, or too many trials fail.
     """
-    objective = assembly.objective
-    counted = objective.weighing(spec.weights)
-    space = searching.settle_space(studies[0], facts, lambda: make_space(spec, objective, baselines))
-    listener.info(f"{space.dims} dimensions around the start ({spec.start}), {spec.sampler_name}, {spec.trials} trials")
+    counting = objective.weighing(plan.weights)
+    space = studies.keep_space(own[0], plan.identity, make_space)
+    trials = plan.trials.trials
+    start = "learned" if plan.start == LEARNED else plan.start
+    listener.info(f"{space.dims} dimensions around the start ({start}), {plan.trials.sampler}, {trials} trials")
     if space.dims > DIMENSIONS:
         listener.warn(
-            f"{space.dims} dimensions are many for {spec.trials} trials; fewer --groups or --ingredients find more",
+            f"{space.dims} dimensions are many for {trials} trials; fewer --groups or --ingredients find more"
         )
-    stages: list[Stage] = [(studies[0], space)]
-    refined: dict[str, Any] = {}
-    first = spec.trials if len(studies) == 1 else _trials_of_first(spec.trials, *studies)
-    finished = _run(spec, stages, counted, first, deadline, listener)
-    if finished and spec.refine and (spec.trials > first or searching.has_begun(studies[1])):
-        (trial, mix), *_ = searching.best_of_stages(stages, 1).items()
-        second = refine(spec, counted, mix, spec.refine)
-        refined = second.facts(trial)
+    rounds: list[Round] = [(own[0], space)]
+    refined: Refinement | None = None
+    first = trials if len(own) == 1 else _trials_of_first(trials, *own)
+    finished = _run(plan, rounds, counting, first, deadline, listener)
+    if finished and plan.refine and (trials > first or studies.has_begun(own[1])):
+        (trial, mix), *_ = studies.best_of_rounds(rounds, 1).items()
+        refined = refine(plan.refine, counting, mix, trial)
+        second = refined.space
         listener.info(
-            f"second stage: {second.space.dims} dimensions around trial {trial}, in the layer groups "
-            f"{names(second.space.moving)}",
+            f"second stage: {second.dims} dimensions around trial {trial}, in the layer groups {names(second.moving)}"
         )
-        stages.append((studies[1], searching.settle_space(studies[1], facts, lambda: second.space)))
-        finished = _run(spec, stages, counted, spec.trials - first, deadline, listener)
+        rounds.append((own[1], studies.keep_space(own[1], plan.identity, lambda: second)))
+        finished = _run(plan, rounds, counting, trials - first, deadline, listener)
     if not finished:
         listener.warn("--timeout: stopped before all trials were complete; the same command continues")
-    start = space.to_mix(np.zeros(space.dims))
-    return Explored(counted, start, searching.best_of_stages(stages, FINALISTS), finished, stages, refined)
+    origin = space.to_mix(np.zeros(space.dims))
+    return Explored(origin, studies.best_of_rounds(rounds, FINALISTS), finished, rounds, refined, counting.tally)
 
 
 def _trials_of_first(trials: int, first: Study, second: Study) -> int:
-    """How many trials the first of two stages has: the larger half, or where the second has begun what it had then."""
-    if searching.has_begun(second):
-        return searching.count_states(first)["complete"]
+    """How many trials the first of two rounds has: the larger half, or where the second has begun what it had then."""
+    if studies.has_begun(second):
+        return studies.count_states(first)["complete"]
     return math.ceil(trials / 2)
 
 
 def _run(
-    spec: StudySpec,
-    stages: Sequence[Stage],
-    counted: Objective,
+    plan: SearchPlan,
+    rounds: Sequence[Round],
+    counting: Objective,
     trials: int,
     deadline: float | None,
     listener: Listener,
 ) -> bool:
-    """Bring the last of the stages to so many complete trials; False where the deadline passed first."""
-    study, space = stages[-1]
-    finished = searching.run_trials(
-        study,
-        counted,
-        space,
-        sampler=spec.sampler_name,
+    """Bring the last of the rounds to so many complete trials; False where the deadline passed first."""
+    study, space = rounds[-1]
+    schedule = studies.Schedule(
+        sampler=plan.trials.sampler,
         trials=trials,
-        seed=spec.seed,
-        population=spec.population,
+        seed=plan.trials.seed,
+        population=plan.trials.population,
+        race=plan.races,
         deadline=deadline,
-        # Of all stages' trials.
-        listener=replace(listener, trial=lambda event: listener.trial(replace(event, total=spec.trials))),
-        race=spec.race == "on" and not spec.weights,
-        after=stages[0][0] if len(stages) > 1 else None,
+        after=rounds[0][0] if len(rounds) > 1 else None,
     )
-    searching.recall_trials(study, counted, space)
+    # Of all rounds' trials.
+    heard = replace(listener, trial=lambda event: listener.trial(replace(event, total=plan.trials.trials)))
+    finished = studies.run_trials(study, counting, space, schedule, heard)
+    studies.recall_trials(study, counting, space)
     return finished

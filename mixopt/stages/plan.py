@@ -1,137 +1,160 @@
-"""The stages of a search: announcing, the plan, the space. `mixopt.runs.run.search` strings them together."""
+"""Plan: every decision of a search that depends on the options, taken once, before any work."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from mixopt.assemble import BATCHNORM, Assembly
-from mixopt.comparison.rows import (
-    Entry,
-    checkpoint_mix,
-    ingredient_mixes,
-)
-from mixopt.errors import PoolError, ScoreError, SpecError, names
-from mixopt.listener import Listener
-from mixopt.methods.individual import ranking
+from mixopt.assemble import Assembly
+from mixopt.comparison.rows import Request, requests_of, source_names
+from mixopt.errors import PoolError, SpecError, names
 from mixopt.scoring.objective import Objective
-from mixopt.scoring.score import Score, Tally
-from mixopt.spaces import Space
-from mixopt.spaces.composed import Composed
-from mixopt.spaces.linear import POINTS, Affine, Depth, Residual, Shared
-from mixopt.spaces.simplex import Simplex
+from mixopt.spaces.linear import POINTS
 from mixopt.spec import AUTO, StudySpec
-from mixopt.stages.start import LEARNED, search_requests, source_mixes, sources_of, start_mix
+from mixopt.stages.identity import study_identity
+from mixopt.study import check_sampler
 from mixopt.values.groups import Groups, block_names, make_groups
-from mixopt.values.mix import Mix, constant, one_hot, rows_on
+from mixopt.values.metrics import smoothed
+from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
 from mixopt.weights import saving
 from mixopt.weights.pool import Pool
 
 # CMA-ES and TPE gain little in more dimensions with some hundred trials; see studies/.
 DIMENSIONS = 32
-RADII = {"simplex": 0.5, "residual": 0.5, "affine": 0.1, "shared": 0.1, "depth": 0.1}
 INGREDIENTS = 8
+RADII = {"simplex": 0.5, "residual": 0.5, "affine": 0.1, "shared": 0.1, "depth": 0.1, "composed": 0.5}
+BASELINES = ("individual", "uniform", "greedy")
+# Of the gradient-learned soups, the one that generalises best: see studies/.
+LEARNED = "learned_by_layer:affine:groups=block:cosine"
+BEST = "best"
+
+Kind = Literal["residual", "composed", "simplex", "affine", "shared", "depth", "by start"]
 
 
-def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
-    """Say what was found, and time one evaluation: its seconds are returned."""
-    objective = assembly.objective
-    pool = objective.pool
-    base = f"base {pool.base}" if pool.base else "no base"
-    listener.info(
-        f"{len(pool.ingredients)} ingredients ({names(pool.ingredients, 3)}), {base}; family {spec.family}, "
-        f"on {assembly.device}",
-    )
-    listener.info(
-        f"{len(pool.mixed)} tensors with {pool.stack.shape[1]:,} parameters are mixed; {len(pool.fixed)} are the "
-        "same in all, or not floating-point, and kept as they are",
-    )
-    sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
-    held = len(objective.evaluators[VALIDATION].split) - objective.samples
-    confirmed = f", the last {held:,} of which steer nothing and decide last" if held else ""
-    others = ", ".join(f"{name} ({weight:g})" for name, weight in spec.weights.items())
-    choice = f"every choice but that between trials, in which {others} weighs too, is" if others else "every choice is"
-    listener.info(f"samples: {sizes}; {choice} made on {VALIDATION} alone{confirmed}, by {spec.metric}")
-    images = objective.samples
-    done = 0
+@dataclass(frozen=True, eq=False)
+class SpacePlan:
+    """What the sampler's box is to move.
 
-    def on_batch(count: int) -> None:
-        nonlocal done
-        done += count
-        listener.progress("timing one evaluation", done, images)
-
-    first = _first_score(objective.counting(on_batch=on_batch))
-    listener.info(
-        f"one evaluation: {images:,} images in {first.seconds:.2f} s ({images / first.seconds:,.0f} images/s)"
-    )
-    return first.seconds
-
-
-def _first_score(objective: Objective) -> Score:
-    """The score of the first ingredient that has a finite one."""
-    *others, last = ingredient_mixes(objective).values()
-    for mix in others:
-        with suppress(ScoreError):
-            return objective.score(mix)
-    return objective.score(last)
-
-
-def announce_search(spec: StudySpec, objective: Objective, seconds: float, listener: Listener) -> None:
-    """Say over what a search will run, and how long at most, given the seconds of one evaluation."""
-    pool = objective.pool
-    if not _is_residual(spec):
-        groups, count = plan_space(spec, pool)
-        what = "mixes" if spec.from_ else "ingredients"
-        listener.info(f"search over {len(groups)} layer groups ({names(groups.names, 3)}) and {count} {what}")
-    first = 2 * len(pool.ingredients)
-    # A trial is scored on every split that steers.
-    took = seconds * (first + spec.trials * objective.weighing(spec.weights).samples / objective.samples)
-    listener.info(f"about {first + spec.trials} evaluations are planned, {_duration(took)} without the cache")
-    if spec.weights and spec.race == "on":
-        listener.info("race: off, because several splits steer (--select, --shifts)")
-
-
-def plan_space(spec: StudySpec, pool: Pool) -> tuple[Groups, int]:
-    """Layer groups, and the number of ingredients (or of mixes, with ``--from``) to search over.
-
-    What is not given is chosen so that the dimensions stay at 32 or fewer: the ingredients that rank first, and
-    blocks or, where those are too many, contiguous segments along depth. Of the spaces whose groups move together, all
-    groups are blocks.
+    Attributes:
+        kind: A name of `mixopt.spaces.SPACES`, or ``by start``: ``simplex``, but ``affine`` around a start with
+            negative entries.
+        groups: The layer groups that move.
+        count: How many ingredients, or mixes of ``--from``, move.
+        by_gradient: Whether those are taken that the gradient at the uniform soup says help, not those that rank first.
+        radius: As given; that of the kind without.
     """
-    top = spec.ingredient_count if isinstance(spec.ingredient_count, int) else None
-    if spec.space in (together := {"shared": 1, "depth": POINTS}):
-        groups = make_groups(spec.groups or "block", pool.sizes)
-        count = top or DIMENSIONS // together[spec.space] + 1
-    elif spec.groups is not None:
-        groups = make_groups(spec.groups, pool.sizes)
-        count = len(spec.from_) or top or max(2, DIMENSIONS // len(groups))
-    else:
-        count = len(spec.from_) or min(top or INGREDIENTS, len(pool.ingredients))
-        most = max(1, DIMENSIONS // count)
-        blocks = len(set(block_names(pool.sizes).values()))
-        groups = make_groups("block" if blocks <= most else min(most, len(pool.sizes)), pool.sizes)
-    return groups, count if spec.from_ else min(count, len(pool.ingredients))
+
+    kind: Kind
+    groups: Groups
+    count: int
+    by_gradient: bool
+    radius: float | None
+
+    def radius_of(self, kind: str) -> float:
+        """How far the box goes."""
+        return self.radius or RADII[kind]
 
 
-def refined_groups(spec: StudySpec, pool: Pool) -> Groups:
-    """The layer groups that the second stage chooses from: blocks, where none are given."""
-    return make_groups(spec.groups or "block", pool.sizes)
+@dataclass(frozen=True)
+class TrialPlan:
+    """How trials are run.
+
+    Attributes:
+        sampler: Its name.
+        trials: Complete trials in all, the start included.
+        seed: The run's.
+        population: Trials asked at a time; the sampler's own without.
+        race: Whether trials are to be given up that will not reach the best.
+        objectives: How many values the sampler is told of each trial.
+        timeout: Start no trial after so many seconds from the beginning of the run.
+    """
+
+    sampler: str
+    trials: int
+    seed: int
+    population: int | None
+    race: bool
+    objectives: int
+    timeout: float | None
 
 
-def check_plan(spec: StudySpec, objective: Objective) -> None:
-    """Find out before any work whether layer groups and start can be used.
+@dataclass(frozen=True, eq=False)
+class RefinePlan:
+    """The second round of trials.
+
+    Attributes:
+        count: How many layer groups move.
+        groups: Which of these.
+        ingredients: How many ingredients move.
+    """
+
+    count: int
+    groups: Groups
+    ingredients: int
+
+
+@dataclass(frozen=True, eq=False)
+class SearchPlan:
+    """What a search will do.
+
+    Attributes:
+        requests: The rows that it is compared with, and those that ``--from`` names.
+        sources: Rows and checkpoints whose mixes take the place of the ingredients.
+        start: Where it starts: ``best``, a row's name, or a recipe's file.
+        recipe: The recipe's mix on this pool, where the start is one.
+        space: What the sampler moves.
+        trials: How trials are run.
+        weights: What each split that steers beside the validation split weighs.
+        refine: The second round of trials, if any.
+        refit: Whether a learned start is learned again from all validation samples in the end.
+        identity: What must not change between the sessions of one study.
+    """
+
+    requests: Mapping[str, Request]
+    sources: tuple[str, ...]
+    start: str
+    recipe: Mix | None
+    space: SpacePlan
+    trials: TrialPlan
+    weights: Mapping[str, float]
+    refine: RefinePlan | None
+    refit: bool
+    identity: Mapping[str, Any]
+
+    @property
+    def races(self) -> bool:
+        """Whether trials are given up; not where several splits steer."""
+        return self.trials.race and not self.weights
+
+    @property
+    def split_weights(self) -> dict[str, float]:
+        """What each split that steers weighs, the validation split first."""
+        return {VALIDATION: 1 - sum(self.weights.values()), **self.weights}
+
+
+def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
+    """Resolve the options of a search against its pool.
 
     Raises:
-        MixoptError: They cannot.
+        MixoptError: Layer groups, start, space, sampler or rows that cannot be used.
     """
+    objective = assembly.objective
     pool = objective.pool
+    trials = TrialPlan(
+        sampler=spec.sampler_name,
+        trials=spec.trials,
+        seed=spec.seed,
+        population=spec.population,
+        race=spec.race == "on",
+        objectives=1 + len(spec.weights) if spec.pareto else 1,
+        timeout=spec.timeout,
+    )
+    check_sampler(trials.sampler, trials.seed, trials.population, trials.objectives)
     if spec.space == "residual" and (spec.groups is not None or spec.ingredient_count is not None):
         option = "--groups" if spec.groups is not None else "--ingredients"
         raise SpecError(
@@ -140,21 +163,88 @@ def check_plan(spec: StudySpec, objective: Objective) -> None:
         )
     if len(pool.ingredients) < 2:
         raise PoolError(f"{spec.models}: a search needs at least two ingredients, found {names(pool.ingredients)}")
-    plan_space(spec, pool)
-    if spec.refine is not None and spec.refine > (most := len(refined_groups(spec, pool))):
-        raise SpecError(f"--refine {spec.refine}: expected at most {most}, the layer groups; or finer --groups")
-    search_requests(spec, pool)
-    if spec.from_:
-        _check_sources(spec, pool)
-    if spec.start.endswith((".json", ".safetensors")):
-        start_mix(spec, objective, {})
+    space = _plan_space(spec, pool)
+    refine = None if spec.refine is None else plan_refine(spec, spec.refine, pool)
+    defaults = greedy_defaults(spec)
+    requests = requests_of([], pool.columns, spec.from_, defaults)
+    requests = requests_of((*BASELINES, LEARNED), pool.columns, defaults=defaults) | requests
+    sources = source_names(spec.from_, pool.columns, defaults)
+    if sources:
+        _check_sources(spec, sources)
+    is_recipe = spec.start.endswith((".json", ".safetensors"))
+    return SearchPlan(
+        requests=requests,
+        sources=sources,
+        start=LEARNED if spec.start == "learned" else spec.start,
+        recipe=_recipe_mix(spec, pool) if is_recipe else None,
+        space=space,
+        trials=trials,
+        weights=spec.weights,
+        refine=refine,
+        refit=spec.refit == "on",
+        identity=study_identity(spec, assembly, sources),
+    )
 
 
-def _check_sources(spec: StudySpec, pool: Pool) -> None:
-    sources = sources_of(spec, pool)
+def steered(spec: StudySpec, objective: Objective) -> Objective:
+    """The objective with the signal that ``--signal`` asks for."""
+    return objective.steered_by(smoothed(objective.metric)) if spec.signal == "smooth" else objective
+
+
+def greedy_defaults(spec: StudySpec) -> dict[str, dict[str, Any]]:
+    """The run's rule for greedy rows that name none."""
+    return {name: {"rule": spec.greedy_rule} for name in ("greedy", "greedy_ensemble")}
+
+
+def _plan_space(spec: StudySpec, pool: Pool) -> SpacePlan:
+    """What is not given is chosen so that the dimensions stay at 32 or fewer.
+
+    Those are the ingredients that rank first, and blocks or, where those are too many, contiguous segments along depth.
+    Of the spaces whose groups move together, all groups are blocks.
+    """
+    wanted = spec.ingredient_count if isinstance(spec.ingredient_count, int) else None
+    if spec.space in (together := {"shared": 1, "depth": POINTS}):
+        groups = make_groups(spec.groups or "block", pool.sizes)
+        count = wanted or DIMENSIONS // together[spec.space] + 1
+    elif spec.groups is not None:
+        groups = make_groups(spec.groups, pool.sizes)
+        count = len(spec.from_) or wanted or max(2, DIMENSIONS // len(groups))
+    else:
+        count = len(spec.from_) or min(wanted or INGREDIENTS, len(pool.ingredients))
+        most = max(1, DIMENSIONS // count)
+        blocks = len(set(block_names(pool.sizes).values()))
+        groups = make_groups("block" if blocks <= most else min(most, len(pool.sizes)), pool.sizes)
+    if not spec.from_:
+        count = min(count, len(pool.ingredients))
+    return SpacePlan(_kind(spec), groups, count, spec.ingredient_count == AUTO, spec.radius)
+
+
+def _kind(spec: StudySpec) -> Kind:
+    """Between whole mixes by default; by layer group where columns or groups are asked for."""
+    asked = spec.from_ or spec.groups is not None or spec.ingredient_count is not None
+    if spec.space == AUTO and not asked:
+        return "residual"
+    if spec.from_ and spec.space != "residual":
+        return "composed"
+    return "by start" if spec.space == "auto" else spec.space
+
+
+def plan_refine(spec: StudySpec, count: int, pool: Pool) -> RefinePlan:
+    """The layer groups that the second round chooses from: blocks, where none are given."""
+    groups = make_groups(spec.groups or "block", pool.sizes)
+    if count > len(groups):
+        raise SpecError(f"--refine {count}: expected at most {len(groups)}, the layer groups; or finer --groups")
+    return RefinePlan(
+        count,
+        groups,
+        spec.ingredient_count if isinstance(spec.ingredient_count, int) else max(2, DIMENSIONS // count + 1),
+    )
+
+
+def _check_sources(spec: StudySpec, sources: tuple[str, ...]) -> None:
     if len(sources) == 1:
         raise SpecError(f"--from {sources[0]}: a search over mixes needs at least two of them")
-    if spec.start not in ("best", *sources):
+    if spec.start not in (BEST, *sources):
         raise SpecError(f"--start {spec.start}: with --from, expected best or one of {names(sources, 20)}")
     if spec.space not in (AUTO, "simplex", "residual"):
         raise SpecError(f"--space {spec.space}: with --from, expected simplex or residual")
@@ -164,144 +254,24 @@ def _check_sources(spec: StudySpec, pool: Pool) -> None:
         )
 
 
-def make_space(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Space:
-    """The space of a new study, around its start.
+def _recipe_mix(spec: StudySpec, pool: Pool) -> Mix:
+    """The mix of a recipe, over this pool's columns.
 
     Raises:
-        MixoptError: A start that does not fit the pool or the space.
+        PoolError: The recipe uses a checkpoint that the pool does not hold, or other tensors.
     """
-    pool = objective.pool
-    groups, count = plan_space(spec, pool)
-    if _is_residual(spec):
-        return _residual(spec, objective, baselines)
-    if spec.from_:
-        return _space_of_mixes(spec, objective, baselines, groups)
-    start = start_mix(spec, objective, baselines)
-    groups = groups.refine(start.groups)
-    if spec.ingredient_count == AUTO:
-        preferred = helpful(objective.counting())
-    else:
-        ranked = [name for name, _ in ranking(objective.counting(), ingredient_mixes(objective))]
-        used = set(start.support())
-        preferred = [name for name in ranked if name in used] + [name for name in ranked if name not in used]
-    chosen = set(preferred[:count])
-    active = [name for name in pool.columns if name in chosen]
-    centre = Mix(groups, pool.columns, rows_on(start, groups))
-    kind = spec.space
-    if kind == AUTO:  # a start that the gradient found lies off the simplex
-        kind = "affine" if np.any(centre.coefficients < 0) else "simplex"
-    kinds: dict[str, type[Simplex | Affine]] = {"affine": Affine, "shared": Shared, "depth": Depth, "simplex": Simplex}
-    return kinds[kind](centre, active, spec.radius or RADII[kind])
-
-
-def helpful(objective: Objective) -> list[str]:
-    """The ingredients that lower the loss of the uniform soup when it moves towards them, the most helpful first.
-
-    One pass for the gradient of the loss with respect to all coefficients, however many. Two at least.
-    """
-    pool = objective.pool
-    row = [(name in pool.ingredients) / len(pool.ingredients) for name in pool.columns]
-    soup = constant(make_groups("whole", pool.sizes), pool.columns, row)
-    slopes = objective.gradient(soup, np.arange(objective.samples)).coefficients[0]
-    # Moving towards one moves away from all: its slope counts against that of the soup.
-    steep = {name: slopes[pool.columns.index(name)] - float(slopes @ np.array(row)) for name in pool.ingredients}
-    found = sorted(steep, key=lambda name: steep[name])
-    return found[: max(2, sum(slope < 0 for slope in steep.values()))]
-
-
-def _is_residual(spec: StudySpec) -> bool:
-    """Whether the search moves between mixes: the default, unless columns or groups are asked for."""
-    asked = spec.from_ or spec.groups is not None or spec.ingredient_count is not None
-    return spec.space == "residual" or (spec.space == "auto" and not asked)
-
-
-def _residual(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Residual:
-    """From the start towards the other baselines and the base, or towards the mixes of ``--from``."""
-    pool = objective.pool
-    start = start_mix(spec, objective, baselines)
-    others = {name: entry.mix for name, entry in baselines.items() if entry.mix is not None}
-    if spec.from_:
-        others = source_mixes(spec, objective, baselines)
-    elif pool.base is not None:
-        others[pool.base] = checkpoint_mix(objective, pool.base)
-    return Residual(start, others, spec.radius or RADII["residual"])
-
-
-def _space_of_mixes(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry], groups: Groups) -> Composed:
-    """The simplex of other rows' mixes, around the best of them or the one that ``--start`` names."""
-    mixes = source_mixes(spec, objective, baselines)
-    start = ranking(objective.counting(), mixes)[0][0] if spec.start == "best" else spec.start
-    return Composed(Simplex(one_hot(groups, tuple(mixes), start), tuple(mixes), spec.radius or RADII["simplex"]), mixes)
-
-
-def start_tally(spec: StudySpec, objective: Objective, baselines: Mapping[str, Entry]) -> Tally:
-    """What it takes to find the start and the columns to search over, from nothing."""
-    if spec.from_:
-        columns, tally = source_mixes(spec, objective, baselines), Tally()
-    else:  # the ingredients to search over are those that rank first
-        columns = {name: entry.mix for name, entry in baselines.items() if entry.mix is not None}
-        tally = baselines["individual"].tally
-    if spec.ingredient_count == AUTO:
-        screening = objective.counting()
-        helpful(screening)
-        tally = tally.merged(screening.tally)
-    start = LEARNED if spec.start == "learned" else spec.start
-    for name, mix in columns.items():
-        # A residual space moves towards all of them.
-        if name in baselines and (spec.from_ or _is_residual(spec) or start in ("best", name)):
-            tally = tally.merged(baselines[name].tally)
-        if start in ("best", name):
-            scoring = objective.counting()
-            scoring.score(mix)  # counted where choosing it asked for nothing
-            tally = tally.merged(scoring.tally)
-    return tally
-
-
-def study_facts(spec: StudySpec, assembly: Assembly) -> dict[str, Any]:
-    """What must not change between the sessions of one study."""
-    objective = assembly.objective
-    pool = objective.pool
-    family = json.dumps(assembly.family.identity(), sort_keys=True)
-    start = spec.start
-    if start.endswith((".json", ".safetensors")):
-        start = hashlib.sha256(saving.load_recipe(Path(start)).to_json().encode()).hexdigest()[:12]
-    return {
-        **{f"checkpoint {name}": digest[:12] for name, digest in pool.fingerprints.items()},
-        "base": pool.base,
-        "family": hashlib.sha256(family.encode()).hexdigest()[:12],
-        "groups": "auto" if spec.groups is None else make_groups(spec.groups, pool.sizes).as_dict(),
-        "ingredients": spec.ingredient_count,
-        **({"from": list(sources_of(spec, pool))} if spec.from_ else {}),
-        f"data {VALIDATION}": objective.evaluators[VALIDATION].split.fingerprint[:12],
-        "select": {
-            name: [weight, objective.evaluators[name].split.fingerprint[:12]] for name, weight in spec.weights.items()
-        }
-        or None,
-        "shifts": assembly.shifts or None,
-        "metric": spec.metric,
-        "sampler": spec.sampler_name,
-        **({"pareto": True} if spec.pareto else {}),
-        **({"refine": spec.refine} if spec.refine else {}),
-        "population": spec.population,
-        "space": spec.space,
-        "radius": spec.radius,
-        "start": start,
-        "greedy_rule": spec.greedy_rule,
-        "seed": spec.seed,
-        "confirm": spec.confirm,
-        "race": spec.race,
-        "signal": spec.signal,
-        "dtype": spec.dtype,
-        # A journal lies in its run folder; a database may be shared, and one study belongs to one folder.
-        "run folder": None if spec.storage is None else str(spec.folder.resolve()),
-        "batchnorm": assembly.batchnorm.get("key", BATCHNORM),
-        **assembly.settled,
-        **({"compile": True} if spec.compile else {}),
-        "device": assembly.device.type,
-    }
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    recipe = saving.load_recipe(Path(spec.start))
+    by_hash = {digest: column for column, digest in pool.fingerprints.items()}
+    rows = np.zeros((len(recipe.mix.groups), len(pool.columns)))
+    for column in recipe.mix.support():
+        own = by_hash.get(recipe.ingredients[column])
+        if own is None:
+            raise PoolError(f"--start {spec.start}: its checkpoint {column} is not in the pool {spec.models}")
+        rows[:, pool.columns.index(own)] += recipe.mix.coefficients[:, recipe.mix.columns.index(column)]
+    mixed = set(pool.sizes)
+    kept = [(name, tuple(tensor for tensor in tensors if tensor in mixed)) for name, tensors in recipe.mix.groups.items]
+    if {tensor for _, tensors in kept for tensor in tensors} != mixed:
+        raise PoolError(f"--start {spec.start}: it has no coefficients for some tensors that this pool mixes")
+    filled = [number for number, (_, tensors) in enumerate(kept) if tensors]
+    groups = Groups(tuple(kept[number] for number in filled))
+    return Mix(groups, pool.columns, rows[filled])

@@ -1,6 +1,6 @@
-"""The last step of a search: what its start learned by gradient is learned again, from all selection samples.
+"""Refit: what a search's start learned by gradient is learned again, from all validation samples.
 
-Samples held back choose between mixes; once they have, they teach as well. What more samples are worth to a learned
+Held-out samples choose between mixes; once they have, they teach as well. What more samples are worth to a learned
 soup is measured in studies/.
 """
 
@@ -9,10 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mixopt.assemble import Assembly
-from mixopt.comparison.rows import Request, run_requests
+from mixopt.comparison.rows import Request
+from mixopt.comparison.running import run_requests
 from mixopt.errors import MixoptError
 from mixopt.listener import Listener
-from mixopt.scoring.score import Tally
+from mixopt.scoring.tally import Tally
+from mixopt.stages.confirm import Choice
+from mixopt.stages.explore import Explored
+from mixopt.stages.plan import SearchPlan
+from mixopt.stages.start import Start
 from mixopt.values.mix import Mix, combine
 from mixopt.values.samples import VALIDATION
 
@@ -24,54 +29,62 @@ class Refitted:
     Attributes:
         mix: The mix.
         tally: What it took.
-        held_back: What the mix before scored on the samples held back, by the driving metric: the last number that is
+        held_out: What the mix before scored on the held-out samples, by the driving metric: the last number that is
             not of samples learned from.
     """
 
     mix: Mix
     tally: Tally
-    held_back: float
+    held_out: float
 
 
-def refit(assembly: Assembly, learned: Request, start: Mix, mix: Mix, seed: int, listener: Listener) -> Refitted | None:
-    """A search's mix with its learned start replaced by the one that all selection samples teach.
+def refit(
+    plan: SearchPlan, assembly: Assembly, start: Start, explored: Explored, choice: Choice, listener: Listener
+) -> Refitted | None:
+    """A search's mix with its learned start replaced by the one that all validation samples teach.
 
     The mix's step from the start stays as it is. Where learning fails, or the new mix's scores are not finite, a
     warning says so.
 
     Args:
+        plan: Whether to.
         assembly: Gives the gradients.
-        learned: The row that the search started from.
-        start: Its mix.
-        mix: What the search chose.
-        seed: The run's.
+        start: Says which row learned it.
+        explored: Says where the search began.
+        choice: What the search chose.
         listener: Told what came of it.
 
     Returns:
-        None where no samples were held back, and where it failed.
+        None where the start was not learned, no samples were held out, or it failed.
     """
-    objective = assembly.objective
-    whole = objective.whole()
-    if whole.samples == objective.samples:
+    objective, row = assembly.objective, start.row
+    if not plan.refit or row is None or not objective.held_out:
         return None
-    quiet = Listener(progress=listener.progress)
-    entry = run_requests(whole, {learned.name: learned}, seed=seed, device=assembly.device, listener=quiet)[
-        learned.name
-    ]
+    whole = objective.whole()
     try:
-        if entry.error is not None or entry.mix is None:
-            raise entry.error or MixoptError(f"{learned.name} chose no mix")
-        again = entry.mix if mix == start else combine([mix, entry.mix, start], [1, 1, -1])
+        learned, tally = _learn(row, plan.trials.seed, assembly, listener)
+        origin = explored.start
+        again = learned if choice.mix == origin else combine([choice.mix, learned, origin], [1, 1, -1])
         whole.score(again)
     except MixoptError as error:
         listener.warn(f"not learned again from all selection samples (--refit): {error}; the mix stays as it was")
         return None
-    labels = objective.evaluators[VALIDATION].split.labels[objective.steering :]
-    held = objective.metric.of(labels, whole.score(mix).outcomes.rest(objective.steering))
+    labels = objective.evaluators[VALIDATION].split.labels[objective.tuning :]
+    held = objective.metric.of(labels, whole.score(choice.mix).outcomes.rest(objective.tuning))
     listener.info(
         f"learned again from all {whole.samples:,} selection samples (--refit); before, its {objective.metric.name} on "
-        f"the {len(labels):,} held back was {held:.4f}",
+        f"the {len(labels):,} held back was {held:.4f}"
     )
     # Learning the start has seconds of its own under the row's name.
-    own = {f"{name}, again": seconds for name, seconds in entry.tally.own.items()}
-    return Refitted(again, replace(entry.tally, own=own), held)
+    own = {f"{name}, again": seconds for name, seconds in tally.own.items()}
+    return Refitted(again, replace(tally, own=own), held)
+
+
+def _learn(row: Request, seed: int, assembly: Assembly, listener: Listener) -> tuple[Mix, Tally]:
+    quiet = Listener(progress=listener.progress)
+    entry = run_requests(
+        assembly.objective.whole(), {row.name: row}, seed=seed, device=assembly.device, listener=quiet
+    )[row.name]
+    if entry.error is not None or entry.mix is None:
+        raise entry.error or MixoptError(f"{row.name} chose no mix")
+    return entry.mix, entry.tally

@@ -11,29 +11,31 @@ from mixopt.study.samplers import check_sampler, make_sampler, population_of
 from mixopt.study.storage import open_storage
 from mixopt.study.studies import (
     best_mixes,
-    best_of_stages,
-    check_facts,
+    best_of_rounds,
+    check_identity,
     count_states,
     has_begun,
+    keep_space,
     numbered,
     open_second,
     open_study,
-    race_facts,
+    race_counts,
     read_trials,
     recall_trials,
-    settle_space,
 )
-from mixopt.study.trials import optuna_objective, run_trials
+from mixopt.study.trials import Schedule, optuna_objective, run_trials
 
 __all__ = [
+    "Schedule",
     "Study",
     "best_mixes",
-    "best_of_stages",
-    "check_facts",
+    "best_of_rounds",
+    "check_identity",
     "check_sampler",
     "count_states",
     "front",
     "has_begun",
+    "keep_space",
     "make_sampler",
     "numbered",
     "open_second",
@@ -41,9 +43,8 @@ __all__ = [
     "open_study",
     "optuna_objective",
     "population_of",
-    "race_facts",
+    "race_counts",
     "read_trials",
     "recall_trials",
     "run_trials",
-    "settle_space",
 ]

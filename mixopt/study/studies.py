@@ -24,7 +24,7 @@ from mixopt.values.metrics import Direction
 from mixopt.values.mix import Mix
 
 ATTRIBUTE = "mixopt"
-SECOND = "-refine"  # what the second stage's study is called after the first one's name
+SECOND = "-refine"  # what the second round's study is called after the first one's name
 
 
 def open_study(
@@ -52,7 +52,7 @@ def open_study(
 
 
 def open_second(study: optuna.Study) -> optuna.Study:
-    """The study of a search's second stage, beside the first one in its storage."""
+    """The study of a search's second round, beside the first one in its storage."""
     direction: Direction = "minimize" if _sign(study) == 1 else "maximize"
     return open_study(study._storage, f"{study.study_name}{SECOND}", direction)
 
@@ -62,23 +62,25 @@ def has_begun(study: optuna.Study) -> bool:
     return ATTRIBUTE in study.user_attrs
 
 
-def check_facts(study: optuna.Study, facts: Mapping[str, Any], out: Path) -> None:
-    """Refuse a study that was made with other facts, before any work.
+def check_identity(study: optuna.Study, identity: Mapping[str, Any], out: Path) -> None:
+    """Refuse a study that was made with other options or files, before any work.
 
     Args:
         study: The run's study.
-        facts: What must not change between sessions, as JSON values.
+        identity: What must not change between sessions, as JSON values.
         out: The run folder, for messages.
 
     Raises:
-        RunError: Some facts differ; names them and how to start anew.
+        RunError: Something differs; names it and how to start anew.
     """
     stored = study.user_attrs.get(ATTRIBUTE)
     if stored is None:
         if study.get_trials(deepcopy=False):
             raise RunError(f"{out}: the study {study.study_name!r} holds trials that are not mixopt's; choose --out")
         return
-    before, now = stored["facts"], json.loads(json.dumps(dict(facts)))
+    if "identity" not in stored:
+        raise RunError(f"{out}: holds a study of another version of mixopt; choose another folder with --out")
+    before, now = stored["identity"], json.loads(json.dumps(dict(identity)))
     differences = [
         f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}"
         for key in [*before, *(key for key in now if key not in before)]
@@ -92,13 +94,13 @@ def check_facts(study: optuna.Study, facts: Mapping[str, Any], out: Path) -> Non
         )
 
 
-def settle_space(study: optuna.Study, facts: Mapping[str, Any], make_space: Callable[[], Space]) -> Space:
-    """The space of a study: read back, or made and stored with the facts where the study is new."""
+def keep_space(study: optuna.Study, identity: Mapping[str, Any], make_space: Callable[[], Space]) -> Space:
+    """The space of a study: read back, or made and stored with the identity where the study is new."""
     stored = study.user_attrs.get(ATTRIBUTE)
     if stored is not None:
         return from_description(stored["space"])
     space = make_space()
-    study.set_user_attr(ATTRIBUTE, {"facts": dict(facts), "space": space.describe()})
+    study.set_user_attr(ATTRIBUTE, {"identity": dict(identity), "space": space.describe()})
     return space
 
 
@@ -107,19 +109,19 @@ def best_mixes(study: optuna.Study, space: Space, count: int) -> dict[int, Mix]:
 
     Of several objectives, those on the front, by their weighted mean: the best of all trials by that is among them.
     """
-    return best_of_stages([(study, space)], count)
+    return best_of_rounds([(study, space)], count)
 
 
-def best_of_stages(stages: Sequence[tuple[optuna.Study, Space]], count: int) -> dict[int, Mix]:
+def best_of_rounds(rounds: Sequence[tuple[optuna.Study, Space]], count: int) -> dict[int, Mix]:
     """As `best_mixes`, of studies one after the other, whose numbers go on counting and whose first trials are known.
 
     Args:
-        stages: Studies and their spaces.
+        rounds: Studies and their spaces.
         count: How many at most.
     """
     every: list[tuple[float, int, FrozenTrial, Space]] = []
     first = 0
-    for study, space in stages:
+    for study, space in rounds:
         trials = study.get_trials(deepcopy=False)
         kept = _front_of(study, trials) if len(study.directions) > 1 else trials
         every += [
@@ -151,7 +153,7 @@ def read_trials(journal: Path) -> list[dict[str, Any]]:
 
     Returns:
         For each, ``{"trial": number, "value": what the sampler was told, "images": scored, "estimated": given up
-        early}``; trials of several values are left out. The numbers of a second stage go on counting, without its
+        early}``; trials of several values are left out. The numbers of a second round go on counting, without its
         start, which is a trial of the first.
 
     Raises:
@@ -178,7 +180,7 @@ def read_trials(journal: Path) -> list[dict[str, Any]]:
     ]
 
 
-def race_facts(study: optuna.Study, whole: int) -> dict[str, int]:
+def race_counts(study: optuna.Study, whole: int) -> dict[str, int]:
     """How many trials were given up, and the images that were seen in place of ``whole`` for each trial."""
     images = [trial.user_attrs["images"] for trial in study.get_trials(deepcopy=False) if "images" in trial.user_attrs]
     given_up = sum(bool(trial.user_attrs.get("estimated")) for trial in study.get_trials(deepcopy=False))

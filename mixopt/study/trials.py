@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,26 +44,39 @@ def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], fl
         mix = _suggest(trial, space)
         trial.set_user_attr("coefficients", mix.coefficients.tolist())
         score = objective.score(mix)
-        for key, value in _facts_of(objective, score).items():
+        for key, value in _record_of(objective, score).items():
             trial.set_user_attr(key, value)
         return score.signal
 
     return call
 
 
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """How many trials, and how they are asked.
+
+    Attributes:
+        sampler: See `make_sampler`.
+        trials: Complete trials wanted.
+        seed: Of the whole run.
+        population: Trials per generation; see `population_of`.
+        race: Give trials up that will not reach the best of the generations before theirs; what the sampler is told of
+            them is an estimate.
+        deadline: `time.monotonic` time after which no trial is started.
+        after: A study whose trials came before: numbers and counts, as seeds and as announced, go on from its.
+    """
+
+    sampler: str
+    trials: int
+    seed: int
+    population: int | None = None
+    race: bool = False
+    deadline: float | None = None
+    after: optuna.Study | None = None
+
+
 def run_trials(
-    study: optuna.Study,
-    objective: Objective,
-    space: Space,
-    *,
-    sampler: str,
-    trials: int,
-    seed: int,
-    population: int | None = None,
-    deadline: float | None = None,
-    listener: Listener | None = None,
-    race: bool = False,
-    after: optuna.Study | None = None,
+    study: optuna.Study, objective: Objective, space: Space, schedule: Schedule, listener: Listener | None = None
 ) -> bool:
     """Bring a study to so many complete trials, the start included.
 
@@ -78,15 +92,8 @@ def run_trials(
         study: New or partly run.
         objective: Scores the mixes.
         space: The study's space.
-        sampler: See `make_sampler`.
-        trials: Complete trials wanted.
-        seed: Of the whole run.
-        population: Trials per generation; see `population_of`.
-        deadline: `time.monotonic` time after which no trial is started.
+        schedule: How many, and how.
         listener: Told every finished trial, and warned of failed ones.
-        race: Give trials up that will not reach the best of the generations before theirs; what the sampler is told of
-            them is an estimate.
-        after: A study whose trials came before: numbers and counts, as seeds and as told, go on from its.
 
     Returns:
         Whether all trials were completed (False: the deadline passed).
@@ -94,18 +101,20 @@ def run_trials(
     Raises:
         ScoreError: Three trials in a row were not finite.
     """
-    size = population_of(sampler, space.dims, population)
+    size = population_of(schedule.sampler, space.dims, schedule.population)
     heard = listener or Listener()
-    earlier = [] if after is None else after.get_trials(deepcopy=False)
+    earlier = [] if schedule.after is None else schedule.after.get_trials(deepcopy=False)
+    trials = schedule.trials
 
     def announce(number: int, score: Score | None) -> None:
-        _announce(study, heard, objective.metric.name, number, trials, score, earlier)
+        _announce(study, heard, objective.metric.name, _Finished(number, score, trials, earlier))
 
     def fresh_sampler(before: Sequence[FrozenTrial]) -> BaseSampler:
-        return make_sampler(sampler, _seed_for(seed, len(earlier) + len(before)), size, before, space.labels)
+        seed = _seed_for(schedule.seed, len(earlier) + len(before))
+        return make_sampler(schedule.sampler, seed, size, before, space.labels)
 
     if not study.get_trials(deepcopy=False):
-        _add_start(study, objective, space, start_attributes(sampler), announce)
+        _add_start(study, objective, space, start_attributes(schedule.sampler), announce)
     first = 1
     while True:
         known = study.get_trials(deepcopy=False)
@@ -116,12 +125,12 @@ def run_trials(
         first = batch.stop
         if len(known) >= batch.stop and all(known[number].state.is_finished() for number in batch):
             continue
-        if _late(deadline):
+        if _late(schedule.deadline):
             return False
         with objective.stopwatch("optimizer"), write_together(study):
             for number in batch:
                 _ask(study, space, number, fresh_sampler)
-        if not _tell_batch(study, objective, space, batch, deadline, announce, race):
+        if not _tell_batch(study, objective, space, batch, schedule, announce):
             return False
 
 
@@ -134,29 +143,39 @@ def _add_start(
 ) -> None:
     start = space.to_mix(np.zeros(space.dims))
     score = objective.score(start)
-    facts = _facts_of(objective, score)
+    record = _record_of(objective, score)
     study.add_trial(
         create_trial(
             state=TrialState.COMPLETE,
-            values=_values(study, facts, score),
+            values=_values(study, record, score),
             params=dict.fromkeys(space.labels, 0.0),
             distributions=dict.fromkeys(space.labels, BOX),
-            user_attrs={"coefficients": start.coefficients.tolist(), **facts},
+            user_attrs={"coefficients": start.coefficients.tolist(), **record},
             system_attrs=attributes,
         )
     )
     announce(0, score)
 
 
-def _announce(
-    study: optuna.Study,
-    listener: Listener,
-    metric: str,
-    number: int,
-    wanted: int,
-    score: Score | None,
-    earlier: Sequence[FrozenTrial],
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _Finished:
+    """A trial that was told.
+
+    Attributes:
+        number: Its number in its study.
+        score: Its score; None where it failed.
+        wanted: Complete trials wanted of the study.
+        earlier: The trials of an earlier round.
+    """
+
+    number: int
+    score: Score | None
+    wanted: int
+    earlier: Sequence[FrozenTrial]
+
+
+def _announce(study: optuna.Study, listener: Listener, metric: str, finished: _Finished) -> None:
+    number, score, earlier = finished.number, finished.score, finished.earlier
     known = study.get_trials(deepcopy=False)
     done = sum(trial.state == TrialState.COMPLETE for trial in earlier)
     shown = len(earlier) + number
@@ -167,7 +186,7 @@ def _announce(
         TrialEvent(
             number=shown,
             complete=done + sum(trial.state == TrialState.COMPLETE for trial in known),
-            total=done + wanted,
+            total=done + finished.wanted,
             value=None if score is None else score.value,
             best=float(best_trial(study, known).user_attrs["metrics"][metric]),
             images_per_second=None if score is None or score.cached else score.images / score.seconds,
@@ -201,9 +220,8 @@ def _tell_batch(
     objective: Objective,
     space: Space,
     batch: Sequence[int],
-    deadline: float | None,
+    schedule: Schedule,
     announce: Callable[[int, Score | None], None],
-    race: bool,
 ) -> bool:
     """Score and tell the batch's running trials in number order; False where the deadline passed first."""
     incumbent: Score | None = None
@@ -211,32 +229,32 @@ def _tell_batch(
         frozen = study.get_trials(deepcopy=False)[number]
         if frozen.state != TrialState.RUNNING:
             continue
-        if _late(deadline):
+        if _late(schedule.deadline):
             return False
         trial = Trial(study, frozen._trial_id)
         mix = space.to_mix(np.array([frozen.params[label] for label in space.labels]))
         score: Score | None = None
         started = time.perf_counter()
         try:
-            if race and incumbent is None:
+            if schedule.race and incumbent is None:
                 before = study.get_trials(deepcopy=False)[: batch[0]]
                 incumbent = objective.score(mix_of(best_trial(study, before), space))
             score = objective.score(mix) if incumbent is None else objective.race(mix, incumbent)
-            facts = _facts_of(objective, score)
+            record = _record_of(objective, score)
         except ScoreError as error:
-            facts = {
+            record = {
                 "images": objective.samples,
                 "seconds": time.perf_counter() - started,
                 "error": str(error),
                 "group": error.group,
             }
         with write_together(study):
-            for key, value in {"coefficients": mix.coefficients.tolist(), **facts}.items():
+            for key, value in {"coefficients": mix.coefficients.tolist(), **record}.items():
                 trial.set_user_attr(key, value)
             if score is None:
                 study.tell(number, state=TrialState.FAIL)
             else:
-                study.tell(number, _values(study, facts, score))
+                study.tell(number, _values(study, record, score))
         announce(number, score)
         if score is None:
             _stop_after_failures(study, number)
@@ -259,20 +277,20 @@ def _suggest(trial: Trial, space: Space) -> Mix:
     return space.to_mix(np.array(point))
 
 
-def _facts_of(objective: Objective, score: Score) -> dict[str, Any]:
-    facts: dict[str, Any] = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
+def _record_of(objective: Objective, score: Score) -> dict[str, Any]:
+    record: dict[str, Any] = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
     if score.beside:
-        facts["beside"] = {name: each.metrics for name, each in score.beside.items()}
+        record["beside"] = {name: each.metrics for name, each in score.beside.items()}
         labels = objective.evaluators[VALIDATION].split.labels[: len(score.outcomes)]
         own = objective.signal.of(labels, score.outcomes)
-        facts["signals"] = {VALIDATION: own, **{name: each.signal for name, each in score.beside.items()}}
-        facts["weighted"] = score.signal
-    return {**facts, "estimated": True} if score.estimated else facts
+        record["signals"] = {VALIDATION: own, **{name: each.signal for name, each in score.beside.items()}}
+        record["weighted"] = score.signal
+    return {**record, "estimated": True} if score.estimated else record
 
 
-def _values(study: optuna.Study, facts: Mapping[str, Any], score: Score) -> list[float]:
+def _values(study: optuna.Study, record: Mapping[str, Any], score: Score) -> list[float]:
     """What the study is told of a score."""
-    return list(facts["signals"].values()) if len(study.directions) > 1 else [score.signal]
+    return list(record["signals"].values()) if len(study.directions) > 1 else [score.signal]
 
 
 def _seed_for(seed: int, number: int) -> int:

@@ -1,4 +1,4 @@
-"""Builder: a mix to weights. The fast one for trials, the exact one for files.
+"""The fast builder: a mix to the weights of a resident module, for trials. `mixopt.weights.exact` makes files.
 
 Both obey one contract: `Mix` in, fused weights out, coefficients applied as they stand.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 
 from mixopt.errors import PoolError, listing, names
 from mixopt.values.mix import Mix
-from mixopt.weights import checkpoints
-from mixopt.weights.pool import Pool, Reader
+from mixopt.weights.pool import Pool
 from mixopt.weights.stack import Resident, Stack
 
 
@@ -35,8 +33,6 @@ class FastBuilder:
         device: Where buffer and module live.
         dtype: The dtype that will be saved, or None for that of the ingredients.
         stack: Where the pool's columns lie; without, in float32 on the device.
-
-    Attributes:
         cuts: Numbers of mixed tensors that no product spans with the one before, so that what stands before them is
             fused to the same bits whatever rows come after (a product's last bits depend on its length).
 
@@ -51,11 +47,12 @@ class FastBuilder:
         device: torch.device,
         dtype: torch.dtype | None = None,
         stack: Stack | None = None,
+        cuts: frozenset[int] = frozenset(),
     ) -> None:
         self.pool = pool
         self.module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self.dtype = dtype
-        self.cuts: frozenset[int] = frozenset()
+        self.cuts = cuts
         self._stack = stack or Resident(pool, device)
         self._flat = torch.empty(pool.stack.shape[1], dtype=torch.float32, device=device)
         self._bind()
@@ -67,35 +64,7 @@ class FastBuilder:
         Raises:
             PoolError: The mix has other columns than the pool, or leaves a mixed tensor without a row.
         """
-        self._fuse(tensor_rows(mix, self.pool)[:, None], self._flat[None])
-        self._round()
-
-    def fuse_many(self, mixes: Sequence[Mix]) -> Tensor:
-        """The fused weights of several mixes from one pass over the stack; `load` takes a row of them.
-
-        One matrix-matrix product per run of tensors whose rows are equal in every mix. What `apply` gives but for
-        float32 rounding: sums may be added up in another order.
-
-        Returns:
-            ``[n_mixes, n_params]`` float32 on the device, not yet rounded to the saved dtype.
-
-        Raises:
-            PoolError: As `apply`.
-        """
-        rows = np.stack([tensor_rows(mix, self.pool) for mix in mixes], axis=1)
-        out = torch.empty(len(mixes), len(self._flat), device=self._flat.device)
-        self._fuse(rows, out)
-        return out
-
-    def load(self, fused: Tensor) -> None:
-        """Write fused weights ``[n_params]`` into the module, rounded as `apply` rounds.
-
-        Raises:
-            PoolError: Of another shape.
-        """
-        if fused.shape != self._flat.shape:
-            raise PoolError(f"load: expected {list(self._flat.shape)} fused weights, found {list(fused.shape)}")
-        self._flat.copy_(fused)
+        self._fuse(tensor_rows(mix, self.pool))
         self._round()
 
     def gradient(self, loss: Callable[[], Tensor], *more: Tensor) -> tuple[float, NDArray[np.float64], list[float]]:
@@ -159,32 +128,29 @@ class FastBuilder:
         for alias, name in self.pool.tied.items():
             state[alias].data = views[name]
 
-    def _fuse(self, rows: NDArray[np.float64], out: Tensor) -> None:
-        """Rows ``[n_mixed, n_mixes, n_columns]`` to weights ``[n_mixes, n_params]``, run by run of equal rows."""
-        changes = np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=(1, 2))) + 1
+    def _fuse(self, rows: NDArray[np.float64]) -> None:
+        """Rows ``[n_mixed, n_columns]`` to the buffer, run by run of equal rows."""
+        changes = np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=1)) + 1
         first = sorted(self.cuts.union(changes.tolist()) | {0})
         starts = [self.pool.mixed[number].start for number in first]
         stops = [*starts[1:], self.pool.mixed[-1].stop]
         rows = rows[first]
-        used = np.count_nonzero(rows, axis=2)
-        alone = (used == 1) & (rows.max(axis=2) == 1)
+        used = np.count_nonzero(rows, axis=1)
+        alone = (used == 1) & (rows.max(axis=1) == 1)
         if not alone.all():
-            one = len(out) == 1
-            few = (one & (used.max(axis=1) <= max(1, rows.shape[2] // 4))).tolist()
-            weights = torch.as_tensor(rows[:, 0] if one else rows, dtype=torch.float32).to(out.device).unbind()
-            for run, columns, part in self._pieces(stops, out[0] if one else out):
+            few = (used <= max(1, rows.shape[1] // 4)).tolist()
+            weights = torch.as_tensor(rows, dtype=torch.float32).to(self._flat.device).unbind()
+            for run, columns, part in self._pieces(stops, self._flat):
                 if few[run]:
-                    _add_up(rows[run, 0], columns, part)
-                elif one:
-                    torch.mv(columns.t(), weights[run], out=part)
+                    _add_up(rows[run], columns, part)
                 else:
-                    torch.mm(weights[run], columns, out=part)
-        for run, mix in np.argwhere(alone).tolist():
-            column = self._stack.column(int(rows[run, mix].argmax()), starts[run], stops[run])
-            out[mix, starts[run] : stops[run]].copy_(column)
+                    torch.mv(columns.t(), weights[run], out=part)
+        for run in np.flatnonzero(alone).tolist():
+            column = self._stack.column(int(rows[run].argmax()), starts[run], stops[run])
+            self._flat[starts[run] : stops[run]].copy_(column)
 
     def _pieces(self, stops: Sequence[int], beside: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """The stack ``[n_columns, k]``, and what lies beside it ``[..., k]``, with the number of the stretch it is of.
+        """The stack ``[n_columns, k]``, and what lies beside it ``[k]``, with the number of the stretch it is of.
 
         Cut where stretches end and where the stack's chunks do, many at once: a slice each would take longer than the
         product of a small tensor.
@@ -194,68 +160,13 @@ class FastBuilder:
             cuts = [start, *stops[bisect_right(stops, start) : bisect_left(stops, end)], end]
             sizes = [after - before for before, after in pairwise(cuts)]
             columns = chunk.split_with_sizes(sizes, dim=1)
-            others = beside[..., start:end].split_with_sizes(sizes, dim=-1)
+            others = beside[start:end].split_with_sizes(sizes)
             yield from zip(count(bisect_right(stops, start)), columns, others, strict=False)
 
     def _round(self) -> None:
         for start, stop, dtype in self._rounded:
             part = self._flat[start:stop]
             part.copy_(part.to(dtype))
-
-
-def build_exact(
-    mix: Mix,
-    paths: Mapping[str, Path],
-    *,
-    hashes: Mapping[str, str],
-    dtypes: Mapping[str, torch.dtype],
-    reader: Reader = checkpoints.read,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Fuse from the files: float64, ingredient by ingredient in column order, one cast; the same bits anywhere.
-
-    Tensors outside the mix's groups come from the first file. Peak memory: the fused model in float64 and one
-    checkpoint.
-
-    Args:
-        mix: The coefficients; its groups name the tensors that are mixed.
-        paths: Column name to checkpoint file, in column order, for the columns that the mix uses at least.
-        hashes: Column name to the content hash that the file must have.
-        dtypes: Tensor name to the dtype it is saved in; ``*`` for all that are not named.
-        reader: Opens a checkpoint.
-        progress: Told ``(what, done, total)`` after each file.
-
-    Returns:
-        Name to fused CPU tensor, and alias to tied name.
-
-    Raises:
-        PoolError: A file is not the one that the mix was found with, or a column that the mix uses has none.
-    """
-    if absent := [column for column in mix.support() if column not in paths]:
-        raise PoolError(f"the mix uses {names(absent)}, but no checkpoint is given for it")
-    group_of = mix.groups.index()
-    sums: dict[str, NDArray[np.float64]] = {}
-    fused: dict[str, Tensor] = {}
-    tied: dict[str, str] = {}
-    for number, (column, path) in enumerate(paths.items(), start=1):
-        opened = reader(path)
-        _check_hash(column, path, opened.tensors, hashes[column])
-        if number == 1:
-            tied = dict(opened.tied)
-            fused = {name: tensor.clone() for name, tensor in opened.tensors.items() if name not in group_of}
-        weights = mix.coefficients[:, mix.columns.index(column)]
-        for name, group in group_of.items():
-            if weights[group] != 0:
-                term = _float64(opened.tensors[name]) * weights[group]
-                sums[name] = term if name not in sums else sums[name] + term
-        if progress:
-            progress("building the exact model", number, len(paths))
-
-    def saved(name: str) -> torch.dtype:
-        return dtypes[name] if name in dtypes else dtypes["*"]
-
-    result = {name: tensor.to(saved(name)) if tensor.is_floating_point() else tensor for name, tensor in fused.items()}
-    return result | {name: _cast(total, saved(name)) for name, total in sums.items()}, tied
 
 
 def _add_up(row: NDArray[np.float64], columns: Tensor, out: Tensor) -> None:
@@ -306,34 +217,3 @@ def _check_names(pool: Pool, state: Mapping[str, Tensor]) -> None:
             problems.append(f"{name}: the model expects {list(state[name].shape)}, the checkpoints hold {list(shape)}")
     if problems:
         raise PoolError(listing("the checkpoints do not fit the model that --family and --model describe", problems))
-
-
-def _check_hash(column: str, path: Path, tensors: Mapping[str, Tensor], expected: str) -> None:
-    found = checkpoints.content_hash(checkpoints.hash_tensors(tensors))
-    if found != expected:
-        raise PoolError(
-            f"{path}: not the checkpoint that the mix was found with (column {column}: expected content hash "
-            f"{expected[:12]}, found {found[:12]}); restore the original file"
-        )
-
-
-def _float64(tensor: Tensor) -> NDArray[np.float64]:
-    exact: NDArray[np.float64] = tensor.detach().to(torch.float64).numpy()
-    return exact
-
-
-def _cast(values: NDArray[np.float64], dtype: torch.dtype) -> Tensor:
-    """One rounding from float64. Torch's own to 16 bits goes through float32 and rounds twice.
-
-    So float32 is rounded to odd there, which leaves the second rounding to decide alone (Boldo and Melquiond 2008,
-    "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd").
-    """
-    exact = np.asarray(values)
-    if dtype.itemsize >= 4:
-        return torch.from_numpy(exact).to(dtype)
-    with np.errstate(over="ignore", under="ignore"):
-        near = exact.astype(np.float32)
-        inside = np.where(np.abs(near) > np.abs(exact), np.nextafter(near, np.float32(0)), near)
-    inexact = (inside != exact) & np.isfinite(exact)
-    odd = np.where(inexact, inside.view(np.uint32) | np.uint32(1), inside.view(np.uint32)).view(np.float32)
-    return torch.from_numpy(np.asarray(odd)).to(dtype)

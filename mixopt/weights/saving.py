@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mixopt.errors import CheckpointError, MixoptError, PoolError, names
 from mixopt.listener import Listener
-from mixopt.values.mix import Recipe
+from mixopt.values.recipe import Recipe
 from mixopt.weights import checkpoints
-from mixopt.weights.builder import build_exact
-from mixopt.weights.pool import Reader
+from mixopt.weights.exact import build_exact
+from mixopt.weights.reading import Reader
 
 METADATA_KEY = "mixopt"
 STATISTICS_FILE = "batchnorm.safetensors"

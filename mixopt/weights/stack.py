@@ -189,6 +189,16 @@ def open_stack(pool: Pool, device: torch.device, mode: str = AUTO) -> Resident |
     return Streamed(pool, device)
 
 
+def describe(stack: Stack, asked: str, device: torch.device) -> str:
+    """How the columns lie, in words; nothing where that is the pool's own float32 stack."""
+    kept = f"stack: {asked}, checkpoints in {stack.mode} on the {stack.place}"
+    if stack.mode == BF16:
+        return f"{kept}: candidates are fused from bf16 differences"
+    if stack.place == "host":
+        return f"{kept}, streamed to {device} for every candidate"
+    return "" if device.type == "cpu" else kept
+
+
 def room_on(device: torch.device) -> float:
     """Bytes that the columns may take on a GPU; without bound on a CPU, which holds the pool already."""
     return ROOM * free_memory(device) if device.type == "cuda" else math.inf

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt import load_spec, open_objective
-from mixopt.comparison.rows import ingredient_mixes
+from mixopt.comparison.running import ingredient_mixes
 from mixopt.methods.learned import Training, learn
 from mixopt.scoring.cache import Gradient
 from mixopt.scoring.objective import Objective

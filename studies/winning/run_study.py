@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from show import show
 
+import mixopt
 from mixopt.files import write_json
 from mixopt.listener import Listener, TrialEvent
-from mixopt.runs import run
 from mixopt.study import read_trials
 from mixopt.values.metrics import METRICS
 
@@ -132,7 +132,7 @@ def searched(plan: Plan, arm: str, seed: int, precision: str) -> dict[str, Any]:
         return found
     resumed = (folder / "study.journal").exists()
     options = {**plan.options, "precision": precision, **ARMS[arm], "trials": plan.trials, "seed": seed, "out": folder}
-    report = run.search(plan.models, listener=heard(folder.name), **options).report
+    report = mixopt.search(plan.models, listener=heard(folder.name), **options).report
     row = kept(next(row for row in report["methods"] if row["name"] == "search"))
     found = {
         "seed": seed,
@@ -152,7 +152,7 @@ def study(plan: Plan) -> dict[str, Any]:
     """Run everything that is not there yet; the content of results.json."""
     plan.out.mkdir(parents=True, exist_ok=True)
     first = {**plan.options, "listener": heard("compare")}
-    compared = run.compare(plan.models, methods=plan.rows, out=plan.out / "compare", **first).report
+    compared = mixopt.compare(plan.models, methods=plan.rows, out=plan.out / "compare", **first).report
     # What one run measured to be fast enough another might not: all share the first one's precision, and its cache.
     precision = compared["precision"]["mode"]
     print(f"compare: {len(compared['methods'])} rows, in {precision}", flush=True)
@@ -162,7 +162,7 @@ def study(plan: Plan) -> dict[str, Any]:
     images = round(float(np.mean([each["row"]["images"] for each in arms[plan.arms[0]]])))
     cut = tuple(f"{row}:images={images}" for row in plan.cut)
     second = {**plan.options, "precision": precision, "listener": heard("cut")}
-    again = run.compare(plan.models, methods=("individual", "greedy", *cut), out=plan.out / "cut", **second).report
+    again = mixopt.compare(plan.models, methods=("individual", "greedy", *cut), out=plan.out / "cut", **second).report
     return {
         "pool": plan.models.absolute().name,
         "trials": plan.trials,

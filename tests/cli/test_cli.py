@@ -30,7 +30,7 @@ from mixopt.listener import Listener
 from mixopt.reporting import Failure, Row, Samples, comparisons, make_report, table, widths
 from mixopt.spec import StudySpec, load_spec
 from mixopt.spec.option import Described, described
-from mixopt.stages.start import LEARNED
+from mixopt.stages.plan import LEARNED
 from mixopt.version import __version__
 
 ESCAPE = "\x1b"

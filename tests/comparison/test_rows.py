@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from mixopt import Listener, RunError, SpecError, combine, load_spec, open_objective
-from mixopt.comparison.rows import default_rows, ingredient_mixes, parse, requests_of, run_requests, source_names
+from mixopt.comparison.rows import default_rows, parse, requests_of, source_names
+from mixopt.comparison.running import ingredient_mixes, run_requests
 from mixopt.methods import greedy
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.scorer import Scorer
 from tests.listening import Recorder
 
 CHECKPOINTS = ("model_0", "model_1", "model_2", "model_3", "base")
@@ -198,7 +200,7 @@ def test_a_cache_that_cannot_be_written_ends_the_run(objective: Objective, monke
     def fail(*_: Any) -> None:
         raise RunError("disk full")
 
-    monkeypatch.setattr(objective._cache, "put", fail)
+    monkeypatch.setattr(objective.scorer.cache, "put", fail)
     with pytest.raises(RunError, match="disk full"):
         run(objective, "uniform", "greedy")
 
@@ -227,8 +229,8 @@ def test_ensembles_average_logits(objective: Objective) -> None:
     evaluator = objective.evaluators["test"]
     total: Any = 0
     for mix in mixes:
-        objective._builder.apply(mix)
-        total = total + evaluator.logits(objective._predict())
+        objective.scorer.builder.apply(mix)
+        total = total + evaluator.logits(objective.scorer.predict())
     expected = (total / len(mixes)).argmax(dim=1).numpy()
     score = objective.score_ensemble(mixes, "test")
     assert np.array_equal(score.outcomes.predicted, expected)
@@ -241,13 +243,13 @@ def test_one_more_member_costs_one_more_forward_pass(objective: Objective, monke
     found = run(objective, "individual")
     assert found
     fused: list[Any] = []
-    real = Objective._fuse
+    real = Scorer.fuse
 
-    def counting(self: Objective, mix: Any) -> None:
+    def counting(self: Scorer, mix: Any) -> None:
         fused.append(mix)
         real(self, mix)
 
-    monkeypatch.setattr(Objective, "_fuse", counting)
+    monkeypatch.setattr(Scorer, "fuse", counting)
     entry = run(objective, "greedy_ensemble")["greedy_ensemble"]
     assert len(fused) <= 1 + 3, "the first member once, then one for each candidate"
     assert entry.tally.evaluations == 7

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import mixopt
 from mixopt.errors import SpecError
 from mixopt.families import Family, FamilyOptions, from_identity, open_family
 from mixopt.families.custom import PLAIN
-from mixopt.runs import run
 from tests.conftest import CLASSES, make_images
 from tests.tiny_family import Mlp
 
@@ -145,7 +145,7 @@ def mlp_pool(tmp_path: Path) -> Path:
 
 
 def test_search_with_a_custom_family(mlp_pool: Path, run_options: dict[str, Any]) -> None:
-    result = run.search(mlp_pool, trials=8, metric="nll", groups="tensor", **run_options)
+    result = mixopt.search(mlp_pool, trials=8, metric="nll", groups="tensor", **run_options)
     rows = {row["name"]: row["search"] for row in result.report["methods"]}
     assert rows["search"] <= min(rows["individual"], rows["uniform"], rows["greedy"]) + 1e-6 < rows["base"]
     assert result.report["trials"] == {"complete": 8}
@@ -159,7 +159,7 @@ def test_search_with_a_custom_family(mlp_pool: Path, run_options: dict[str, Any]
         nll = nn.functional.cross_entropy(logits, torch.from_numpy(data["y"])).item()
     assert rows["search"] == pytest.approx(nll, abs=1e-5), "the user's own code gives the saved model's score"
 
-    again = run.evaluate(
+    again = mixopt.evaluate(
         result.folder / "model.safetensors",
         verify=True,
         data={"search": mlp_pool / "val.npz"},
@@ -176,11 +176,11 @@ def test_labels_beyond_the_models_logits(mlp_pool: Path, run_options: dict[str, 
     text = (mlp_pool / "pool.toml").read_text().replace(f"classnames = {json.dumps(CLASSES)}\n", "")
     (mlp_pool / "pool.toml").write_text(text)
     with pytest.raises(DataError, match=r"labels go up to 5, but the model gives logits of shape \[batch, 4\]"):
-        run.search(mlp_pool, trials=5, **run_options)
+        mixopt.search(mlp_pool, trials=5, **run_options)
 
 
 def test_checkpoints_of_another_model(mlp_pool: Path, run_options: dict[str, Any]) -> None:
     from mixopt.errors import PoolError
 
     with pytest.raises(PoolError, match=r"layers\.2\.weight: the model expects \[3, 12\]"):
-        run.search(mlp_pool, family=f"{MODULE}:with_preprocess", model="3", trials=5, **run_options)
+        mixopt.search(mlp_pool, family=f"{MODULE}:with_preprocess", model="3", trials=5, **run_options)

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from mixopt import Mix, one_hot
 from mixopt.scoring.cache import Gradient
-from mixopt.scoring.score import Score, Tally
+from mixopt.scoring.score import Score
+from mixopt.scoring.tally import Asked, Tally
 from mixopt.values.groups import Groups, make_groups
 from mixopt.values.metrics import METRICS
 from mixopt.weights.builder import tensor_rows
@@ -82,7 +83,7 @@ class Landscape:
     @property
     def tally(self) -> Tally:
         """The distinct mixes scored so far."""
-        return Tally({rows.hex(): (self.samples, 0.0) for rows in self.asked})
+        return Tally({rows.hex(): Asked(self.samples, 0.0) for rows in self.asked})
 
     def gradient(self, mix: Mix, samples: NDArray[np.int64], scale: float = 1.0) -> Gradient:
         """As `mixopt.scoring.objective.Objective.gradient`, of the distance plus ``(scale - 1)^2``."""

@@ -8,7 +8,7 @@ import pytest
 from mixopt.methods import greedy
 from mixopt.weights.pool import Pool
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
-from tests.methods.test_methods import naive_greedy
+from tests.methods.reference import naive_greedy
 
 
 @pytest.fixture(scope="module")

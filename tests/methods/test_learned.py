@@ -26,7 +26,7 @@ from mixopt import (
     make_groups,
     open_objective,
 )
-from mixopt.comparison.rows import ingredient_mixes
+from mixopt.comparison.running import ingredient_mixes
 from mixopt.methods import learned, learned_by_layer
 from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool
@@ -104,9 +104,10 @@ def test_learning_is_the_papers_recipe(form: Any, scheme: str, clip_pool_templat
     options: dict[str, Any] = {"form": form, "epochs": 2, "lr": 0.05, "weight_decay": 0.01, "batch": 40}
     columns = ingredient_mixes(objective)
     if scheme == "whole":
-        choice = learned.choose(objective, columns, seed=4, **options)
+        choice = learned.choose(objective, columns, seed=4, options=learned.Options(**options))
     else:
-        choice = learned_by_layer.choose(objective, columns, seed=4, groups=scheme, **options)
+        by_layer = learned_by_layer.Options(groups=scheme, **options)
+        choice = learned_by_layer.choose(objective, columns, seed=4, options=by_layer)
 
     reference = Reference(clip_pool_template, objective)
     groups = make_groups(scheme, pool.sizes)
@@ -138,9 +139,9 @@ def test_learning_is_the_papers_recipe(form: Any, scheme: str, clip_pool_templat
 def test_a_gradient_is_computed_once_and_counted_always(clip_pool_template: Path, tmp_path: Path) -> None:
     spec = load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu", "confirm": 0})
     first = open_objective(spec)
-    chosen = learned.choose(first, ingredient_mixes(first), seed=0, batch=32)
+    chosen = learned.choose(first, ingredient_mixes(first), seed=0, options=learned.Options(batch=32))
     again = open_objective(spec)
-    assert learned.choose(again, ingredient_mixes(again), seed=0, batch=32).mix == chosen.mix
+    assert learned.choose(again, ingredient_mixes(again), seed=0, options=learned.Options(batch=32)).mix == chosen.mix
     for objective, computed in ((first, 9), (again, 0)):
         assert objective.tally.evaluations == 3, "three passes over the split"
         assert objective.tally.images == objective.tally.gradient_images == 3 * 96
@@ -152,10 +153,10 @@ def test_scores_before_and_after_a_gradient_are_the_same(objective: Objective) -
     mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns)
     before = objective.score(mix, "test")
     objective.gradient(mix, np.arange(10))
-    assert not any(weight.requires_grad for weight in objective._builder.module.parameters())
-    objective._builder.apply(mix)
+    assert not any(weight.requires_grad for weight in objective.scorer.builder.module.parameters())
+    objective.scorer.builder.apply(mix)
     evaluator = objective.evaluators["test"]
-    assert np.array_equal(evaluator.run(objective._predict()).losses, before.outcomes.losses)
+    assert np.array_equal(evaluator.run(objective.scorer.predict()).losses, before.outcomes.losses)
 
 
 def test_a_tuned_text_tower_gets_its_gradient(clip_pool: Path, tmp_path: Path) -> None:
@@ -193,7 +194,9 @@ def test_rows_sum_to_one_and_only_the_affine_leave_the_hull(form: Any, pool: Poo
     landscape: Any = Landscape(pool)
     landscape.optimum[:, 0] -= 0.6
     landscape.optimum[:, 1] += 0.6
-    mix = learned_by_layer.choose(landscape, ingredients_of(pool), seed=0, form=form, epochs=60).mix
+    mix = learned_by_layer.choose(
+        landscape, ingredients_of(pool), seed=0, options=learned_by_layer.Options(form=form, epochs=60)
+    ).mix
     assert mix.coefficients.sum(axis=1) == pytest.approx(1)
     assert (mix.coefficients.min() < 0) == (form == "affine")
 
@@ -202,7 +205,8 @@ def test_rows_sum_to_one_and_only_the_affine_leave_the_hull(form: Any, pool: Poo
 def test_learning_gets_nearer_to_the_optimum(module: Any, pool: Pool) -> None:
     landscape: Any = Landscape(pool)
     soup = combine(list(ingredients_of(pool).values()), [0.2] * 5)
-    choice = module.choose(landscape, ingredients_of(pool), seed=0, epochs=80, weight_decay=0.0, batch=8)
+    options = module.Options(epochs=80, weight_decay=0.0, batch=8)
+    choice = module.choose(landscape, ingredients_of(pool), seed=0, options=options)
     assert landscape.distance(choice.mix) < 0.3 * landscape.distance(soup)
     assert not landscape.asked, "learned from the loss alone"
     losses = [point["value"] for point in choice.curves["loss"]]
@@ -221,7 +225,8 @@ def test_columns_may_be_mixes_with_groups_of_their_own(pool: Pool) -> None:
     by_tensor = random_mix(make_groups("tensor", pool.sizes), pool.columns, seed=1)
     by_block = random_mix(make_groups("block", pool.sizes), pool.columns, seed=2)
     landscape: Any = Landscape(pool)
-    choice = learned.choose(landscape, {"first": by_tensor, "second": by_block}, seed=0, form="affine", epochs=40)
+    options = learned.Options(form="affine", epochs=40)
+    choice = learned.choose(landscape, {"first": by_tensor, "second": by_block}, seed=0, options=options)
     first, second = tensor_rows(by_tensor, pool), tensor_rows(by_block, pool)
     # One weight for all tensors: the least-squares best of them is known.
     difference = (first - second).ravel()
@@ -232,14 +237,14 @@ def test_columns_may_be_mixes_with_groups_of_their_own(pool: Pool) -> None:
 def test_a_loss_that_diverges_says_so(pool: Pool) -> None:
     landscape: Any = Landscape(pool)
     with pytest.raises(ScoreError, match=r"diverged in epoch \d+: the loss grew from .* smaller lr \(now 1000\)"):
-        learned.choose(landscape, ingredients_of(pool), seed=0, form="affine", lr=1000.0)
+        learned.choose(landscape, ingredients_of(pool), seed=0, options=learned.Options(form="affine", lr=1000.0))
 
 
 @pytest.mark.parametrize("lr", [1e15, 1e300])
 def test_rows_that_are_no_mix_any_more_say_so_too(lr: float, pool: Pool) -> None:
     landscape: Any = Landscape(pool)
     with pytest.raises(ScoreError, match=r"diverged in .*use a smaller lr"):
-        learned.choose(landscape, ingredients_of(pool), seed=0, form="affine", lr=lr)
+        learned.choose(landscape, ingredients_of(pool), seed=0, options=learned.Options(form="affine", lr=lr))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +261,7 @@ def test_options_that_cannot_be(options: dict[str, Any], says: str, pool: Pool) 
     landscape: Any = Landscape(pool)
     for module in (learned, learned_by_layer):
         with pytest.raises(SpecError, match=says):
-            module.choose(landscape, ingredients_of(pool), seed=0, **options)
+            module.choose(landscape, ingredients_of(pool), seed=0, options=module.Options(**options))
 
 
 def test_one_ingredient_is_too_few(pool: Pool) -> None:

@@ -15,7 +15,7 @@ from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool, open_pool
 from tests.conftest import random_mix
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
-from tests.methods.test_wise_ft import TENTHS, State, fused, same, state_of
+from tests.methods.reference import TENTHS, State, fused, same, state_of
 
 CLIP = (
     *("positional_embedding", "text_projection", "logit_scale", "token_embedding.weight", "ln_final.weight"),

@@ -41,7 +41,8 @@ def shared(make_pool: Callable[..., Pool]) -> Pool:
 
 def chosen(landscape: Landscape, candidates: dict[str, Mix] | None = None, **options: Any) -> Choice:
     objective: Any = landscape
-    return manifold.choose(objective, candidates or ingredients_of(landscape.pool), seed=0, **options)
+    columns = candidates or ingredients_of(landscape.pool)
+    return manifold.choose(objective, columns, seed=0, options=manifold.Options(**options))
 
 
 def per_tensor(landscape: Landscape, rows: Rows) -> Mix:

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from mixopt import Mix, SpecError, combine
-from mixopt.methods import Choice, greedy, individual, method, method_names, uniform
+from mixopt.methods import Choice, arguments_of, greedy, individual, method, method_names, options_of, uniform
 from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
+from tests.methods.reference import naive_greedy
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,17 @@ def test_every_method_keeps_the_contract(name: str, pool: Pool) -> None:
     assert candidates == ingredients_of(pool)
     assert json.dumps([choice.curves, choice.notes]), "reports hold them"
     assert all(mix.columns == pool.columns for mix in choice.sweep.values())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_option_has_a_type_and_a_default(name: str, pool: Pool) -> None:
+    landscape: Any = Landscape(pool)
+    choose = method(name)
+    defaults = {option: default for option, (_, default) in options_of(choose).items()}
+    for option, (hint, default) in options_of(choose).items():
+        assert TypeAdapter(hint).validate_python(default) == default, option
+    plain = choose(landscape, ingredients_of(pool), seed=0)
+    assert choose(landscape, ingredients_of(pool), seed=0, **arguments_of(choose, defaults)).mix == plain.mix
 
 
 @pytest.mark.parametrize("name", [name for name in method_names() if name != "trajectory"])
@@ -87,23 +100,6 @@ def test_uniform_asks_for_nothing(pool: Pool) -> None:
     choice = chosen(uniform, landscape)
     assert not landscape.asked
     assert choice.mix.coefficients[0] == pytest.approx([0.2] * 5 + [0.0])
-
-
-def naive_greedy(landscape: Landscape, strict: bool, order: list[str] | None = None) -> list[str]:
-    """Recipe 1 of the paper, written from its text; higher is better."""
-    sign = 1 if landscape.metric.direction == "maximize" else -1
-    columns = ingredients_of(landscape.pool)
-
-    def soup(members: list[str]) -> float:
-        return sign * landscape.value(combine([columns[name] for name in members], [1 / len(members)] * len(members)))
-
-    order = order or sorted(columns, key=lambda name: -soup([name]))
-    members = order[:1]
-    for name in order[1:]:
-        new, old = soup([*members, name]), soup(members)
-        if new > old or (new == old and not strict):
-            members = [*members, name]
-    return members
 
 
 @pytest.mark.parametrize("rule", ["at-least", "strict"])

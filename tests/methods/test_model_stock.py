@@ -18,7 +18,8 @@ from mixopt import Mix, PoolError, combine, one_hot
 from mixopt.methods import Choice, model_stock
 from mixopt.methods.model_stock import merge, products, ratio
 from mixopt.values.groups import make_groups
-from mixopt.weights.builder import build_exact, tensor_rows
+from mixopt.weights.builder import tensor_rows
+from mixopt.weights.exact import build_exact
 from mixopt.weights.pool import Pool
 from tests.conftest import State, random_mix, random_states
 from tests.methods.landscape import Landscape, ingredients_of

@@ -15,7 +15,7 @@ from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool
 from tests.conftest import random_mix
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
-from tests.methods.test_wise_ft import State, fused, same, state_of
+from tests.methods.reference import State, fused, same, state_of
 
 
 @pytest.fixture(scope="module")

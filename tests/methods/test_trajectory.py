@@ -12,7 +12,7 @@ from mixopt.values.groups import make_groups
 from mixopt.weights.pool import Pool
 from tests.conftest import random_mix
 from tests.methods.landscape import STEPS, Landscape, ingredients_of, random_pool
-from tests.methods.test_wise_ft import State, fused, same, state_of
+from tests.methods.reference import State, fused, same, state_of
 
 SHUFFLED = ("step_300", "step_100", "step_500", "step_200", "step_400")
 

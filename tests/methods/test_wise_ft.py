@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mixopt import Mix, PoolError, SpecError, combine
 from mixopt.errors import ScoreError
@@ -15,27 +14,7 @@ from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool
 from tests.conftest import random_mix
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
-
-State = dict[str, NDArray[np.float64]]
-TENTHS = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
-
-
-def state_of(pool: Pool, name: str) -> State:
-    """One checkpoint's mixed tensors, flat."""
-    row = pool.stack[pool.columns.index(name)].double().numpy()
-    return {place.name: row[place.start : place.stop] for place in pool.mixed}
-
-
-def fused(mix: Mix, pool: Pool) -> State:
-    """The fused weights of a mix, tensor by tensor."""
-    stack = pool.stack.double().numpy()
-    rows = tensor_rows(mix, pool)
-    return {place.name: row @ stack[:, place.start : place.stop] for place, row in zip(pool.mixed, rows, strict=True)}
-
-
-def same(first: State, second: State) -> bool:
-    """Equal to a relative 1e-5."""
-    return first.keys() == second.keys() and all(np.allclose(first[n], second[n], rtol=1e-5, atol=1e-7) for n in first)
+from tests.methods.reference import TENTHS, State, fused, same, state_of
 
 
 @pytest.fixture(scope="module")

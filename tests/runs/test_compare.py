@@ -12,24 +12,27 @@ import numpy as np
 import pytest
 import torch
 
+import mixopt
 from mixopt import Listener, RunError, ScoreError, SpecError, load_spec, open_objective
-from mixopt.comparison.rows import default_rows, requests_of, run_requests
+from mixopt.comparison.rows import default_rows, requests_of
+from mixopt.comparison.running import run_requests
 from mixopt.families.open_clip import OpenClip
-from mixopt.runs import run
+from mixopt.runs.compare import CompareResult
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
-from mixopt.stages.start import LEARNED
+from mixopt.scoring.scorer import Scorer
+from mixopt.stages.plan import LEARNED
 from tests.listening import Recorder
 
 FEW = ("individual", "uniform", "greedy", "wise_ft:greedy", "model_stock", "greedy_ensemble")
 
 
 @pytest.fixture(scope="module")
-def finished(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[run.CompareResult, Path]:
+def finished(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[CompareResult, Path]:
     """A comparison with every row there is, and its cache; tests here only read it."""
     folder = tmp_path_factory.mktemp("compare")
     heard = Recorder()
-    result = run.compare(
+    result = mixopt.compare(
         clip_pool_template,
         out=folder / "run",
         cache=folder / "cache",
@@ -40,11 +43,11 @@ def finished(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory)
     return result, folder
 
 
-def rows_of(result: run.CompareResult) -> dict[str, dict[str, Any]]:
+def rows_of(result: CompareResult) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in result.report["methods"]}
 
 
-def test_every_method_has_its_row(finished: tuple[run.CompareResult, Path]) -> None:
+def test_every_method_has_its_row(finished: tuple[CompareResult, Path]) -> None:
     result, folder = finished
     assert list(rows_of(result)) == ["base", *default_rows(4)]
     assert result.failed == {}
@@ -59,7 +62,7 @@ def test_every_method_has_its_row(finished: tuple[run.CompareResult, Path]) -> N
         assert row["seconds"] >= 0
 
 
-def test_the_best_row_is_saved_and_is_no_ensemble(finished: tuple[run.CompareResult, Path], tmp_path: Path) -> None:
+def test_the_best_row_is_saved_and_is_no_ensemble(finished: tuple[CompareResult, Path], tmp_path: Path) -> None:
     result, folder = finished
     best = result.report["best"]
     row = rows_of(result)[best]
@@ -69,11 +72,11 @@ def test_the_best_row_is_saved_and_is_no_ensemble(finished: tuple[run.CompareRes
     assert f"({best})" in (folder / "said").read_text()
     assert result.recipe.method == best
     assert result.report["verification"]["difference"] == 0
-    built = run.build(folder / "run" / "recipe.json", tmp_path / "again.safetensors", verify=True)
+    built = mixopt.build(folder / "run" / "recipe.json", tmp_path / "again.safetensors", verify=True)
     assert built.read_bytes() == (folder / "run" / "model.safetensors").read_bytes()
 
 
-def test_costs_are_those_of_the_recipes(finished: tuple[run.CompareResult, Path]) -> None:
+def test_costs_are_those_of_the_recipes(finished: tuple[CompareResult, Path]) -> None:
     rows = rows_of(finished[0])
     evaluations = {name: row["evaluations"] for name, row in rows.items()}
     assert evaluations["individual"] == 4
@@ -87,7 +90,7 @@ def test_costs_are_those_of_the_recipes(finished: tuple[run.CompareResult, Path]
     assert rows["uniform"]["models"] == 1
 
 
-def test_the_whole_alpha_curve_is_kept_on_every_split(finished: tuple[run.CompareResult, Path]) -> None:
+def test_the_whole_alpha_curve_is_kept_on_every_split(finished: tuple[CompareResult, Path]) -> None:
     rows = rows_of(finished[0])
     for name, end in (("wise_ft", "individual"), ("wise_ft:greedy", "greedy"), ("wise_ft:uniform", "uniform")):
         sweep = rows[name]["sweep"]
@@ -100,16 +103,16 @@ def test_the_whole_alpha_curve_is_kept_on_every_split(finished: tuple[run.Compar
 
 
 def test_run_again_it_computes_nothing_and_says_the_same(
-    finished: tuple[run.CompareResult, Path], clip_pool_template: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[CompareResult, Path], clip_pool_template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, folder = finished
 
     def fail(*_: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in ("_fuse", "_logit_sum", "_differentiate"):
-        monkeypatch.setattr(Objective, name, fail)
-    again = run.compare(clip_pool_template, out=folder / "run", cache=folder / "cache", device="cpu")
+    for name in ("fuse", "_logit_sum", "_differentiate"):
+        monkeypatch.setattr(Scorer, name, fail)
+    again = mixopt.compare(clip_pool_template, out=folder / "run", cache=folder / "cache", device="cpu")
     for before, after in zip(result.report["methods"], again.report["methods"], strict=True):
         volatile = ("computed", "seconds", "peak_memory")
         assert {k: v for k, v in before.items() if k not in volatile} == {
@@ -119,13 +122,13 @@ def test_run_again_it_computes_nothing_and_says_the_same(
 
 
 def test_methods_are_those_asked_for(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    result = run.compare(clip_pool_template, methods="uniform, greedy:strict,model_stock:top=2", **run_options)
+    result = mixopt.compare(clip_pool_template, methods="uniform, greedy:strict,model_stock:top=2", **run_options)
     assert list(rows_of(result)) == ["base", "uniform", "greedy:strict", "model_stock:top=2"]
     assert rows_of(result)["uniform"]["mcnemar_p"] == {}
 
 
 def test_soups_of_soups(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    result = run.compare(
+    result = mixopt.compare(
         clip_pool_template,
         from_=["individual:best", "uniform", "greedy", "wise_ft"],
         methods=["greedy", "learned:affine"],
@@ -142,7 +145,7 @@ def test_a_method_that_fails_leaves_a_row(clip_pool: Path, run_options: dict[str
     text = (clip_pool / "pool.toml").read_text().replace('base = "base.safetensors"\n', "")
     (clip_pool / "pool.toml").write_text(text)
     heard = Recorder()
-    result = run.compare(clip_pool, methods=FEW, listener=heard.listener, **run_options)
+    result = mixopt.compare(clip_pool, methods=FEW, listener=heard.listener, **run_options)
     assert set(result.failed) == {"wise_ft:greedy", "model_stock"}
     row = rows_of(result)["model_stock"]
     assert row["search"] is None
@@ -156,9 +159,9 @@ def test_nothing_but_failures_or_ensembles_is_an_error(clip_pool: Path, run_opti
     text = (clip_pool / "pool.toml").read_text().replace('base = "base.safetensors"\n', "")
     (clip_pool / "pool.toml").write_text(text)
     with pytest.raises(RunError, match=r"no method could choose a mix, 2 problems:\n.*model_stock"):
-        run.compare(clip_pool, methods="model_stock,task_arithmetic", **run_options)
+        mixopt.compare(clip_pool, methods="model_stock,task_arithmetic", **run_options)
     with pytest.raises(SpecError, match="only ensembles, and no mix to save"):
-        run.compare(clip_pool, methods="ensemble", **run_options)
+        mixopt.compare(clip_pool, methods="ensemble", **run_options)
 
 
 def test_wrong_rows_are_told_before_any_work(
@@ -167,29 +170,29 @@ def test_wrong_rows_are_told_before_any_work(
     def fail(*_: Any) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr(Objective, "_fuse", fail)
+    monkeypatch.setattr(Scorer, "fuse", fail)
     with pytest.raises(SpecError, match="did you mean 'uniform'"):
-        run.compare(clip_pool_template, methods="unifrm", **run_options)
+        mixopt.compare(clip_pool_template, methods="unifrm", **run_options)
     assert not run_options["out"].exists()
 
 
 def test_a_search_is_not_overwritten(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    run.search(clip_pool_template, trials=2, **run_options)
+    mixopt.search(clip_pool_template, trials=2, **run_options)
     before = (run_options["out"] / "report.json").read_bytes()
     with pytest.raises(RunError, match=r"holds a search.*--out .*-compare"):
-        run.compare(clip_pool_template, methods="uniform", **run_options)
+        mixopt.compare(clip_pool_template, methods="uniform", **run_options)
     assert (run_options["out"] / "report.json").read_bytes() == before
 
 
 def test_a_comparison_may_be_followed_by_another(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    run.compare(clip_pool_template, methods="uniform", **run_options)
-    result = run.compare(clip_pool_template, methods="individual", **run_options)
+    mixopt.compare(clip_pool_template, methods="uniform", **run_options)
+    result = mixopt.compare(clip_pool_template, methods="individual", **run_options)
     assert result.recipe.method == "individual"
     with pytest.raises(RunError, match=r"holds a comparison, .* --out .*-search"):
-        run.search(clip_pool_template, trials=2, **run_options)
+        mixopt.search(clip_pool_template, trials=2, **run_options)
     before = (run_options["out"] / "report.json").read_bytes()
     with pytest.raises(RunError, match="holds a comparison with another metric"):
-        run.compare(clip_pool_template, methods="individual", metric="nll", **run_options)
+        mixopt.compare(clip_pool_template, methods="individual", metric="nll", **run_options)
     assert (run_options["out"] / "report.json").read_bytes() == before
 
 
@@ -198,15 +201,15 @@ def test_without_a_folder_named_search_and_comparison_lie_side_by_side(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options: dict[str, Any] = {"cache": tmp_path / "cache", "device": "cpu"}
-    assert run.search(clip_pool_template, trials=2, **options).folder == Path("runs/pool")
+    assert mixopt.search(clip_pool_template, trials=2, **options).folder == Path("runs/pool")
     for _ in range(2):
-        compared = run.compare(clip_pool_template, methods="uniform", **options)
+        compared = mixopt.compare(clip_pool_template, methods="uniform", **options)
         assert compared.folder == Path("runs/pool-compare")
-    assert run.search(clip_pool_template, trials=3, **options).folder == Path("runs/pool")
+    assert mixopt.search(clip_pool_template, trials=3, **options).folder == Path("runs/pool")
 
 
 def test_other_metrics_decide_and_have_intervals(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    result = run.compare(clip_pool_template, metric="nll", methods="individual,uniform,greedy", **run_options)
+    result = mixopt.compare(clip_pool_template, metric="nll", methods="individual,uniform,greedy", **run_options)
     rows = {name: row for name, row in rows_of(result).items() if name != "base"}
     assert rows[result.report["best"]]["search"] == min(row["search"] for row in rows.values())
     for row in rows.values():
@@ -221,7 +224,7 @@ def test_other_metrics_decide_and_have_intervals(clip_pool_template: Path, run_o
 def test_a_search_may_start_from_other_mixes(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     sources = ("individual", "uniform", "wise_ft", "model_1")
     run_options |= {"confirm": 0, "signal": "metric"}
-    result = run.search(clip_pool_template, trials=6, from_=sources, groups="2", **run_options)
+    result = mixopt.search(clip_pool_template, trials=6, from_=sources, groups="2", **run_options)
     rows = {row["name"]: row for row in result.report["methods"]}
     assert list(rows) == ["base", "individual", "uniform", "greedy", LEARNED, "wise_ft", "search"]
     assert result.report["space"] == {
@@ -232,10 +235,10 @@ def test_a_search_may_start_from_other_mixes(clip_pool_template: Path, run_optio
     assert rows["search"]["search"] >= max(rows[name]["search"] for name in ("individual", "uniform", "wise_ft"))
     assert rows["search"]["evaluations"] >= 6 + 4
     assert result.recipe.mix.columns == ("model_0", "model_1", "model_2", "model_3", "base")
-    again = run.search(clip_pool_template, trials=6, from_=sources, groups="2", **run_options)
+    again = mixopt.search(clip_pool_template, trials=6, from_=sources, groups="2", **run_options)
     assert again.recipe == result.recipe
     with pytest.raises(RunError, match=r"from was \[.*\], now \["):
-        run.search(clip_pool_template, trials=6, from_=("individual", "uniform"), groups="2", **run_options)
+        mixopt.search(clip_pool_template, trials=6, from_=("individual", "uniform"), groups="2", **run_options)
 
 
 @pytest.mark.parametrize(
@@ -266,9 +269,9 @@ def test_sources_of_a_search_that_cannot_be(
     def fail(*_: Any) -> None:
         raise AssertionError("something was scored")
 
-    monkeypatch.setattr(Objective, "_fuse", fail)
+    monkeypatch.setattr(Scorer, "fuse", fail)
     with pytest.raises(SpecError, match=says):
-        run.search(clip_pool_template, trials=2, **options, **run_options)
+        mixopt.search(clip_pool_template, trials=2, **options, **run_options)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +286,7 @@ def test_sources_of_a_search_that_cannot_be(
 def test_a_search_over_mixes_counts_what_led_to_it(
     sources: tuple[str, ...], start: str, evaluations: int, clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
-    result = run.search(clip_pool_template, trials=1, from_=sources, start=start, **run_options)
+    result = mixopt.search(clip_pool_template, trials=1, from_=sources, start=start, **run_options)
     (row,) = (row for row in result.report["methods"] if row["name"] == "search")
     assert row["evaluations"] == evaluations
     assert result.report["best"]
@@ -292,12 +295,12 @@ def test_a_search_over_mixes_counts_what_led_to_it(
 def test_the_dimensions_of_a_search_over_mixes_follow_their_number(
     clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
-    result = run.search(clip_pool_template, trials=1, from_=("uniform", "model_stock"), **run_options)
+    result = mixopt.search(clip_pool_template, trials=1, from_=("uniform", "model_stock"), **run_options)
     assert result.report["space"]["dims"] == 4 * 2, "four blocks, two mixes"
 
 
 def test_a_study_from_before_there_were_sources_goes_on(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    run.search(clip_pool_template, trials=2, **run_options)
+    mixopt.search(clip_pool_template, trials=2, **run_options)
     journal = (run_options["out"] / "study.journal").read_text()
     assert '"facts"' in journal
     assert '"from"' not in journal
@@ -319,7 +322,7 @@ def test_a_final_mix_that_is_not_finite_is_a_row_that_failed(
     monkeypatch.setattr(Objective, "score", score)
     heard = Recorder()
     listener = heard.listener
-    result = run.compare(clip_pool_template, methods="individual,uniform,wise_ft", listener=listener, **run_options)
+    result = mixopt.compare(clip_pool_template, methods="individual,uniform,wise_ft", listener=listener, **run_options)
     assert result.failed == {"uniform": "3 of 96 losses on test are not finite"}
     assert rows_of(result)["uniform"]["error"].startswith("3 of 96")
     assert result.report["best"] in ("individual", "wise_ft")
@@ -342,7 +345,7 @@ def test_a_predict_without_gradients_fails_the_learned_rows_alone(
         return logits
 
     monkeypatch.setattr(OpenClip, "predict", predict)
-    result = run.compare(clip_pool_template, methods="uniform,learned,learned_by_layer", **run_options)
+    result = mixopt.compare(clip_pool_template, methods="uniform,learned,learned_by_layer", **run_options)
     assert set(result.failed) == {"learned", "learned_by_layer"}
     assert all("logits without gradients" in reason for reason in result.failed.values())
 
@@ -353,14 +356,14 @@ def test_running_out_of_memory_fails_one_row(
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate 80 GiB")
 
-    monkeypatch.setattr(Objective, "_differentiate", fail)
-    result = run.compare(clip_pool_template, methods="uniform,learned", **run_options)
+    monkeypatch.setattr(Scorer, "_differentiate", fail)
+    result = mixopt.compare(clip_pool_template, methods="uniform,learned", **run_options)
     assert "out of memory (tried to allocate 80 GiB); use a smaller --batch-size" in result.failed["learned"]
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "nll", "balanced_accuracy"])
 def test_one_sample_is_enough_for_a_report(metric: str, clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    result = run.compare(clip_pool_template, limit=1, metric=metric, methods="individual,uniform", **run_options)
+    result = mixopt.compare(clip_pool_template, limit=1, metric=metric, methods="individual,uniform", **run_options)
     low, high = rows_of(result)["uniform"]["interval"]["validation"]
     assert low <= rows_of(result)["uniform"]["search"] <= high
 
@@ -368,11 +371,11 @@ def test_one_sample_is_enough_for_a_report(metric: str, clip_pool_template: Path
 def test_a_refused_search_leaves_a_comparisons_folder_as_it_was(
     clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
-    run.compare(clip_pool_template, methods="uniform", **run_options)
+    mixopt.compare(clip_pool_template, methods="uniform", **run_options)
     with pytest.raises(RunError, match="holds a comparison"):
-        run.search(clip_pool_template, trials=2, **run_options)
+        mixopt.search(clip_pool_template, trials=2, **run_options)
     assert not (run_options["out"] / "study.journal").exists()
-    run.compare(clip_pool_template, methods="uniform", **run_options)
+    mixopt.compare(clip_pool_template, methods="uniform", **run_options)
 
 
 def test_an_older_searchs_report_is_not_overwritten(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
@@ -381,7 +384,7 @@ def test_an_older_searchs_report_is_not_overwritten(clip_pool_template: Path, ru
     (folder / "run.toml").write_text("")
     (folder / "report.json").write_text(json.dumps({"metric": "accuracy", "methods": []}))
     with pytest.raises(RunError, match="holds a search"):
-        run.compare(clip_pool_template, methods="uniform", **run_options)
+        mixopt.compare(clip_pool_template, methods="uniform", **run_options)
 
 
 def test_seconds_include_the_own_work_of_sources(
@@ -397,7 +400,7 @@ def test_seconds_include_the_own_work_of_sources(
         return real(*arguments, **options)
 
     monkeypatch.setattr(model_stock, "choose", slow)
-    rows = rows_of(run.compare(clip_pool_template, methods="uniform:model_stock,model_stock", **run_options))
+    rows = rows_of(mixopt.compare(clip_pool_template, methods="uniform:model_stock,model_stock", **run_options))
     assert rows["uniform:model_stock"]["seconds"] >= 0.5
     assert rows["model_stock"]["seconds"] >= 0.5
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+import mixopt
 from mixopt import PoolError
-from mixopt.runs import run
-from mixopt.runs.run import SearchResult
-from mixopt.stages.start import LEARNED
+from mixopt.runs.search import SearchResult
+from mixopt.stages.plan import LEARNED
 from mixopt.weights.saving import load_recipe
 
 ZOO = Path(__file__).parents[3] / "shared" / "zoo"
@@ -26,7 +26,7 @@ ZOO = Path(__file__).parents[3] / "shared" / "zoo"
 @pytest.fixture(scope="module")
 def searched(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     folder = tmp_path_factory.mktemp("run")
-    return run.search(
+    return mixopt.search(
         clip_pool_template,
         out=folder / "run",
         cache=folder / "cache",
@@ -123,7 +123,7 @@ def test_build_gives_the_same_bytes_wherever_the_ingredients_are(
     searched: SearchResult, clip_pool_template: Path, tmp_path: Path
 ) -> None:
     wanted = (searched.folder / "model.safetensors").read_bytes()
-    built = run.build(searched.folder / "recipe.json", tmp_path / "one.safetensors", verify=True)
+    built = mixopt.build(searched.folder / "recipe.json", tmp_path / "one.safetensors", verify=True)
     assert built.read_bytes() == wanted
     # Elsewhere, under other names, beside a file that is no checkpoint, from the model instead of the recipe.
     moved = tmp_path / "moved"
@@ -131,14 +131,14 @@ def test_build_gives_the_same_bytes_wherever_the_ingredients_are(
     (moved / "notes.pt").write_bytes(b"not a checkpoint")
     for number, path in enumerate(sorted(clip_pool_template.glob("*.safetensors"), reverse=True)):
         shutil.copy(path, moved / f"renamed_{number}.safetensors")
-    again = run.build(searched.folder / "model.safetensors", tmp_path / "two.safetensors", models=moved)
+    again = mixopt.build(searched.folder / "model.safetensors", tmp_path / "two.safetensors", models=moved)
     assert again.read_bytes() == wanted
 
 
 def test_build_names_the_checkpoints_it_lacks(searched: SearchResult, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(Exception, match=r"were not found in .*empty.*--models"):
-        run.build(searched.folder / "recipe.json", tmp_path / "x.safetensors", models=tmp_path / "empty")
+        mixopt.build(searched.folder / "recipe.json", tmp_path / "x.safetensors", models=tmp_path / "empty")
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -148,13 +148,13 @@ def test_verify_notices_other_weights(searched: SearchResult, clip_pool_template
     content[-1] ^= 1
     changed.write_bytes(content)
     options: dict[str, Any] = {"data": {"search": clip_pool_template / "val.npz"}, "cache": tmp_path}
-    run.evaluate(searched.folder / "model.safetensors", verify=True, **options)
+    mixopt.evaluate(searched.folder / "model.safetensors", verify=True, **options)
     with pytest.raises(PoolError, match="not those of the recipe"):
-        run.evaluate(changed, verify=True, **options)
+        mixopt.evaluate(changed, verify=True, **options)
 
 
 def test_dtype_is_saved_and_scored_as_asked(clip_pool_template: Path, tmp_path: Path) -> None:
-    result = run.search(
+    result = mixopt.search(
         clip_pool_template, out=tmp_path / "run", cache=tmp_path / "c", trials=2, dtype="bf16", device="cpu"
     )
     from safetensors.torch import load_file
@@ -168,7 +168,7 @@ def test_dtype_is_saved_and_scored_as_asked(clip_pool_template: Path, tmp_path: 
 def test_on_a_real_pool(tmp_path: Path) -> None:
     with np.load(ZOO / "cinic.npz") as arrays:
         np.savez(tmp_path / "few.npz", x=arrays["x"][:300], y=arrays["y"][:300])
-    result = run.search(
+    result = mixopt.search(
         ZOO,
         out=tmp_path / "run",
         cache=tmp_path / "c",
@@ -198,7 +198,7 @@ def test_inspect_measures_distances_and_cosines(with_base: bool, clip_pool: Path
         (clip_pool / "base.safetensors").unlink()
         text = (clip_pool / "pool.toml").read_text()
         (clip_pool / "pool.toml").write_text(text.replace('base = "base.safetensors"\n', ""))
-    found = run.inspect(clip_pool, cache=tmp_path)
+    found = mixopt.inspect(clip_pool, cache=tmp_path)
     assert found["problems"] == []
     files = [load_file(clip_pool / f"model_{number}.safetensors") for number in range(4)]
     moving = [name for name in files[0] if name.startswith("visual.")]

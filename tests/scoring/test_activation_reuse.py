@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from mixopt import Mix, Objective, load_spec, open_objective
 from mixopt.families.open_clip import OpenClip
 from mixopt.scoring.activation_reuse import BOUNDARIES, Prefix
-from mixopt.scoring.evaluator import PRECISIONS, Outcomes
+from mixopt.scoring.evaluator import PRECISIONS
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.groups import make_groups
 from tests.conftest import CLASSES, random_mix
 from tests.tiny_family import Mlp
@@ -39,8 +41,8 @@ def opened(pool: Path, cache: Path, **options: Any) -> Objective:
 
 
 def prefix_of(objective: Objective) -> Prefix:
-    assert objective.prefix is not None
-    return objective.prefix
+    assert objective.scorer.reuse is not None
+    return objective.scorer.reuse
 
 
 def changed(mix: Mix, *groups: int) -> Mix:
@@ -63,10 +65,14 @@ def same(first: Outcomes, second: Outcomes) -> bool:
     return np.array_equal(first.predicted, second.predicted) and np.array_equal(first.losses, second.losses)
 
 
+def without_reuse(objective: Objective) -> Objective:
+    return replace(objective, scorer=replace(objective.scorer, reuse=None))
+
+
 def compare(pool: Path, cache: Path, damage: Callable[[Objective], None] = lambda _: None, **options: Any) -> Objective:
     """The steps with and without reuse, which must be the same bits; the objective that reused."""
     reusing, plain = opened(pool, cache / "reusing", **options), opened(pool, cache / "plain", **options)
-    plain.prefix = None
+    plain = without_reuse(plain)
     for number, mix in enumerate(steps(reusing)):
         if number == 2:
             damage(reusing)
@@ -88,7 +94,7 @@ def test_rows_that_are_equal_are_fused_to_the_same_bits(clip_pool_template: Path
     groups = make_groups("block", objective.pool.sizes)
     rows = np.tile(np.random.default_rng(0).dirichlet(np.ones(len(objective.pool.columns))), (len(groups), 1))
     mix = Mix(groups, objective.pool.columns, rows)
-    builder = objective._builder
+    builder = objective.scorer.builder
     assert len(builder.cuts) == STAGES - 1
     starts = [objective.pool.mixed[cut].start for cut in sorted(builder.cuts)]
     for group, start in enumerate(starts, start=1):
@@ -109,7 +115,7 @@ def test_mixes_that_share_nothing_are_run_as_ever(clip_pool_template: Path, tmp_
 
 def test_another_split_shares_nothing(clip_pool_template: Path, tmp_path: Path) -> None:
     objective, plain = opened(clip_pool_template, tmp_path / "one"), opened(clip_pool_template, tmp_path / "two")
-    plain.prefix = None
+    plain = without_reuse(plain)
     for mix in steps(objective):
         for split in ("validation", "test"):
             assert same(objective.score(mix, split).outcomes, plain.score(mix, split).outcomes)
@@ -162,7 +168,7 @@ def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
 
     monkeypatch.setattr(OpenClip, "predict_stages", short)
     objective, plain = opened(clip_pool_template, tmp_path / "one"), opened(clip_pool_template, tmp_path / "two")
-    plain.prefix = None
+    plain = without_reuse(plain)
     for mix in steps(objective):
         assert same(objective.score(mix).outcomes, plain.score(mix).outcomes)
     assert len(failures) == 1
@@ -173,7 +179,7 @@ def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
 
 def test_ensembles_reuse_too(clip_pool_template: Path, tmp_path: Path) -> None:
     objective, plain = opened(clip_pool_template, tmp_path / "one"), opened(clip_pool_template, tmp_path / "two")
-    plain.prefix = None
+    plain = without_reuse(plain)
     mixes = steps(objective)
     assert same(objective.score_ensemble(mixes).outcomes, plain.score_ensemble(mixes).outcomes)
     assert objective.reused > 0
@@ -196,5 +202,5 @@ def test_a_family_without_stages_reuses_nothing(clip_pool: Path, tmp_path: Path)
         state = {n: t + 0.1 * number if t.is_floating_point() else t for n, t in module.state_dict().items()}
         torch.save(state, clip_pool / f"model_{number}.pt")
     objective = opened(clip_pool, tmp_path)
-    assert objective.prefix is None
+    assert objective.scorer.reuse is None
     assert objective.reused == 0

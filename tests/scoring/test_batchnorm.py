@@ -16,14 +16,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+import mixopt
 from mixopt import CheckpointError, Listener, Mix, MixoptError, PoolError, ScoreError, SpecError, load_spec
 from mixopt.assemble import Assembly, assemble
-from mixopt.runs import run
+from mixopt.runs.search import SearchResult
 from mixopt.scoring.batchnorm import BATCH, IMAGES, Recompute, find_layers, negative_variance
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.scorer import Scorer
 from mixopt.values.groups import make_groups
-from mixopt.values.mix import Recipe, constant, one_hot
+from mixopt.values.mix import constant, one_hot
+from mixopt.values.recipe import Recipe
 from mixopt.weights import saving
 from tests.batchnorm_family import Net
 from tests.conftest import CLASSES, State, make_images, random_mix
@@ -118,7 +121,7 @@ def uneven(objective: Objective, seed: int = 0) -> Mix:
 
 
 def module_of(objective: Objective) -> Any:
-    return objective._builder.module
+    return objective.scorer.builder.module
 
 
 class Unmoved(nn.Module):
@@ -171,23 +174,23 @@ def test_statistics_are_those_of_update_bn(
     assembly = opened(pool, tmp_path, **options)
     objective = assembly.objective
     mix = uneven(objective)
-    found = objective.statistics(mix)
+    found = objective.scorer.statistics(mix)
     images = in_order(objective)
     wanted = reference_statistics(pool, mix, torch.split(images[: sum(sizes)], sizes))
     assert found.keys() == wanted.keys() == set(STATISTICS)
     for name in STATISTICS:
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-6)
-    assert (assembly.batchnorm["images"], assembly.batchnorm["batch"]) == (sum(sizes), sizes[0])
+    assert (assembly.batchnorm.as_dict()["images"], assembly.batchnorm.as_dict()["batch"]) == (sum(sizes), sizes[0])
 
 
 def test_a_large_split_gives_its_first_images(pool: Path, tmp_path: Path) -> None:
     arrays = make_images(IMAGES + 150, seed=5)
     np.savez(tmp_path / "many.npz", **arrays)
     assembly = opened(pool, tmp_path / "cache", data={"search": tmp_path / "many.npz"}, batch_size=500)
-    assert (assembly.batchnorm["images"], assembly.batchnorm["batch"]) == (IMAGES, BATCH)
+    assert (assembly.batchnorm.as_dict()["images"], assembly.batchnorm.as_dict()["batch"]) == (IMAGES, BATCH)
     mix = uneven(assembly.objective)
     wanted = reference_statistics(pool, mix, torch.split(in_order(assembly.objective)[:IMAGES], BATCH))
-    found = assembly.objective.statistics(mix)
+    found = assembly.objective.scorer.statistics(mix)
     torch.testing.assert_close(found["bn2.running_var"], wanted["bn2.running_var"], rtol=1e-4, atol=1e-6)
 
 
@@ -218,7 +221,7 @@ def test_nothing_but_the_statistics_changes(pool: Path, tmp_path: Path) -> None:
     counters = [layer.num_batches_tracked for layer in layers]
     places = {name: tensor.data_ptr() for name, tensor in net.state_dict().items()}
     mix = uneven(objective)
-    objective._builder.apply(mix)
+    objective.scorer.builder.apply(mix)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     objective.score(mix)
     after = net.state_dict()
@@ -233,12 +236,12 @@ def test_nothing_but_the_statistics_changes(pool: Path, tmp_path: Path) -> None:
 
 def test_nothing_of_the_averaged_statistics_is_left(pool: Path, tmp_path: Path) -> None:
     objective = opened(pool, tmp_path).objective
-    wanted = objective.statistics(uneven(objective))
-    assert objective._recompute is not None
+    wanted = objective.scorer.statistics(uneven(objective))
+    assert objective.scorer.recompute is not None
     for name in STATISTICS:
         module_of(objective).get_buffer(name).fill_(torch.nan)
-    objective._recompute(module_of(objective))
-    found = objective._recompute.statistics()
+    objective.scorer.recompute(module_of(objective))
+    found = objective.scorer.recompute.statistics()
     assert all(torch.equal(found[name], wanted[name]) for name in STATISTICS)
     module_of(objective).bn1.running_mean.zero_()
     assert not torch.equal(found["bn1.running_mean"], torch.zeros(6))
@@ -246,15 +249,15 @@ def test_nothing_of_the_averaged_statistics_is_left(pool: Path, tmp_path: Path) 
 
 def test_layers_are_left_as_they_were_after_an_error(pool: Path, tmp_path: Path) -> None:
     objective = opened(pool, tmp_path).objective
-    objective._builder.apply(uneven(objective))
+    objective.scorer.builder.apply(uneven(objective))
 
     def fails(images: Tensor) -> Tensor:
         module_of(objective)(images)
         raise KeyboardInterrupt
 
-    assert objective._recompute is not None
+    assert objective.scorer.recompute is not None
     with pytest.raises(KeyboardInterrupt):
-        objective._recompute(fails)
+        objective.scorer.recompute(fails)
     layer = module_of(objective).bn1
     assert (layer.training, layer.momentum, int(layer.num_batches_tracked)) == (False, 0.1, 7)
 
@@ -265,7 +268,7 @@ def test_a_checkpoint_alone_keeps_its_own_statistics_and_outcomes(pool: Path, tm
     mix = one_hot(make_groups("block", average.pool.sizes), average.pool.columns, "model_1")
     recompute.score(uneven(recompute))
     assert recompute.key(mix, "test") == average.key(mix, "test")
-    assert recompute.statistics(mix) == {}
+    assert recompute.scorer.statistics(mix) == {}
     assert np.array_equal(recompute.score(mix).outcomes.losses, average.score(mix).outcomes.losses)
     own = load_file(pool / "model_1.safetensors")
     assert all(torch.equal(module_of(recompute).state_dict()[name], own[name]) for name in own)
@@ -295,7 +298,7 @@ def test_images_but_not_labels_decide(pool: Path, tmp_path: Path) -> None:
         split = replace(evaluator.split, **changes)
         return Recompute(layers, Evaluator(split, preprocess, evaluator.device), dtypes)
 
-    wanted = objective.statistics(uneven(objective))
+    wanted = objective.scorer.statistics(uneven(objective))
     unlabelled = recompute(labels=np.full(len(evaluator.split), -1))
     unlabelled(module_of(objective))
     assert all(torch.equal(wanted[name], tensor) for name, tensor in unlabelled.statistics().items())
@@ -323,12 +326,12 @@ def test_the_same_mix_scores_the_same_whatever_came_before(pool: Path, tmp_path:
 def test_statistics_are_rounded_as_they_are_saved(dtype: torch.dtype, tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", ingredients(trained(own_statistics=True), noise=0.1), dtype)
     objective = opened(folder, tmp_path / "cache").objective
-    found = objective.statistics(uneven(objective))
+    found = objective.scorer.statistics(uneven(objective))
     held = module_of(objective).state_dict()
     for name in STATISTICS:
         assert found[name].dtype == dtype
         assert torch.equal(held[name], found[name].float())
-    exact = opened(folder, tmp_path / "cache", dtype="fp32").objective.statistics(uneven(objective))
+    exact = opened(folder, tmp_path / "cache", dtype="fp32").objective.scorer.statistics(uneven(objective))
     torch.testing.assert_close(found["bn2.running_mean"].float(), exact["bn2.running_mean"], rtol=0.02, atol=0.02)
     assert not torch.equal(found["bn2.running_mean"].float(), exact["bn2.running_mean"])
 
@@ -356,9 +359,9 @@ def test_kinds_of_layers(kind: str, tmp_path: Path) -> None:
             save_file(tensors, path, metadata=ties)
     objective = opened(folder, tmp_path / "cache", model=kind).objective
     mix = uneven(objective)
-    objective._builder.apply(mix)
+    objective.scorer.builder.apply(mix)
     averaged = {name: tensor.clone() for name, tensor in module_of(objective).state_dict().items()}
-    found = objective.statistics(mix)
+    found = objective.scorer.statistics(mix)
     second = "alias" if kind == "shared" else "bn2"
     assert not torch.allclose(found[f"{second}.running_mean"], averaged[f"{second}.running_mean"])
     if kind == "unused":
@@ -369,7 +372,7 @@ def test_kinds_of_layers(kind: str, tmp_path: Path) -> None:
         assert len(found) == 4
     if kind in ("sync", "inside"):
         plain = write_pool(tmp_path / "plain", ingredients(trained(own_statistics=True)))
-        wanted = opened(plain, tmp_path / "cache").objective.statistics(mix)
+        wanted = opened(plain, tmp_path / "cache").objective.scorer.statistics(mix)
         assert all(torch.allclose(found[name], wanted[name]) for name in wanted)
 
 
@@ -379,7 +382,7 @@ def test_a_layer_of_which_half_differs_is_averaged(pool: Path, tmp_path: Path) -
         state["bn1.running_var"] = torch.ones(6)
     objective = opened(write_pool(tmp_path / "pool", states), tmp_path / "cache").objective
     mix = uneven(objective)
-    assert objective.statistics(mix).keys() == {"bn2.running_mean", "bn2.running_var"}
+    assert objective.scorer.statistics(mix).keys() == {"bn2.running_mean", "bn2.running_var"}
     assert torch.equal(module_of(objective).bn1.running_var, torch.ones(6))
 
 
@@ -398,12 +401,13 @@ def test_auto_keeps_the_better_and_says_so(better: str, pool: Path, tmp_path: Pa
     assembly = opened(pool, tmp_path / "cache", "auto", heard)
     wanted = {mode: uniform_losses(pool, tmp_path / "other", mode) for mode in ("average", "recompute")}
     assert min(wanted, key=lambda mode: wanted[mode]) == better
-    assert assembly.batchnorm["mode"] == better
-    assert assembly.batchnorm["scores"] == wanted
-    assert assembly.batchnorm["layers"] == 2
-    assert assembly.batchnorm["soup"] == ["model_0", "model_1", "model_2"]
-    assert ("images" in assembly.batchnorm) == ("key" in assembly.batchnorm) == (better == "recompute")
-    json.dumps(assembly.batchnorm)
+    assert assembly.batchnorm.as_dict()["mode"] == better
+    assert assembly.batchnorm.as_dict()["scores"] == wanted
+    assert assembly.batchnorm.as_dict()["layers"] == 2
+    assert assembly.batchnorm.as_dict()["soup"] == ["model_0", "model_1", "model_2"]
+    shown = assembly.batchnorm.as_dict()
+    assert ("images" in shown) == ("key" in shown) == (better == "recompute")
+    json.dumps(shown)
     scores = f"average {wanted['average']:.4f}, recompute {wanted['recompute']:.4f}"
     told = f"by nll of the uniform soup on validation: {scores}"
     assert told in "\n".join(heard.told)
@@ -411,7 +415,7 @@ def test_auto_keeps_the_better_and_says_so(better: str, pool: Path, tmp_path: Pa
     assert ("96 images of validation" in "\n".join(heard.told)) == (better == "recompute")
     assert ("2 layers are averaged with the weights" in "\n".join(heard.told)) == (better == "average")
     mix = uneven(assembly.objective)
-    assert bool(assembly.objective.statistics(mix)) == (better == "recompute")
+    assert bool(assembly.objective.scorer.statistics(mix)) == (better == "recompute")
     assert assembly.objective.key(mix, "test") == opened(pool, tmp_path, better).objective.key(mix, "test")
     assert assembly.objective.tally.evaluations == 0
 
@@ -428,27 +432,27 @@ def test_auto_scores_each_way_once(pool: Path, tmp_path: Path, monkeypatch: pyte
 
 def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls = [0]
-    real = Objective._fuse
+    real = Scorer.fuse
 
-    def counting(self: Objective, *arguments: Any) -> Any:
+    def counting(self: Scorer, *arguments: Any) -> Any:
         calls[0] += 1
         return real(self, *arguments)
 
-    monkeypatch.setattr(Objective, "_fuse", counting)
+    monkeypatch.setattr(Scorer, "fuse", counting)
     return calls
 
 
 def test_equal_scores_keep_the_average(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recompute, "__call__", lambda self, predict: None)
-    assert opened(pool, tmp_path, "auto").batchnorm["mode"] == "average"
+    assert opened(pool, tmp_path, "auto").batchnorm.mode == "average"
 
 
 def test_one_ingredient_and_a_base_are_compared_halfway(pool: Path, tmp_path: Path) -> None:
     found = opened(pool, tmp_path, "auto", base=pool / "model_2.safetensors", ingredients=("model_0.safetensors",))
-    assert found.batchnorm["soup"] == ["model_0", "model_2"]
-    assert len(set(found.batchnorm["scores"].values())) == 2
+    assert found.batchnorm.soup == ("model_0", "model_2")
+    assert len(set((found.batchnorm.scores or {}).values())) == 2
     several = opened(pool, tmp_path, "auto", base=pool / "model_2.safetensors")
-    assert several.batchnorm["soup"] == ["model_0", "model_1"]
+    assert several.batchnorm.soup == ("model_0", "model_1")
 
 
 @pytest.mark.parametrize("batchnorm", ["auto", "recompute", "average"])
@@ -463,8 +467,8 @@ def test_without_such_layers_nothing_is_scored(
     heard = Recorder()
     assembly = opened(write_pool(tmp_path / "pool", states), tmp_path / "cache", batchnorm, heard)
     assert calls == [0]
-    assert assembly.batchnorm == {"mode": "average", "layers": 0}
-    assert assembly.objective.statistics(uneven(assembly.objective)) == {}
+    assert assembly.batchnorm.as_dict() == {"mode": "average", "layers": 0}
+    assert assembly.objective.scorer.statistics(uneven(assembly.objective)) == {}
     warnings = heard.warnings
     expected = ["--batchnorm recompute: the checkpoints differ in no BatchNorm statistics; nothing is recomputed"]
     assert warnings == (expected if batchnorm == "recompute" else [])
@@ -489,8 +493,8 @@ def test_a_predictor_that_undoes_training_mode_is_told(pool: Path, tmp_path: Pat
         objective.score(uneven(objective))
     heard = Recorder()
     assembly = opened(pool, tmp_path, "auto", heard, family=family)
-    assert assembly.batchnorm["mode"] == "average"
-    assert assembly.batchnorm["scores"]["recompute"] is None
+    assert assembly.batchnorm.as_dict()["mode"] == "average"
+    assert assembly.batchnorm.as_dict()["scores"]["recompute"] is None
     assert any("training mode" in text for text in heard.warnings)
 
 
@@ -498,7 +502,7 @@ def test_one_image_has_no_variance(pool: Path, tmp_path: Path) -> None:
     with pytest.raises(MixoptError, match="cannot be recomputed from 1 image"):
         opened(pool, tmp_path, limit=1)
     heard = Recorder()
-    assert opened(pool, tmp_path, "auto", heard, limit=1).batchnorm["mode"] == "average"
+    assert opened(pool, tmp_path, "auto", heard, limit=1).batchnorm.mode == "average"
     assert "cannot be recomputed from 1 image" in "\n".join(heard.told)
 
 
@@ -516,9 +520,9 @@ def test_a_negative_variance_is_named(tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", states)
     objective = opened(folder, tmp_path / "cache", "average").objective
     mix = outside(objective)
-    objective._builder.apply(uneven(objective))
+    objective.scorer.builder.apply(uneven(objective))
     assert negative_variance(objective.pool, module_of(objective)) is None
-    objective._builder.apply(mix)
+    objective.scorer.builder.apply(mix)
     assert negative_variance(objective.pool, module_of(objective)) == "bn2.running_var"
     with pytest.raises(ScoreError, match=r"bn2\.running_var.*negative") as caught:
         objective.score(mix)
@@ -536,7 +540,7 @@ def recipe_of(assembly: Assembly, mix: Mix, **changes: Any) -> Recipe:
         family=assembly.family.identity(),
         dtypes=saving.compact_dtypes(pool.saved_dtypes(None)),
         buffers_from=None,
-        batchnorm=assembly.batchnorm["mode"],
+        batchnorm=assembly.batchnorm.as_dict()["mode"],
         metric="nll",
         data={},
         scores={},
@@ -548,8 +552,8 @@ def recipe_of(assembly: Assembly, mix: Mix, **changes: Any) -> Recipe:
 
 
 def kept(assembly: Assembly, mix: Mix, folder: Path) -> Recipe:
-    statistics = assembly.objective.statistics(mix)
-    return saving.keep_statistics(folder, recipe_of(assembly, mix), statistics, assembly.batchnorm["images"])
+    statistics = assembly.objective.scorer.statistics(mix)
+    return saving.keep_statistics(folder, recipe_of(assembly, mix), statistics, assembly.batchnorm.as_dict()["images"])
 
 
 def test_statistics_are_kept_beside_the_recipe_and_found_again(pool: Path, tmp_path: Path) -> None:
@@ -560,7 +564,7 @@ def test_statistics_are_kept_beside_the_recipe_and_found_again(pool: Path, tmp_p
     assert recipe.statistics.keys() == {"file", "hash", "images"}
     assert (recipe.statistics["file"], recipe.statistics["images"]) == ("batchnorm.safetensors", 96)
     found = saving.find_statistics(recipe, [tmp_path, tmp_path / "run"])
-    wanted = assembly.objective.statistics(mix)
+    wanted = assembly.objective.scorer.statistics(mix)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     tensors, _ = saving.fuse(recipe, assembly.objective.pool.paths, assembly.family.read, Listener(), found)
@@ -610,7 +614,7 @@ def test_fuse_refuses_other_statistics(pool: Path, tmp_path: Path) -> None:
     mix = uneven(assembly.objective)
     recipe = kept(assembly, mix, tmp_path)
     paths, read = assembly.objective.pool.paths, assembly.family.read
-    statistics: Mapping[str, Tensor] = assembly.objective.statistics(mix)
+    statistics: Mapping[str, Tensor] = assembly.objective.scorer.statistics(mix)
     with pytest.raises(PoolError, match="found none"):
         saving.fuse(recipe, paths, read, Listener())
     other = {**statistics, "bn1.running_mean": torch.zeros(6)}
@@ -642,14 +646,14 @@ def test_recipes_with_and_without_statistics(pool: Path, tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def searched(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> run.SearchResult:
+def searched(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     folder = tmp_path_factory.mktemp("searched")
-    return run.search(
+    return mixopt.search(
         pool, out=folder / "run", cache=folder / "cache", trials=4, sampler="random", device="cpu", start="uniform"
     )
 
 
-def test_a_search_saves_what_it_scored(searched: run.SearchResult, pool: Path) -> None:
+def test_a_search_saves_what_it_scored(searched: SearchResult, pool: Path) -> None:
     recipe = searched.recipe
     assert recipe.batchnorm == "recompute"
     assert recipe.statistics is not None
@@ -665,7 +669,7 @@ def test_a_search_saves_what_it_scored(searched: run.SearchResult, pool: Path) -
     assert "recomputed for every mix" in (searched.folder / "run.log").read_text()
 
 
-def test_build_needs_no_images(searched: run.SearchResult, pool: Path, tmp_path: Path) -> None:
+def test_build_needs_no_images(searched: SearchResult, pool: Path, tmp_path: Path) -> None:
     models = Path(shutil.copytree(pool, tmp_path / "models", ignore=shutil.ignore_patterns("*.npz", "*.toml")))
     wanted = (searched.folder / "model.safetensors").read_bytes()
     away = tmp_path / "away"
@@ -673,13 +677,13 @@ def test_build_needs_no_images(searched: run.SearchResult, pool: Path, tmp_path:
     for name in ("recipe.json", "model.safetensors", "batchnorm.safetensors"):
         shutil.copy(searched.folder / name, away / name)
     for source in ("recipe.json", "model.safetensors"):
-        built = run.build(away / source, tmp_path / f"{source}.safetensors", models=models, verify=True)
+        built = mixopt.build(away / source, tmp_path / f"{source}.safetensors", models=models, verify=True)
         assert built.read_bytes() == wanted
     shutil.move(away / "batchnorm.safetensors", models / "batchnorm.safetensors")
-    assert run.build(away / "recipe.json", tmp_path / "moved.safetensors", models=models).read_bytes() == wanted
+    assert mixopt.build(away / "recipe.json", tmp_path / "moved.safetensors", models=models).read_bytes() == wanted
     (models / "batchnorm.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"batchnorm\.safetensors .* were not found in .*away.*models"):
-        run.build(away / "recipe.json", tmp_path / "lost.safetensors", models=models)
+        mixopt.build(away / "recipe.json", tmp_path / "lost.safetensors", models=models)
     assert not (tmp_path / "lost.safetensors").exists()
 
 
@@ -687,12 +691,12 @@ def test_a_search_resumes_with_the_same_statistics(pool: Path, tmp_path: Path) -
     options: dict[str, Any] = {
         "out": tmp_path / "run", "cache": tmp_path / "cache", "sampler": "random", "device": "cpu", "start": "uniform",
     }  # fmt: skip
-    run.search(pool, trials=2, **options)
-    again = run.search(pool, trials=3, **options)
+    mixopt.search(pool, trials=2, **options)
+    again = mixopt.search(pool, trials=3, **options)
     assert again.report["trials"]["complete"] == 3
     for change in ({"batchnorm": "average"}, {"batch_size": 30}):
         with pytest.raises(MixoptError, match="batchnorm"):
-            run.search(pool, trials=3, **options, **change)
+            mixopt.search(pool, trials=3, **options, **change)
 
 
 def test_a_crowned_checkpoint_keeps_its_own_statistics(tmp_path: Path) -> None:
@@ -700,7 +704,7 @@ def test_a_crowned_checkpoint_keeps_its_own_statistics(tmp_path: Path) -> None:
     for state in states[1:]:
         state["head.weight"] = -state["head.weight"]
     folder = write_pool(tmp_path / "pool", states)
-    found = run.search(
+    found = mixopt.search(
         folder, out=tmp_path / "run", cache=tmp_path / "cache", trials=1, sampler="random", device="cpu",
         batchnorm="recompute", start="individual",
     )  # fmt: skip
@@ -709,11 +713,11 @@ def test_a_crowned_checkpoint_keeps_its_own_statistics(tmp_path: Path) -> None:
     assert not (found.folder / "batchnorm.safetensors").exists()
     saved, own = load_file(found.folder / "model.safetensors"), states[0]
     assert all(torch.equal(saved[name], own[name]) for name in STATISTICS)
-    built = run.build(found.folder / "recipe.json", tmp_path / "again.safetensors")
+    built = mixopt.build(found.folder / "recipe.json", tmp_path / "again.safetensors")
     assert built.read_bytes() == found.folder.joinpath("model.safetensors").read_bytes()
 
 
-def test_images_that_racing_could_spare_include_those_for_statistics(searched: run.SearchResult) -> None:
+def test_images_that_racing_could_spare_include_those_for_statistics(searched: SearchResult) -> None:
     race = searched.report["race"]
     assert race["given_up"] == 0
     assert race["images"] == race["unraced_images"] > 4 * searched.report["steering"]

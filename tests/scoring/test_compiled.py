@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+import mixopt
 from mixopt import MixoptError, Objective, RunError, load_spec, open_objective
-from mixopt.runs import run
 from mixopt.scoring import compiled
 from mixopt.values.groups import make_groups
 from tests.conftest import random_mix
@@ -71,8 +71,8 @@ def test_mixes_splits_and_last_batches_share_one_graph(
 ) -> None:
     objective = opened(clip_pool_template, tmp_path / "compiled", compile=True, precision=precision)
     plain = opened(clip_pool_template, tmp_path / "plain", precision=precision)
-    assert objective.prefix is None
-    assert plain.prefix is not None
+    assert objective.scorer.reuse is None
+    assert plain.scorer.reuse is not None
     groups = make_groups("block", objective.pool.sizes)
     mixes = [random_mix(groups, objective.pool.columns, seed) for seed in range(3)]
     for split in objective.evaluators:
@@ -103,7 +103,7 @@ def test_compiled_scores_have_keys_of_their_own(clip_pool_template: Path, tmp_pa
     absent = opened(clip_pool_template, tmp_path)
     off, on = (opened(clip_pool_template, tmp_path, compile=value) for value in (False, True))
     mix = random_mix(make_groups("whole", on.pool.sizes), on.pool.columns)
-    assert "compile" not in absent.identity
+    assert "compile" not in absent.scorer.keys.identity
     assert absent.key(mix, "validation") == off.key(mix, "validation") != on.key(mix, "validation")
     off.score(mix)
     assert not on.score(mix).cached
@@ -115,34 +115,36 @@ def test_a_search_scores_its_file_the_same_way(
     options = {**run_options, "sampler": "random", "precision": "fp32"}
     heard = Recorder()
     listener = heard.listener
-    result = run.search(clip_pool_template, trials=2, compile=True, listener=listener, **options)
+    result = mixopt.search(clip_pool_template, trials=2, compile=True, listener=listener, **options)
     assert any(text.startswith("compiled in ") for text in heard.infos)
     assert result.report["time"]["compile"] >= 0
     assert result.report["verification"]["difference"] == 0
     assert result.report["verification"]["predictions_differing"] == 0
     assert backend.graphs == 1, "the file is scored by the graph of the trials"
     assert tomllib.loads((result.folder / "run.toml").read_text())["compile"] is True
-    assert run.search(clip_pool_template, trials=3, compile=True, **options).report["trials"]["complete"] == 3
+    assert mixopt.search(clip_pool_template, trials=3, compile=True, **options).report["trials"]["complete"] == 3
     with pytest.raises(RunError, match="compile was true, now null"):
-        run.search(clip_pool_template, trials=3, **options)
+        mixopt.search(clip_pool_template, trials=3, **options)
 
 
 @pytest.mark.usefixtures("backend")
 def test_a_study_that_is_not_compiled_keeps_its_facts(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
     options = {**run_options, "sampler": "random", "precision": "fp32"}
-    result = run.search(clip_pool_template, trials=2, **options)
+    result = mixopt.search(clip_pool_template, trials=2, **options)
     assert "compile" not in result.report["time"]
     kept = result.folder / "run.toml"
     kept.write_text("".join(line for line in kept.read_text().splitlines(True) if not line.startswith("compile")))
-    assert run.search(clip_pool_template, trials=3, **options).report["trials"]["complete"] == 3
+    assert mixopt.search(clip_pool_template, trials=3, **options).report["trials"]["complete"] == 3
     with pytest.raises(RunError, match="compile was null, now true"):
-        run.search(clip_pool_template, trials=3, compile=True, **options)
+        mixopt.search(clip_pool_template, trials=3, compile=True, **options)
 
 
 def test_evaluate(backend: Counting, clip_pool_template: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"data": {"search": clip_pool_template / "val.npz"}, "cache": tmp_path, "device": "cpu"}
     eager, found = (
-        run.evaluate(clip_pool_template / "model_0.safetensors", compile=value, **options)["splits"]["val"]["metrics"]
+        mixopt.evaluate(clip_pool_template / "model_0.safetensors", compile=value, **options)["splits"]["val"][
+            "metrics"
+        ]
         for value in (False, True)
     )
     assert found["nll"] == pytest.approx(eager["nll"], abs=1e-2)
@@ -156,7 +158,7 @@ def test_batchnorm_statistics_are_not_compiled(backend: Counting, tmp_path: Path
     plain = opened(pool, tmp_path / "plain", batchnorm="recompute")
     for seed in range(3):
         mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed)
-        found, expected = objective.statistics(mix), plain.statistics(mix)
+        found, expected = objective.scorer.statistics(mix), plain.scorer.statistics(mix)
         assert found
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         assert objective.score(mix).outcomes.losses == pytest.approx(plain.score(mix).outcomes.losses, abs=1e-2)

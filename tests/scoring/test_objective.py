@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mixopt import Mix, Objective, ScoreError, load_spec, one_hot, open_objective
+from mixopt.scoring.scorer import Scorer
 from mixopt.values.groups import make_groups
 from mixopt.values.metrics import METRICS
 from tests.conftest import random_mix
@@ -23,13 +24,13 @@ def opened(pool: Path, cache: Path, **options: Any) -> Objective:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts evaluations that are really computed."""
     calls = [0]
-    real = Objective._fuse
+    real = Scorer.fuse
 
-    def counting(self: Objective, *arguments: Any) -> Any:
+    def counting(self: Scorer, *arguments: Any) -> Any:
         calls[0] += 1
         return real(self, *arguments)
 
-    monkeypatch.setattr(Objective, "_fuse", counting)
+    monkeypatch.setattr(Scorer, "fuse", counting)
     return calls
 
 
@@ -198,7 +199,7 @@ def test_whole_scores_extend_what_steered_to_the_same_bits(
     assert computed == [3]
 
 
-def test_gradients_count_in_passes_over_the_steering_samples(clip_pool_template: Path, tmp_path: Path) -> None:
+def test_gradients_count_in_passes_over_the_tuning_samples(clip_pool_template: Path, tmp_path: Path) -> None:
     half, _ = halves(clip_pool_template, tmp_path)
     mix = random_mix(make_groups("whole", half.pool.sizes), half.pool.columns)
     counted = half.counting()
@@ -212,7 +213,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Looks every 10 samples; gives up at a number of samples that tests put in."""
     at: list[int] = []
     monkeypatch.setattr("mixopt.scoring.objective.looks", lambda total, batch: [*range(10, total, 10), total])
-    monkeypatch.setattr("mixopt.scoring.objective.hopeless", lambda gains, total: len(gains) in at)
+    monkeypatch.setattr("mixopt.scoring.objective.out_of_reach", lambda gains, total: len(gains) in at)
     return at
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import mixopt
 from mixopt import RunError, load_spec, open_objective
-from mixopt.assemble import assemble, limit_threads
-from mixopt.runs import run
+from mixopt.assemble import assemble
 from mixopt.scoring import precision
+from mixopt.scoring.device import limit_threads
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.precision import Measured, low_precisions, measure
 from mixopt.values.groups import make_groups
@@ -131,8 +131,8 @@ def choosing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append("measured")
         return Measured("bf16", {"fp32": 100.0, "bf16": 200.0}, {"bf16": 0.001}, {}, 96)
 
-    monkeypatch.setattr("mixopt.assemble.measure", fake)
-    monkeypatch.setattr("mixopt.assemble.low_precisions", lambda _: LOW)
+    monkeypatch.setattr("mixopt.scoring.precision.measure", fake)
+    monkeypatch.setattr("mixopt.scoring.precision.low_precisions", lambda _: LOW)
     return asked
 
 
@@ -142,7 +142,7 @@ def test_a_search_keeps_what_was_measured(
     heard = Recorder()
     listener = heard.listener
     options = {**run_options, "sampler": "random"}
-    result = run.search(clip_pool_template, trials=2, listener=listener, **options)
+    result = mixopt.search(clip_pool_template, trials=2, listener=listener, **options)
     assert (
         "precision: auto, bf16, by the uniform soup on validation: fp32 100 images/s; bf16 200 images/s (0.10 % of 96 "
         "predictions differ from fp32)"
@@ -151,22 +151,22 @@ def test_a_search_keeps_what_was_measured(
     assert result.report["verification"]["difference"] == 0
     assert result.report["verification"]["predictions_differing"] == 0
     assert tomllib.loads((result.folder / "run.toml").read_text())["precision"] == "bf16"
-    resumed = run.search(clip_pool_template, trials=3, **options)
+    resumed = mixopt.search(clip_pool_template, trials=3, **options)
     assert choosing == ["measured"]
     assert resumed.report["precision"] == {"mode": "bf16"}
     assert resumed.report["trials"]["complete"] == 3
     with pytest.raises(RunError, match='precision was "bf16", now "fp32"'):
-        run.search(clip_pool_template, trials=3, precision="fp32", **options)
+        mixopt.search(clip_pool_template, trials=3, precision="fp32", **options)
 
 
 def test_a_study_from_before_precisions_goes_on_in_fp32(
     choosing: list[str], clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
     options = {**run_options, "sampler": "random"}
-    result = run.search(clip_pool_template, trials=2, precision="fp32", **options)
+    result = mixopt.search(clip_pool_template, trials=2, precision="fp32", **options)
     kept = result.folder / "run.toml"
     kept.write_text("".join(line for line in kept.read_text().splitlines(True) if not line.startswith("precision")))
-    run.search(clip_pool_template, trials=3, **options)
+    mixopt.search(clip_pool_template, trials=3, **options)
     assert not choosing
 
 
@@ -174,7 +174,7 @@ def test_a_comparison_keeps_what_was_measured(
     choosing: list[str], clip_pool_template: Path, run_options: dict[str, Any]
 ) -> None:
     for _ in range(2):
-        result = run.compare(clip_pool_template, methods="uniform", **run_options)
+        result = mixopt.compare(clip_pool_template, methods="uniform", **run_options)
         assert result.report["precision"]["mode"] == "bf16"
         assert result.report["verification"]["difference"] == 0
     assert choosing == ["measured"]
@@ -191,7 +191,7 @@ def test_precision_is_in_the_key_and_fp32_keeps_its_own(
         keys[name] = objective.key(mix, "validation")
         scores[name] = objective.score(mix).outcomes.losses
         slopes[name] = objective.gradient(mix, np.arange(40)).coefficients
-        assert json.loads(objective._keys._constant)["identity"]["precision"] == ("bf16" if name == "auto" else name)
+        assert objective.scorer.keys.identity["precision"] == ("bf16" if name == "auto" else name)
     assert keys["auto"] == keys["bf16"]
     assert len({*keys.values()}) == 3
     assert np.array_equal(scores["auto"], scores["bf16"])
@@ -203,7 +203,7 @@ def test_precision_is_in_the_key_and_fp32_keeps_its_own(
 
 def test_evaluate_is_in_fp32_unless_told(clip_pool_template: Path, tmp_path: Path) -> None:
     def nll(**options: Any) -> float:
-        found = run.evaluate(
+        found = mixopt.evaluate(
             clip_pool_template / "model_0.safetensors",
             **{"data": {"search": clip_pool_template / "val.npz"}, "cache": tmp_path, "device": "cpu", **options},
         )
@@ -249,6 +249,6 @@ def test_opening_limits_threads_and_says_when_batches_do_not_fit(
     assert now == [64, 1]
     objective.score(random_mix(make_groups("whole", objective.pool.sizes), objective.pool.columns))
     assert heard.warnings == [
-        "search: 96 images at a time do not fit in memory on cpu; going on with 24 at a time (--batch-size 24 starts "
-        "with that)"
+        "validation: 96 images at a time do not fit in memory on cpu; going on with 24 at a time (--batch-size 24 "
+        "starts with that)"
     ]

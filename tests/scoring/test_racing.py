@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mixopt.scoring.racing import FEWEST, hopeless, looks
+from mixopt.scoring.racing import FEWEST, looks, out_of_reach
 
 TOTAL = 4000
 
@@ -19,7 +19,7 @@ def gains(worse: float, differing: float, seed: int, total: int = TOTAL) -> NDAr
 
 def seen(drawn: NDArray[np.float64]) -> int:
     """Samples that a race sees of it."""
-    return next((count for count in looks(len(drawn)) if hopeless(drawn[:count], len(drawn))), len(drawn))
+    return next((count for count in looks(len(drawn)) if out_of_reach(drawn[:count], len(drawn))), len(drawn))
 
 
 @pytest.mark.parametrize("total", [1, 150, 999, 4000, 26_000])
@@ -51,14 +51,14 @@ def test_the_worse_the_sooner() -> None:
 
 
 def test_a_loss_that_every_sample_bears_is_seen_at_once() -> None:
-    assert hopeless(np.full(FEWEST, -0.01), TOTAL)
-    assert not hopeless(np.full(FEWEST, 0.01), TOTAL)
+    assert out_of_reach(np.full(FEWEST, -0.01), TOTAL)
+    assert not out_of_reach(np.full(FEWEST, 0.01), TOTAL)
 
 
 @pytest.mark.parametrize("drawn", [np.zeros(FEWEST), np.array([-1.0] + [0.0] * (FEWEST - 1)), np.full(TOTAL, -1.0)])
 def test_no_difference_a_single_one_and_the_end_are_no_reason(drawn: NDArray[np.float64]) -> None:
-    assert not hopeless(drawn, TOTAL)
+    assert not out_of_reach(drawn, TOTAL)
 
 
 def test_losses_that_are_not_finite_are_no_reason() -> None:
-    assert not hopeless(np.array([-np.inf] * FEWEST), TOTAL)
+    assert not out_of_reach(np.array([-np.inf] * FEWEST), TOTAL)

@@ -12,16 +12,17 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+import mixopt
 from mixopt import DataError, Objective, ScoreError, SpecError, load_spec, open_objective
-from mixopt.runs import run
-from mixopt.runs.run import SearchResult
+from mixopt.runs.search import SearchResult
 from mixopt.scoring.evaluator import Evaluator
-from mixopt.scoring.racing import hopeless
-from mixopt.scoring.score import Tally
-from mixopt.stages.confirm import Settled
-from mixopt.stages.plan import helpful
+from mixopt.scoring.racing import out_of_reach
+from mixopt.scoring.scorer import Scorer
+from mixopt.scoring.tally import Tally
+from mixopt.stages.confirm import Choice
+from mixopt.stages.helpful import helpful
+from mixopt.stages.plan import LEARNED
 from mixopt.stages.refit import refit
-from mixopt.stages.start import LEARNED
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant
 from mixopt.weights.saving import load_recipe
@@ -56,7 +57,7 @@ def without_times(result: SearchResult) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def searched(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
-    return run.search(**options_of(clip_pool_template, tmp_path_factory.mktemp("default")))
+    return mixopt.search(**options_of(clip_pool_template, tmp_path_factory.mktemp("default")))
 
 
 def test_report_of_a_search_with_all_defaults(searched: SearchResult) -> None:
@@ -89,7 +90,7 @@ def test_the_study_holds_metric_less_loss_of_what_steered(searched: SearchResult
 
 def test_rows_are_of_whole_splits_as_evaluate_says(searched: SearchResult, clip_pool_template: Path) -> None:
     data = {"search": clip_pool_template / "val.npz", "test": {"test": clip_pool_template / "test.npz"}}
-    found = run.evaluate(searched.folder / "model.safetensors", data=data, device="cpu")
+    found = mixopt.evaluate(searched.folder / "model.safetensors", data=data, device="cpu")
     row = rows_of(searched)["search"]
     for here, there in (("validation", "val"), ("test", "test")):
         assert found["splits"][there]["samples"] == SAMPLES
@@ -102,9 +103,9 @@ def test_run_again_it_computes_nothing_and_says_the_same(
     def fail(*_: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in ("_fuse", "_differentiate"):
-        monkeypatch.setattr(Objective, name, fail)
-    again = run.search(**options_of(clip_pool_template, searched.folder.parent))
+    for name in ("fuse", "_differentiate"):
+        monkeypatch.setattr(Scorer, name, fail)
+    again = mixopt.search(**options_of(clip_pool_template, searched.folder.parent))
     assert without_times(again) == without_times(searched)
     assert again.recipe == searched.recipe
     assert again.report["race"] == searched.report["race"]
@@ -125,8 +126,8 @@ def run_killed(writes: tuple[int, ...], **options: Any) -> SearchResult:
         with pytest.MonkeyPatch.context() as patch:
             kill_after(patch, count, torn=True)
             with pytest.raises(Killed):
-                run.search(**options)
-    return run.search(**options)
+                mixopt.search(**options)
+    return mixopt.search(**options)
 
 
 def test_killed_it_goes_on_to_the_same_bits(searched: SearchResult, clip_pool_template: Path, tmp_path: Path) -> None:
@@ -144,12 +145,12 @@ def test_killed_it_goes_on_to_the_same_bits(searched: SearchResult, clip_pool_te
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks every 10 samples, and less patience: tiny splits are raced too."""
     monkeypatch.setattr("mixopt.scoring.objective.looks", lambda total, batch: [*range(10, total, 10), total])
-    monkeypatch.setattr("mixopt.scoring.objective.hopeless", lambda gains, total: hopeless(gains, total, 0.3))
+    monkeypatch.setattr("mixopt.scoring.objective.out_of_reach", lambda gains, total: out_of_reach(gains, total, 0.3))
 
 
 @pytest.mark.usefixtures("eager")
 def test_trials_given_up_are_estimates_and_never_crowned(clip_pool_template: Path, tmp_path: Path) -> None:
-    result = run.search(**options_of(clip_pool_template, tmp_path / "whole", confirm=0, sampler="random", trials=24))
+    result = mixopt.search(**options_of(clip_pool_template, tmp_path / "whole", confirm=0, sampler="random", trials=24))
     trials = trials_of(result.folder)
     given_up = [trial for trial in trials if trial.user_attrs.get("estimated")]
     assert given_up, "control: there are some"
@@ -169,13 +170,13 @@ def test_trials_given_up_are_estimates_and_never_crowned(clip_pool_template: Pat
     assert_same(again.folder, result.folder)
     # A cache that knows whole outcomes already changes nothing.
     warm = options_of(clip_pool_template, tmp_path / "warm", confirm=0, sampler="random", trials=24)
-    run.search(**{**warm, "out": tmp_path / "unraced", "race": "off"})
-    assert_same(run.search(**warm).folder, result.folder)
+    mixopt.search(**{**warm, "out": tmp_path / "unraced", "race": "off"})
+    assert_same(mixopt.search(**warm).folder, result.folder)
 
 
 @pytest.mark.usefixtures("eager")
 def test_without_racing_every_trial_sees_every_sample(clip_pool_template: Path, tmp_path: Path) -> None:
-    result = run.search(**options_of(clip_pool_template, tmp_path, race="off", sampler="random"))
+    result = mixopt.search(**options_of(clip_pool_template, tmp_path, race="off", sampler="random"))
     assert result.report["race"]["given_up"] == 0
     assert {trial.user_attrs["images"] for trial in trials_of(result.folder)} == {STEERING}
 
@@ -185,7 +186,7 @@ def test_without_racing_every_trial_sees_every_sample(clip_pool_template: Path, 
 
 def test_nothing_chosen_depends_on_the_samples_held_back(clip_pool: Path, tmp_path: Path) -> None:
     """The labels of the samples held back are changed in memory: trials and space stay, bit for bit."""
-    first = run.search(**options_of(clip_pool, tmp_path / "one"))
+    first = mixopt.search(**options_of(clip_pool, tmp_path / "one"))
     with pytest.MonkeyPatch.context() as patch:
         real = Evaluator.__init__
 
@@ -196,14 +197,14 @@ def test_nothing_chosen_depends_on_the_samples_held_back(clip_pool: Path, tmp_pa
             real(self, split, *arguments, **options)
 
         patch.setattr(Evaluator, "__init__", changed)
-        second = run.search(**options_of(clip_pool, tmp_path / "two"))
+        second = mixopt.search(**options_of(clip_pool, tmp_path / "two"))
     assert facts_of(second.folder) == facts_of(first.folder)
     assert second.report["space"] == first.report["space"]
     assert rows_of(second)["search"]["metrics"] != rows_of(first)["search"]["metrics"]
 
 
 def test_confirm_0_takes_the_best_trial_of_all_samples(clip_pool_template: Path, tmp_path: Path) -> None:
-    result = run.search(**options_of(clip_pool_template, tmp_path, confirm=0))
+    result = mixopt.search(**options_of(clip_pool_template, tmp_path, confirm=0))
     trials = trials_of(result.folder)
     best = max(trials, key=lambda trial: (trial.value or 0.0, -trial.number))
     assert result.recipe.mix.coefficients.tolist() == best.user_attrs["coefficients"]
@@ -219,8 +220,8 @@ def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template:
     heard = Recorder()
     listener = heard.listener
     options = options_of(clip_pool_template, tmp_path, start="learned", trials=1)
-    result = run.search(**options, listener=listener)
-    compared = run.compare(
+    result = mixopt.search(**options, listener=listener)
+    compared = mixopt.compare(
         clip_pool_template, methods=LEARNED, confirm=0, out=tmp_path / "all", cache=tmp_path / "cache", device="cpu"
     )
     assert result.recipe.mix == compared.recipe.mix
@@ -228,13 +229,13 @@ def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template:
     assert row["notes"]["refit"]
     assert row["gradient_images"] == 3 * STEERING + 3 * SAMPLES
     (told,) = [text for text in heard.infos if "learned again" in text]
-    held_back = run.search(**{**options, "refit": "off", "out": tmp_path / "off"}).report["methods"][-1]
+    held_back = mixopt.search(**{**options, "refit": "off", "out": tmp_path / "off"}).report["methods"][-1]
     assert row["notes"]["held_back"] * HELD == pytest.approx(round(row["notes"]["held_back"] * HELD))
-    right = held_back["validation"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
+    right = held_back["search"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
     assert row["notes"]["held_back"] * HELD == pytest.approx(right)
     assert f"from all {SAMPLES} selection samples" in told
     assert f"the {HELD} held back" in told
-    without = run.search(**options, refit="off")
+    without = mixopt.search(**options, refit="off")
     assert without.recipe.mix == start_of(without.folder)
     assert not rows_of(without)["search"]["notes"]["refit"]
     assert facts_of(without.folder) == facts_of(result.folder)
@@ -251,22 +252,22 @@ def test_learning_again_takes_seconds_beside_those_of_the_start(
         taken.append(found.tally)
         return found
 
-    monkeypatch.setattr(run, "refit", watched)
-    run.search(**options_of(clip_pool_template, tmp_path, start="learned", trials=1))
+    monkeypatch.setattr("mixopt.runs.search.refit", watched)
+    mixopt.search(**options_of(clip_pool_template, tmp_path, start="learned", trials=1))
     assert Tally(own={LEARNED: 1000.0}).merged(taken[0]).seconds == pytest.approx(1000 + taken[0].seconds)
 
 
 def test_a_confirmed_step_is_taken_from_what_is_learned_again(
     clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Settled:
-        return Settled(combine([start, candidates[0]], [0.5, 0.5]), 0, 0.5, 0.1, 0.05)
+    def half(objective: Objective, start: Mix, candidates: Sequence[Mix]) -> Choice:
+        return Choice(combine([start, candidates[0]], [0.5, 0.5]), 0, 0.5, 0.1, 0.05)
 
-    monkeypatch.setattr("mixopt.runs.run.settle", half)
+    monkeypatch.setattr("mixopt.stages.confirm.choose_candidate", half)
     options = options_of(clip_pool_template, tmp_path, start="learned", trials=4)
-    plain = run.search(**options, refit="off").recipe.mix
-    again = run.search(**options).recipe.mix
-    compared = run.compare(
+    plain = mixopt.search(**options, refit="off").recipe.mix
+    again = mixopt.search(**options).recipe.mix
+    compared = mixopt.compare(
         clip_pool_template, methods=LEARNED, confirm=0, out=tmp_path / "all", cache=tmp_path / "cache", device="cpu"
     )
     start = start_of(tmp_path / "run")
@@ -288,13 +289,13 @@ def test_where_learning_again_fails_the_mix_stays(
     monkeypatch.setattr(Objective, "gradient", gradient)
     heard = Recorder()
     listener = heard.listener
-    result = run.search(**options_of(clip_pool_template, tmp_path, start="learned", trials=1), listener=listener)
+    result = mixopt.search(**options_of(clip_pool_template, tmp_path, start="learned", trials=1), listener=listener)
     assert result.recipe.mix == start_of(result.folder)
     assert any("not learned again" in text and "the loss is not finite" in text for text in heard.warnings)
 
 
 def test_a_comparison_holds_samples_back_too(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    result = run.compare(clip_pool_template, methods="individual,learned", **run_options)
+    result = mixopt.compare(clip_pool_template, methods="individual,learned", **run_options)
     rows = {row["name"]: row for row in result.report["methods"]}
     assert rows["individual"]["images"] == 4 * STEERING
     assert rows["learned"]["gradient_images"] == 3 * STEERING
@@ -316,7 +317,7 @@ def test_a_learned_row_that_cannot_be_is_left_out_with_a_warning(clip_pool: Path
     lacking(clip_pool)
     heard = Recorder()
     listener = heard.listener
-    result = run.search(**options_of(clip_pool, tmp_path, trials=3), listener=listener)
+    result = mixopt.search(**options_of(clip_pool, tmp_path, trials=3), listener=listener)
     assert any(
         text.startswith(f"{LEARNED} is left out") and "no samples of 1 of the model's 4" in text
         for text in heard.warnings
@@ -325,15 +326,15 @@ def test_a_learned_row_that_cannot_be_is_left_out_with_a_warning(clip_pool: Path
     assert rows_of(result)["search"]["search"] > 0
     assert not any(LEARNED in label for label in result.report["space"]["labels"])
     with pytest.raises(DataError, match="no samples of 1"):
-        run.search(**options_of(clip_pool, tmp_path / "learned", trials=3, start="learned"))
+        mixopt.search(**options_of(clip_pool, tmp_path / "learned", trials=3, start="learned"))
 
 
 def test_start_learned_is_the_rows_mix(clip_pool_template: Path, tmp_path: Path) -> None:
-    result = run.search(**options_of(clip_pool_template, tmp_path, trials=2, start="learned", race="off"))
+    result = mixopt.search(**options_of(clip_pool_template, tmp_path, trials=2, start="learned", race="off"))
     labels = result.report["space"]["labels"]
     assert labels[:2] == ["first/individual", "first/uniform"]
     assert not any(LEARNED in label for label in labels)
-    compared = run.compare(
+    compared = mixopt.compare(
         clip_pool_template, methods=LEARNED, out=tmp_path / "compared", cache=tmp_path / "cache", device="cpu"
     )
     groups, columns = compared.recipe.mix.groups, compared.recipe.mix.columns
@@ -347,7 +348,7 @@ def test_start_learned_is_the_rows_mix(clip_pool_template: Path, tmp_path: Path)
 )
 def test_each_space_runs_and_resumes(space: str, dims: int, clip_pool_template: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"space": space, "start": "greedy", "trials": 5}
-    whole = run.search(**options_of(clip_pool_template, tmp_path / "whole", **options))
+    whole = mixopt.search(**options_of(clip_pool_template, tmp_path / "whole", **options))
     assert whole.report["space"]["kind"] == space
     assert whole.report["space"]["dims"] == len(whole.report["space"]["labels"]) == dims
     killed = run_killed((3, 3), **options_of(clip_pool_template, tmp_path / "killed", **options))
@@ -374,7 +375,7 @@ def test_ingredients_by_gradient_are_those_that_lower_the_loss(clip_pool_templat
 
     slopes = {name: loss(name, 0.01) - loss(name, -0.01) for name in pool.ingredients}
     ranked = sorted(slopes, key=lambda name: slopes[name])
-    assert found == ranked[: max(2, sum(slope < 0 for slope in slopes.values()))]
+    assert list(found) == ranked[: max(2, sum(slope < 0 for slope in slopes.values()))]
 
 
 @pytest.mark.parametrize(("option", "value"), [("groups", "2"), ("ingredients", 3)])
@@ -383,10 +384,10 @@ def test_residual_takes_no_columns_or_groups(
 ) -> None:
     options: dict[str, Any] = {**run_options, option: value}
     with pytest.raises(SpecError, match="--space residual: moves towards whole mixes"):
-        run.search(clip_pool_template, space="residual", trials=2, **options)
+        mixopt.search(clip_pool_template, space="residual", trials=2, **options)
 
 
 def test_ingredients_auto_searches_over_them(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
-    result = run.search(clip_pool_template, ingredients="auto", trials=3, **run_options)
+    result = mixopt.search(clip_pool_template, ingredients="auto", trials=3, **run_options)
     assert result.report["space"]["kind"] in ("simplex", "affine")
     assert result.report["trials"] == {"complete": 3}

@@ -12,12 +12,12 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner
 
+import mixopt
 from mixopt import MixoptError, SpecError, load_spec
 from mixopt import study as search
 from mixopt.cli import app
 from mixopt.reporting import FINALISTS
-from mixopt.runs import run
-from mixopt.runs.run import SearchResult
+from mixopt.runs.search import SearchResult
 from mixopt.study.fronts import undominated
 from mixopt.values.mix import Mix
 from mixopt.weights.saving import load_recipe
@@ -37,7 +37,7 @@ def pareto_options(pool: Path, folder: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def done(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
-    return run.search(**pareto_options(pool, tmp_path_factory.mktemp("pareto")))
+    return mixopt.search(**pareto_options(pool, tmp_path_factory.mktemp("pareto")))
 
 
 def points_of(result: SearchResult) -> dict[int, list[float]]:
@@ -52,7 +52,7 @@ def test_every_split_that_steers_is_an_objective(pool: Path, done: SearchResult)
     from mixopt.values.metrics import smoothed
 
     objective = objective_of(pool, done.folder.parent)
-    objective.signal = smoothed(objective.metric)
+    objective = objective.steered_by(smoothed(objective.metric))
     rows = load_recipe(done.folder / "recipe.json").mix
     for trial in trials_of(done.folder):
         mix = Mix(rows.groups, rows.columns, np.array(trial.user_attrs["coefficients"]))
@@ -80,7 +80,7 @@ def test_the_report_holds_the_front(done: SearchResult) -> None:
 def test_the_best_of_the_front_by_weighted_mean_go_to_the_last_choice(
     pool: Path, tmp_path: Path, finalists: list[list[Mix]]
 ) -> None:
-    result = run.search(**pareto_options(pool, tmp_path))
+    result = mixopt.search(**pareto_options(pool, tmp_path))
     front = [point for point in result.report["front"]["points"] if point["on_front"]]
     ranked = sorted(front, key=lambda point: (-mean_of(point["values"]), point["trial"]))
     assert len(ranked) > 1
@@ -95,7 +95,7 @@ def test_trials_are_told_by_the_best_weighted_mean(pool: Path, tmp_path: Path) -
     from mixopt import Listener
 
     events: list[Any] = []
-    result = run.search(listener=Listener(trial=events.append), **pareto_options(pool, tmp_path))
+    result = mixopt.search(listener=Listener(trial=events.append), **pareto_options(pool, tmp_path))
     trials = trials_of(result.folder)
     assert [event.number for event in events] == list(range(TRIALS))
     for event in events:
@@ -126,14 +126,14 @@ def assert_values(one: SearchResult, other: SearchResult) -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "optuna.samplers:QMCSampler"])
 def test_other_samplers_take_several_objectives_and_resume(sampler: str, pool: Path, tmp_path: Path) -> None:
     options = {"sampler": sampler, "trials": 13 if sampler in ("tpe", "gp") else 6, "population": None}
-    whole = run.search(**pareto_options(pool, tmp_path / "whole", **options))
+    whole = mixopt.search(**pareto_options(pool, tmp_path / "whole", **options))
     assert all(len(trial.values) == 3 for trial in trials_of(whole.folder))
     if ":" not in sampler:
         assert_values(run_killed((5,), **pareto_options(pool, tmp_path / "killed", **options)), whole)
 
 
 def test_a_loss_that_is_minimised(pool: Path, tmp_path: Path) -> None:
-    result = run.search(**pareto_options(pool, tmp_path, metric="nll", trials=6, shifts="none"))
+    result = mixopt.search(**pareto_options(pool, tmp_path, metric="nll", trials=6, shifts="none"))
     front = result.report["front"]
     assert front["direction"] == "minimize"
     lowest = min(points_of(result), key=lambda number: points_of(result)[number][1])
@@ -141,18 +141,18 @@ def test_a_loss_that_is_minimised(pool: Path, tmp_path: Path) -> None:
 
 
 def test_a_search_by_weighted_mean_reports_its_front_too(pool: Path, tmp_path: Path) -> None:
-    result = run.search(**options_of(pool, tmp_path))
+    result = mixopt.search(**options_of(pool, tmp_path))
     points = points_of(result)
     for trial in trials_of(result.folder):
         assert mean_of(points[trial.number]) == pytest.approx(trial.value)
     flags = undominated(np.array(list(points.values())))
     assert [point["on_front"] for point in result.report["front"]["points"]] == flags.tolist()
-    assert "front" not in run.search(**options_of(pool, tmp_path / "one", select=None, shifts=None)).report
+    assert "front" not in mixopt.search(**options_of(pool, tmp_path / "one", select=None, shifts=None)).report
 
 
 def test_a_resumed_study_keeps_to_its_objectives(pool: Path, done: SearchResult) -> None:
     with pytest.raises(MixoptError, match="pareto was true, now null"):
-        run.search(**pareto_options(pool, done.folder.parent, pareto=False, sampler="tpe"))
+        mixopt.search(**pareto_options(pool, done.folder.parent, pareto=False, sampler="tpe"))
 
 
 def test_the_front_is_optunas_own() -> None:
@@ -205,5 +205,5 @@ def test_a_flag_asks_for_it(pool: Path) -> None:
 def test_a_sampler_of_one_objective_is_refused_before_any_work(pool: Path, tmp_path: Path) -> None:
     options = pareto_options(pool, tmp_path, sampler="optuna.samplers:CmaEsSampler")
     with pytest.raises(SpecError, match="CmaEsSampler: does not take the 3 objectives of --pareto"):
-        run.search(**options)
+        mixopt.search(**options)
     assert not Path(options["out"]).exists()

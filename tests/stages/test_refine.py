@@ -11,10 +11,11 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+import mixopt
 from mixopt import DataError, Listener, MixoptError, Objective, SpecError, load_spec, open_objective
 from mixopt.listener import TrialEvent
-from mixopt.runs import run
-from mixopt.runs.run import SearchResult
+from mixopt.runs.search import SearchResult
+from mixopt.stages.plan import plan_refine
 from mixopt.stages.refine import refine
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant, rows_on
@@ -49,7 +50,7 @@ def facts_of(out: Path) -> list[list[tuple[Any, ...]]]:
 def done(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResult, list[TrialEvent]]:
     events: list[TrialEvent] = []
     options = refined_options(clip_pool_template, tmp_path_factory.mktemp("refined"))
-    return run.search(listener=Listener(trial=events.append), **options), events
+    return mixopt.search(listener=Listener(trial=events.append), **options), events
 
 
 def test_the_second_half_moves_the_layer_groups_named_around_the_best_of_the_first(
@@ -91,7 +92,7 @@ def test_the_gradient_counts_as_a_pass(done: tuple[SearchResult, list[TrialEvent
 def test_the_best_of_both_stages_go_to_the_last_choice(
     clip_pool_template: Path, tmp_path: Path, finalists: list[list[Mix]]
 ) -> None:
-    result = run.search(**refined_options(clip_pool_template, tmp_path, race="off", confirm=0))
+    result = mixopt.search(**refined_options(clip_pool_template, tmp_path, race="off", confirm=0))
     first, second = trials_of(result.folder)
     numbered = dict(enumerate([*first, *second]))
     del numbered[FIRST]  # the second stage's start is the first's best
@@ -123,26 +124,26 @@ def test_killed_twice_equals_uninterrupted(
 def test_more_trials_go_to_the_second_stage(
     clip_pool_template: Path, tmp_path: Path, done: tuple[SearchResult, list[TrialEvent]]
 ) -> None:
-    run.search(**refined_options(clip_pool_template, tmp_path))
-    run.search(**refined_options(clip_pool_template, tmp_path, trials=TRIALS + 3))
+    mixopt.search(**refined_options(clip_pool_template, tmp_path))
+    mixopt.search(**refined_options(clip_pool_template, tmp_path, trials=TRIALS + 3))
     first, second = facts_of(tmp_path / "run")
     before = facts_of(done[0].folder)
     assert first == before[0]
     assert second[: TRIALS - FIRST] == before[1]
     assert len(second) == TRIALS - FIRST + 3
-    fewer = run.search(**refined_options(clip_pool_template, tmp_path, trials=2))
+    fewer = mixopt.search(**refined_options(clip_pool_template, tmp_path, trials=2))
     assert fewer.report["trials"] == {"complete": TRIALS + 3}
 
 
 def test_a_deadline_in_the_first_stage_leaves_the_second_for_later(clip_pool_template: Path, tmp_path: Path) -> None:
-    early = run.search(**refined_options(clip_pool_template, tmp_path, timeout=1e-6))
+    early = mixopt.search(**refined_options(clip_pool_template, tmp_path, timeout=1e-6))
     assert not early.finished
     assert "refined" not in early.report["space"]
-    assert run.search(**refined_options(clip_pool_template, tmp_path)).report["trials"] == {"complete": TRIALS}
+    assert mixopt.search(**refined_options(clip_pool_template, tmp_path)).report["trials"] == {"complete": TRIALS}
 
 
 def test_stages_of_a_search_that_several_splits_steer_have_one_front(pool: Path, tmp_path: Path) -> None:
-    report = run.search(**several_options(pool, tmp_path, refine=1, trials=6)).report
+    report = mixopt.search(**several_options(pool, tmp_path, refine=1, trials=6)).report
     assert [point["trial"] for point in report["front"]["points"]] == list(range(6))
     assert report["space"]["refined"]["dims"] == 3
 
@@ -158,7 +159,7 @@ def test_effects_are_slopes_of_the_loss(clip_pool_template: Path, tmp_path: Path
     row = np.array([0.0 if name == objective.pool.base else 0.25 for name in columns])
     soup = constant(make_groups("whole", objective.pool.sizes), columns, row)
     spec = load_spec({"models": clip_pool_template, "refine": 1})
-    found = refine(spec, objective, soup, 1)
+    found = refine(plan_refine(spec, 1, objective.pool), objective, soup, 0)
     groups = make_groups("block", objective.pool.sizes)
     assert tuple(found.effects) == groups.names
     rows = rows_on(soup, groups)
@@ -183,9 +184,11 @@ def test_a_number_of_ingredients_bounds_those_that_move(clip_pool_template: Path
     groups = make_groups("block", objective.pool.sizes)
     one = constant(groups, objective.pool.columns, np.eye(len(objective.pool.columns))[0])
     mix = combine([one], [1.0])
-    wide = refine(load_spec({"models": clip_pool_template, "refine": 2}), objective, mix, 2)
+    wide = refine(plan_refine(load_spec({"models": clip_pool_template}), 2, objective.pool), objective, mix, 0)
     assert wide.space.active == objective.pool.ingredients
-    narrow = refine(load_spec({"models": clip_pool_template, "refine": 2, "ingredients": 2}), objective, mix, 2)
+    narrow = refine(
+        plan_refine(load_spec({"models": clip_pool_template, "ingredients": 2}), 2, objective.pool), objective, mix, 0
+    )
     assert len(narrow.space.active) == 2
     assert set(narrow.space.active) < set(objective.pool.ingredients)
     assert np.array_equal(narrow.space.to_mix(np.zeros(2)).coefficients, mix.coefficients)
@@ -193,7 +196,7 @@ def test_a_number_of_ingredients_bounds_those_that_move(clip_pool_template: Path
 
 def test_more_layer_groups_than_there_are_are_refused_before_any_work(clip_pool_template: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="--refine 9: expected at most 3, the layer groups"):
-        run.search(**refined_options(clip_pool_template, tmp_path, refine=9, groups="3"))
+        mixopt.search(**refined_options(clip_pool_template, tmp_path, refine=9, groups="3"))
     assert not (tmp_path / "run").exists()
 
 
@@ -201,7 +204,7 @@ def test_a_pool_without_gradients_is_refused_before_any_trial(clip_pool: Path, t
     lacking(clip_pool)
     events: list[TrialEvent] = []
     with pytest.raises(DataError, match="no samples of 1"):
-        run.search(listener=Listener(trial=events.append), **refined_options(clip_pool, tmp_path))
+        mixopt.search(listener=Listener(trial=events.append), **refined_options(clip_pool, tmp_path))
     assert not events
 
 
@@ -214,4 +217,4 @@ def test_a_resumed_study_keeps_to_its_stages(
     clip_pool_template: Path, done: tuple[SearchResult, list[TrialEvent]]
 ) -> None:
     with pytest.raises(MixoptError, match="refine was 2, now 3"):
-        run.search(**refined_options(clip_pool_template, done[0].folder.parent, refine=3))
+        mixopt.search(**refined_options(clip_pool_template, done[0].folder.parent, refine=3))

@@ -15,12 +15,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from typer.testing import CliRunner
 
+import mixopt
 from mixopt import DataError, MixoptError, Objective, SpecError, load_spec, open_objective
 from mixopt.cli import app
 from mixopt.cli.options import named
 from mixopt.reporting import table
-from mixopt.runs import run
-from mixopt.stages.confirm import settle
+from mixopt.runs.search import SearchResult
+from mixopt.stages.confirm import choose_candidate
 from mixopt.values.groups import make_groups
 from mixopt.values.metrics import smoothed
 from mixopt.values.mix import Mix, one_hot
@@ -75,12 +76,12 @@ def ingredient(objective: Objective, number: int) -> Mix:
 
 
 @pytest.fixture(scope="module")
-def done(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[run.SearchResult, list[str]]:
+def done(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResult, list[str]]:
     heard = Recorder()
-    return run.search(listener=heard.listener, **options_of(pool, tmp_path_factory.mktemp("done"))), heard.told
+    return mixopt.search(listener=heard.listener, **options_of(pool, tmp_path_factory.mktemp("done"))), heard.told
 
 
-def test_the_signal_is_the_weighted_mean_of_the_steering_samples(pool: Path, tmp_path: Path) -> None:
+def test_the_signal_is_the_weighted_mean_of_the_tuning_samples(pool: Path, tmp_path: Path) -> None:
     plain = objective_of(pool, tmp_path)
     mix = ingredient(plain, 1)
     weighed = plain.weighing({"extra": 0.2, "synthetic": 0.3}).score(mix)
@@ -108,11 +109,11 @@ def test_its_images_are_tallied_and_its_mixes_count_once(pool: Path, tmp_path: P
 
 
 def test_trials_are_told_the_weighted_signal_and_all_are_scored_fully(
-    pool: Path, done: tuple[run.SearchResult, list[str]]
+    pool: Path, done: tuple[SearchResult, list[str]]
 ) -> None:
     folder = done[0].folder
     objective = objective_of(pool, folder.parent)
-    objective.signal = smoothed(objective.metric)
+    objective = objective.steered_by(smoothed(objective.metric))
     first = load_recipe(folder / "recipe.json").mix
     for trial in trials_of(folder):
         mix = Mix(first.groups, first.columns, np.array(trial.user_attrs["coefficients"]))
@@ -122,7 +123,7 @@ def test_trials_are_told_the_weighted_signal_and_all_are_scored_fully(
         assert "estimated" not in trial.user_attrs
 
 
-def test_the_report_marks_what_steered_and_counts_no_test(done: tuple[run.SearchResult, list[str]]) -> None:
+def test_the_report_marks_what_steered_and_counts_no_test(done: tuple[SearchResult, list[str]]) -> None:
     report = done[0].report
     assert report["select"] == {"validation": pytest.approx(0.5), "extra": 0.2, "synthetic": 0.3}
     assert list(report["shifts"]["shifts"]) == ["blur", "noise", "contrast", "edges", "resolution"]
@@ -136,9 +137,9 @@ def test_the_report_marks_what_steered_and_counts_no_test(done: tuple[run.Search
 
 
 def test_baselines_are_those_of_a_search_that_one_split_steers(
-    pool: Path, tmp_path: Path, done: tuple[run.SearchResult, list[str]]
+    pool: Path, tmp_path: Path, done: tuple[SearchResult, list[str]]
 ) -> None:
-    alone = run.search(**options_of(pool, tmp_path, select=None, shifts=None)).report
+    alone = mixopt.search(**options_of(pool, tmp_path, select=None, shifts=None)).report
     assert "select" not in alone
     of_robust = {entry["name"]: entry for entry in done[0].report["methods"]}
     for entry in alone["methods"]:
@@ -148,10 +149,10 @@ def test_baselines_are_those_of_a_search_that_one_split_steers(
 
 
 def test_a_resumed_study_ends_as_one_that_was_never_stopped(
-    pool: Path, tmp_path: Path, done: tuple[run.SearchResult, list[str]]
+    pool: Path, tmp_path: Path, done: tuple[SearchResult, list[str]]
 ) -> None:
     for trials in (3, TRIALS):
-        run.search(**options_of(pool, tmp_path, trials=trials))
+        mixopt.search(**options_of(pool, tmp_path, trials=trials))
     assert [trial.value for trial in trials_of(tmp_path / "run")] == [
         trial.value for trial in trials_of(done[0].folder)
     ]
@@ -164,13 +165,13 @@ def test_a_resumed_study_ends_as_one_that_was_never_stopped(
     [({"shifts": "synthetic:0.2"}, "select was"), ({"shifts": "none"}, "shifts was"), ({"select": {}}, "select was")],
 )
 def test_a_resumed_study_keeps_what_steers_it(
-    change: dict[str, Any], told: str, pool: Path, done: tuple[run.SearchResult, list[str]]
+    change: dict[str, Any], told: str, pool: Path, done: tuple[SearchResult, list[str]]
 ) -> None:
     with pytest.raises(MixoptError, match=told):
-        run.search(**options_of(pool, done[0].folder.parent, **change))
+        mixopt.search(**options_of(pool, done[0].folder.parent, **change))
 
 
-def test_run_toml_holds_what_steered(done: tuple[run.SearchResult, list[str]], pool: Path) -> None:
+def test_run_toml_holds_what_steered(done: tuple[SearchResult, list[str]], pool: Path) -> None:
     kept = tomllib.loads((done[0].folder / "run.toml").read_text())
     again = load_spec({"models": pool, "select": kept["select"], "shifts": kept["shifts"]})
     assert again.weights == {"extra": 0.2, "synthetic": 0.3}
@@ -189,11 +190,11 @@ def test_confirming_shifted_images_weigh_in_the_last_choice(pool: Path, tmp_path
         return plain.signal.gains(labels, ours, theirs)[72:]
 
     expected = (0.5 * gains("validation") + 0.3 * gains("synthetic")) / 0.8
-    forward, backward = settle(objective, start, [other]), settle(objective, other, [start])
+    forward, backward = choose_candidate(objective, start, [other]), choose_candidate(objective, other, [start])
     better = forward if expected.mean() > 0 else backward
     assert better.gain == pytest.approx(abs(expected.mean()))
     assert better.error == pytest.approx(expected.std(ddof=1) / np.sqrt(24))
-    assert objective.tally.images == 2 * (96 + 40 + 96)
+    assert better.tally.images == 2 * (96 + 40 + 96)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +256,6 @@ def test_flags_are_read_as_names_and_files() -> None:
 
 def test_a_comparison_is_steered_by_the_selection_split_alone(pool: Path, tmp_path: Path) -> None:
     options = options_of(pool, tmp_path, methods="individual,uniform")
-    report = run.compare(**options).report
+    report = mixopt.compare(**options).report
     assert "select" not in report
     assert list(report["methods"][-1]["test"]) == ["test", "shift"]

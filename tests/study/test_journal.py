@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mixopt import Objective, RunError, ScoreError, Simplex
 from mixopt import study as search
-from mixopt.scoring.evaluator import Outcomes
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.values.groups import Groups
@@ -61,7 +61,7 @@ def run_at(folder: Path, sampler: str = "cmaes", objective: Near | None = None, 
     near = objective or Near()
     study = search.open_study(search.open_storage(folder / "study.journal", None, near.stopwatch), "x", "maximize")
     whole = cast(Objective, near)
-    search.run_trials(study, whole, SPACE, sampler=sampler, trials=trials, seed=5, population=POPULATION)
+    search.run_trials(study, whole, SPACE, search.Schedule(sampler, trials, seed=5, population=POPULATION))
     return study
 
 

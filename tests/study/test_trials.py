@@ -19,6 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+import mixopt
 from mixopt import (
     Listener,
     MixoptError,
@@ -31,8 +32,8 @@ from mixopt import (
     open_objective,
 )
 from mixopt import study as search
-from mixopt.runs import run
 from mixopt.scoring.score import Score
+from mixopt.scoring.scorer import Scorer
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
 from mixopt.weights.saving import load_recipe
@@ -107,7 +108,7 @@ def whole(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
     def get(sampler: str) -> Path:
         if sampler not in made:
             folder = tmp_path_factory.mktemp(sampler)
-            made[sampler] = run.search(**small(clip_pool_template, folder, sampler)).folder
+            made[sampler] = mixopt.search(**small(clip_pool_template, folder, sampler)).folder
         return made[sampler]
 
     return get
@@ -129,8 +130,8 @@ def test_killed_twice_equals_uninterrupted(
         with pytest.MonkeyPatch.context() as patch:
             kill_after(patch, writes, torn)
             with pytest.raises(Killed):
-                run.search(**options)
-    result = run.search(**options)
+                mixopt.search(**options)
+    result = mixopt.search(**options)
     assert facts_of(result.folder) == facts_of(whole(sampler))
     assert model_hash(result.folder) == model_hash(whole(sampler))
     assert (result.folder / "recipe.json").read_bytes() == (whole(sampler) / "recipe.json").read_bytes()
@@ -160,8 +161,8 @@ def test_kill_9_and_sigterm_lose_nothing_finished(clip_pool_template: Path, tmp_
     assert "the same command again" in errors
     finished = [facts for facts in facts_of(options["out"]) if facts[1] == TrialState.COMPLETE]
     assert 2 <= len(finished) < 400
-    run.search(**options)
-    untouched = run.search(**small(clip_pool_template, tmp_path / "whole", "random", trials=400)).folder
+    mixopt.search(**options)
+    untouched = mixopt.search(**small(clip_pool_template, tmp_path / "whole", "random", trials=400)).folder
     assert facts_of(options["out"]) == facts_of(untouched)
     assert model_hash(options["out"]) == model_hash(untouched)
 
@@ -197,13 +198,13 @@ def test_a_finished_search_scores_nothing_again(
     clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = small(clip_pool_template, tmp_path, "random")
-    before = run.search(**options)
+    before = mixopt.search(**options)
 
     def fail(*_: Any) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(Objective, "_fuse", fail)
-    after = run.search(**options)
+    monkeypatch.setattr(Scorer, "fuse", fail)
+    after = mixopt.search(**options)
     rows = [
         {key: entry[key] for key in ("name", "search", "test", "evaluations", "images")}
         for report in (before.report, after.report)
@@ -214,9 +215,9 @@ def test_a_finished_search_scores_nothing_again(
 
 def test_more_trials_continue_the_same_study(clip_pool_template: Path, tmp_path: Path) -> None:
     options = small(clip_pool_template, tmp_path, "random", trials=4)
-    run.search(**options)
+    mixopt.search(**options)
     before = facts_of(tmp_path / "run")
-    run.search(**{**options, "trials": 9})
+    mixopt.search(**{**options, "trials": 9})
     after = facts_of(tmp_path / "run")
     assert after[:4] == before
     assert len(after) == 9
@@ -250,7 +251,7 @@ def test_cmaes_is_told_whole_generations(whole: Callable[[str], Path]) -> None:
 def test_another_seed_gives_other_trials(
     clip_pool_template: Path, tmp_path: Path, whole: Callable[[str], Path]
 ) -> None:
-    result = run.search(**small(clip_pool_template, tmp_path, "random", seed=1))
+    result = mixopt.search(**small(clip_pool_template, tmp_path, "random", seed=1))
     assert [facts[3] for facts in facts_of(result.folder)][1:] != [facts[3] for facts in facts_of(whole("random"))][1:]
 
 
@@ -259,9 +260,9 @@ def test_a_users_own_sampler_runs_and_resumes(clip_pool_template: Path, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         kill_after(patch, 9, torn=False)
         with pytest.raises(Killed):
-            run.search(**options)
+            mixopt.search(**options)
     finished = [facts for facts in facts_of(tmp_path / "run") if facts[1] == TrialState.COMPLETE]
-    run.search(**options)
+    mixopt.search(**options)
     after = facts_of(tmp_path / "run")
     assert [facts for facts in after if facts[0] < len(finished)] == finished
     assert len(after) == 6
@@ -283,11 +284,11 @@ def test_what_is_not_a_sampler_is_refused(name: str, told: str) -> None:
 def test_timeout_stops_asking_and_crowns_what_is_there(clip_pool_template: Path, tmp_path: Path) -> None:
     heard = Recorder()
     options = small(clip_pool_template, tmp_path, "random", timeout=1e-6)
-    result = run.search(listener=heard.listener, **options)
+    result = mixopt.search(listener=heard.listener, **options)
     assert not result.finished
     assert result.report["trials"] == {"complete": 1}
     assert any("--timeout" in text for text in heard.warnings)
-    assert run.search(**{**options, "timeout": None}).report["trials"] == {"complete": TRIALS}
+    assert mixopt.search(**{**options, "timeout": None}).report["trials"] == {"complete": TRIALS}
 
 
 class Flaky:
@@ -317,7 +318,7 @@ def own_study(
     )
     study = search.open_study(search.open_storage(tmp_path / "study.journal", None), "x", "maximize")
     flaky: Any = Flaky(objective, failing)
-    search.run_trials(study, flaky, space, sampler="cmaes", trials=9, seed=0, population=4, listener=listener)
+    search.run_trials(study, flaky, space, search.Schedule("cmaes", 9, seed=0, population=4), listener)
     return study
 
 
@@ -359,7 +360,7 @@ def test_optuna_objective_is_an_ordinary_objective(clip_pool_template: Path, tmp
 
 def test_a_sqlite_storage_does_as_well(clip_pool_template: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    run.search(**small(clip_pool_template, tmp_path, "random", trials=4, storage=url))
+    mixopt.search(**small(clip_pool_template, tmp_path, "random", trials=4, storage=url))
     study = optuna.load_study(study_name=None, storage=url)
     assert len(study.trials) == 4
     assert not (tmp_path / "run" / "study.journal").exists()
@@ -369,7 +370,7 @@ def test_start_from_a_recipe_of_another_run(
     clip_pool_template: Path, tmp_path: Path, whole: Callable[[str], Path]
 ) -> None:
     recipe = whole("cmaes") / "recipe.json"
-    result = run.search(**small(clip_pool_template, tmp_path, "random", trials=3, start=str(recipe)))
+    result = mixopt.search(**small(clip_pool_template, tmp_path, "random", trials=3, start=str(recipe)))
     old = load_recipe(recipe)
     first = trials_of(result.folder)[0]
     assert np.array_equal(np.array(first.user_attrs["coefficients"]), old.mix.coefficients)
@@ -377,7 +378,7 @@ def test_start_from_a_recipe_of_another_run(
 
 
 def test_nll_is_minimised(clip_pool_template: Path, tmp_path: Path) -> None:
-    result = run.search(**small(clip_pool_template, tmp_path, "random", metric="nll", trials=6))
+    result = mixopt.search(**small(clip_pool_template, tmp_path, "random", metric="nll", trials=6))
     rows = {entry["name"]: entry["search"] for entry in result.report["methods"]}
     assert rows["search"] <= min(rows["individual"], rows["uniform"], rows["greedy"]) + 1e-6
 
@@ -402,24 +403,24 @@ def test_what_cannot_be_used_is_refused_before_any_work(
     option: str, value: str, told: str, clip_pool_template: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(MixoptError, match=told):
-        run.search(**small(clip_pool_template, tmp_path, **{option: value}))
+        mixopt.search(**small(clip_pool_template, tmp_path, **{option: value}))
     assert not (tmp_path / "cache" / "outcomes").exists()
     assert not (tmp_path / "run").exists()
 
 
 def test_an_existing_result_is_not_overwritten_by_another_storage(clip_pool_template: Path, tmp_path: Path) -> None:
-    run.search(**small(clip_pool_template, tmp_path, "random", trials=2))
+    mixopt.search(**small(clip_pool_template, tmp_path, "random", trials=2))
     before = (tmp_path / "run" / "recipe.json").read_bytes()
     with pytest.raises(MixoptError, match="result of another study"):
-        run.search(**small(clip_pool_template, tmp_path, "tpe", trials=2, storage=f"sqlite:///{tmp_path / 'x.db'}"))
+        mixopt.search(**small(clip_pool_template, tmp_path, "tpe", trials=2, storage=f"sqlite:///{tmp_path / 'x.db'}"))
     assert (tmp_path / "run" / "recipe.json").read_bytes() == before
 
 
 def test_one_study_of_a_database_belongs_to_one_run_folder(clip_pool_template: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    run.search(**small(clip_pool_template, tmp_path / "one", "random", trials=2, storage=url))
+    mixopt.search(**small(clip_pool_template, tmp_path / "one", "random", trials=2, storage=url))
     with pytest.raises(MixoptError, match="run folder was"):
-        run.search(**small(clip_pool_template, tmp_path / "two", "random", trials=2, storage=url))
+        mixopt.search(**small(clip_pool_template, tmp_path / "two", "random", trials=2, storage=url))
 
 
 def test_failed_trials_count_the_same_after_a_resume(clip_pool_template: Path, tmp_path: Path) -> None:
@@ -436,4 +437,4 @@ def test_one_ingredient_leaves_nothing_to_search(clip_pool: Path, tmp_path: Path
     for number in (1, 2, 3):
         (clip_pool / f"model_{number}.safetensors").unlink()
     with pytest.raises(MixoptError, match="at least two ingredients"):
-        run.search(**small(clip_pool, tmp_path))
+        mixopt.search(**small(clip_pool, tmp_path))

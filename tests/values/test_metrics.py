@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixopt.scoring.evaluator import Outcomes
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.metrics import METRICS, Labels, Losses, Metric, smoothed
 
 Samples = tuple[Labels, Labels, Losses]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,22 +10,9 @@ from hypothesis import strategies as st
 
 from mixopt.errors import MixoptError
 from mixopt.values.groups import Groups, make_groups
-from mixopt.values.mix import ROW_SUM_TOLERANCE, Coefficients, Mix, Recipe, combine, constant, one_hot, rows_on
+from mixopt.values.mix import ROW_SUM_TOLERANCE, Coefficients, Mix, combine, constant, one_hot, rows_on
 from tests.conftest import random_mix
-
-SIZES = {"z.w": 3, "b.w": 4, "a.0.w": 5, "a.0.b": 1, "m.w": 2}
-COLUMNS = ("model_0", "model_1", "base")
-WHOLE = make_groups("whole", SIZES)
-TENSOR = make_groups("tensor", SIZES)
-
-groupings = st.sampled_from([WHOLE, TENSOR, make_groups(2, SIZES), make_groups(3, SIZES), make_groups("block", SIZES)])
-seeds = st.integers(0, 10**6)
-
-
-@st.composite
-def mixes(draw: st.DrawFn) -> Mix:
-    """Affine mixes over any grouping of the same tensors."""
-    return random_mix(draw(groupings), COLUMNS, draw(seeds), draw(st.booleans()))
+from tests.values.cases import COLUMNS, SIZES, TENSOR, WHOLE, groupings, mixes
 
 
 def per_tensor(mix: Mix) -> dict[str, Coefficients]:
@@ -216,65 +202,3 @@ def test_rows_on_a_group_with_several_rows_is_refused() -> None:
 def test_rows_on_coarser_groups_with_one_row_are_given() -> None:
     row = [0.2, 0.3, 0.5]
     assert rows_on(constant(TENSOR, COLUMNS, row), WHOLE).tolist() == [row]
-
-
-def make_recipe(mix: Mix) -> Recipe:
-    return Recipe(
-        method="search",
-        mix=mix,
-        ingredients={"model_1": "11", "model_0": "00", "base": "bb"},
-        base="base",
-        family={"name": "open_clip", "classnames": ["a", "ü"], "config": {"b": 1, "a": [1, 2.5, None]}},
-        dtypes={"*": "float32", "z.w": "float16"},
-        buffers_from=None,
-        batchnorm="average",
-        metric="accuracy",
-        data={"search": "ff"},
-        scores={"search": {"accuracy": 0.1 + 0.2, "nll": 1e-300}},
-        seed=3,
-        output_hash="cc",
-        version="0.1.0",
-    )
-
-
-@given(mixes(), st.sampled_from([None, 2]))
-def test_a_recipe_survives_json_bit_for_bit(mix: Mix, indent: int | None) -> None:
-    recipe = make_recipe(mix)
-    again = Recipe.from_json(recipe.to_json(indent), "recipe.json")
-    assert again == recipe
-    assert again.mix.coefficients.tobytes() == mix.coefficients.tobytes()
-    assert again.mix.groups.items == mix.groups.items
-    assert again.to_json() == recipe.to_json()
-
-
-def test_equal_recipes_give_one_text() -> None:
-    recipe = make_recipe(random_mix(TENSOR, COLUMNS))
-    shuffled = replace(recipe, ingredients=dict(reversed(recipe.ingredients.items())))
-    assert shuffled == recipe
-    assert shuffled.to_json() == recipe.to_json()
-
-
-def test_a_recipe_lists_every_field() -> None:
-    recipe = make_recipe(random_mix(TENSOR, COLUMNS))
-    assert set(json.loads(recipe.to_json())) == {field.name for field in fields(Recipe)} - {"statistics"} | {"format"}
-
-
-@pytest.mark.parametrize("text", ["", "not json", "[]", "3", "{}", '{"format": 1}', '{"format": 1, "mix": {}}'])
-def test_a_text_that_is_no_recipe_is_refused(text: str) -> None:
-    with pytest.raises(MixoptError, match="not a m"):
-        Recipe.from_json(text, "here.json")
-
-
-def test_a_recipe_with_a_missing_or_unknown_field_is_refused() -> None:
-    found = json.loads(make_recipe(random_mix(WHOLE, COLUMNS)).to_json())
-    with pytest.raises(MixoptError, match=r"here\.json: not a mixopt recipe .*surprise"):
-        Recipe.from_json(json.dumps({**found, "surprise": 1}), "here.json")
-    del found["seed"]
-    with pytest.raises(MixoptError, match=r"here\.json: not a mixopt recipe .*seed"):
-        Recipe.from_json(json.dumps(found), "here.json")
-
-
-def test_a_recipe_of_a_newer_format_says_update() -> None:
-    found = json.loads(make_recipe(random_mix(WHOLE, COLUMNS)).to_json())
-    with pytest.raises(MixoptError, match=r"here\.json: a recipe of another format; expected 1; update"):
-        Recipe.from_json(json.dumps({**found, "format": 2}), "here.json")

@@ -21,73 +21,20 @@ from torch import Tensor, nn
 from mixopt.errors import PoolError
 from mixopt.values.groups import Groups, make_groups
 from mixopt.values.mix import Mix, constant, one_hot
-from mixopt.weights import builder, checkpoints
-from mixopt.weights.builder import FastBuilder, build_exact, tensor_rows
+from mixopt.weights import checkpoints
+from mixopt.weights.builder import FastBuilder, tensor_rows
+from mixopt.weights.exact import build_exact, round_once
 from mixopt.weights.pool import Pool, open_pool
-from tests.conftest import State, random_mix, random_states
+from tests.conftest import random_mix, random_states
+from tests.weights.nets import Net, bits, naive, open_states, scale_of
 
 MakePool = Callable[..., Pool]
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mlp = nn.Linear(6, 6)
-
-
-class Net(nn.Module):
-    """Has the names and shapes of `random_states`."""
-
-    steps: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Linear(3, 6, bias=False)
-        self.blocks = nn.ModuleList([Block(), Block()])
-        self.head = nn.Linear(6, 4, bias=False)
-        self.scale = nn.Parameter(torch.tensor(1.0))
-        self.frozen = nn.Parameter(torch.zeros(5))
-        self.register_buffer("steps", torch.tensor(0))
-
-
-def naive(states: list[State], mix: Mix) -> dict[str, Tensor]:
-    """The reference: a loop over names and columns in float64."""
-    row_of = mix.groups.index()
-    fused = {}
-    for name in states[0]:
-        if name not in row_of:
-            fused[name] = states[0][name]
-            continue
-        total = torch.zeros_like(states[0][name], dtype=torch.float64)
-        for column, state in enumerate(states):
-            total += float(mix.coefficients[row_of[name], column]) * state[name].double()
-        fused[name] = total
-    return fused
-
-
-def scale_of(states: list[State], mix: Mix, name: str) -> Tensor:
-    """Per entry, the largest term that is added up."""
-    row = mix.coefficients[mix.groups.index()[name]]
-    terms = [abs(float(weight)) * state[name].double().abs() for weight, state in zip(row, states, strict=True)]
-    return torch.stack(terms).amax(dim=0)
-
-
 def grouping(pool: Pool, scheme: str) -> Groups:
     return make_groups(scheme, pool.sizes)
-
-
-def bits(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().numpy().tobytes()
-
-
-def open_states(folder: Path, states: list[State]) -> Pool:
-    paths = {}
-    for number, state in enumerate(states):
-        paths[f"model_{number}"] = folder / f"model_{number}.safetensors"
-        save_file(state, paths[f"model_{number}"])
-    return open_pool(paths)
 
 
 def exact(
@@ -488,7 +435,7 @@ def test_the_cast_rounds_once(dtype: torch.dtype, data: st.DataObject) -> None:
     high = float(torch.nextafter(torch.tensor(low, dtype=dtype), torch.tensor(torch.inf, dtype=dtype)))
     middle = (low + high) / 2 if np.isfinite(high) and np.isfinite(low) else near
     values = [near, middle, float(np.nextafter(middle, -np.inf)), float(np.nextafter(middle, np.inf))]
-    found = builder._cast(np.array(values), dtype)
+    found = round_once(np.array(values), dtype)
     assert found.dtype == dtype
     assert found.tolist() == [rounded(Fraction(value), dtype) for value in values]
 
@@ -496,7 +443,7 @@ def test_the_cast_rounds_once(dtype: torch.dtype, data: st.DataObject) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_the_cast_keeps_special_values(dtype: torch.dtype) -> None:
     values = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 1e308, -1e308, 1e-320, -1e-320])
-    found = builder._cast(values, dtype)
+    found = round_once(values, dtype)
     wide = found.double().numpy()
     assert wide[:2].tolist() == [np.inf, -np.inf]
     assert np.isnan(wide[2])
@@ -504,7 +451,7 @@ def test_the_cast_keeps_special_values(dtype: torch.dtype) -> None:
     assert np.signbit(wide[[7, 8]]).tolist() == [False, True]
     if dtype != torch.float64:
         assert wide[5:].tolist() == [np.inf, -np.inf, 0.0, 0.0]
-    assert builder._cast(np.float64(1.5), dtype).shape == ()  # type: ignore[arg-type]
+    assert round_once(np.float64(1.5), dtype).shape == ()  # type: ignore[arg-type]
 
 
 @often

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mixopt.errors import CheckpointError, RunError
 from mixopt.weights import checkpoints
-from mixopt.weights.checkpoints import Checkpoint, content_hash, find, names_of, read, tensor_hash, write
+from mixopt.weights.checkpoints import Checkpoint, content_hash, find, names_of, pickled, read, tensor_hash, write
 
 State = dict[str, Tensor]
 DTYPES = [
@@ -166,7 +166,7 @@ def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         read(index)
 
 
-@pytest.mark.parametrize("suffix", checkpoints.PICKLE_SUFFIXES)
+@pytest.mark.parametrize("suffix", pickled.SUFFIXES)
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_pickles_of_tensors_are_read(tmp_path: Path, suffix: str, zipped: bool) -> None:
     path = tmp_path / f"m{suffix}"
@@ -301,7 +301,7 @@ def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
     codes = torch.zeros(2, 2, dtype=torch.int64)
     sparse = torch.sparse_coo_tensor(codes, torch.ones(2), (3, 3), check_invariants=True)
     with pytest.raises(CheckpointError, match="w is sparse or quantized"):
-        checkpoints._unwrap(tmp_path / "m.pt", {"w": sparse, "b": torch.ones(1)})
+        pickled.unwrap(tmp_path / "m.pt", {"w": sparse, "b": torch.ones(1)})
 
 
 @pytest.mark.parametrize("suffix", checkpoints.SUFFIXES)

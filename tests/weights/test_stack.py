@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import mixopt
 from mixopt import RunError, load_spec, open_objective
 from mixopt.errors import PoolError
-from mixopt.runs import run
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, one_hot
 from mixopt.weights.builder import FastBuilder
@@ -23,7 +22,7 @@ from mixopt.weights.pool import Pool, open_pool
 from mixopt.weights.stack import Deltas, Resident, Stack, Streamed, open_stack
 from tests.conftest import State, random_mix, random_states
 from tests.listening import Recorder
-from tests.weights.test_builder import Net, bits, naive, open_states, scale_of
+from tests.weights.nets import Net, bits, naive, open_states, scale_of
 
 CPU = torch.device("cpu")
 # Chunks of a few parameters end inside tensors, at their ends, and beyond the last.
@@ -106,48 +105,12 @@ def test_a_checkpoint_alone_is_exact(tmp_path: Path, name: str) -> None:
         builder.apply(alone)
         found = fused(builder)
         assert all(bits(found[tensor]) == bits(state[tensor]) for tensor in pool.sizes)
-        builder.load(builder.fuse_many([other, alone])[1])
-        assert all(bits(fused(builder)[tensor]) == bits(state[tensor]) for tensor in pool.sizes)
         # One row alone among others.
         rows = other.coefficients.copy()
         rows[2] = alone.coefficients[2]
         builder.apply(Mix(groups, pool.columns, rows))
         (tensor,) = groups.items[2][1]
         assert bits(fused(builder)[tensor]) == bits(state[tensor])
-
-
-@every_stack
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_several_mixes_at_once_are_what_each_is_alone(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
-    states = random_states(9, dtype=dtype)
-    pool = open_states(tmp_path, states)
-    builder = FastBuilder(pool, Net(), CPU, stack=STACKS[name](pool))
-    mixes = [
-        random_mix(make_groups(scheme, pool.sizes), pool.columns, seed, affine=seed == 1)
-        for seed, scheme in enumerate(["whole", "tensor", "block", "2"])
-    ]
-    mixes.append(one_hot(mixes[1].groups, pool.columns, "model_3"))
-    several = builder.fuse_many(mixes)
-    assert several.shape == (5, pool.stack.shape[1])
-    assert several.dtype == torch.float32
-    step = torch.finfo(dtype).eps if dtype == torch.float16 else 0.0
-    for mix, weights in zip(mixes, several, strict=True):
-        builder.apply(mix)
-        alone = fused(builder)
-        builder.load(weights)
-        for tensor, value in fused(builder).items():
-            if tensor in pool.sizes:
-                assert torch.equal(value.to(dtype).float(), value)
-                tolerance = scale_of(states, mix, tensor) * 2e-6 + step * value.abs().double()
-                assert bool(((value - alone[tensor]).abs() <= tolerance).all()), tensor
-
-
-def test_fused_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
-    pool = open_states(tmp_path, random_states(2))
-    builder = FastBuilder(pool, Net(), CPU)
-    size = pool.stack.shape[1]
-    with pytest.raises(PoolError, match=rf"expected \[{size}\] fused weights, found \[1, {size}\]"):
-        builder.load(torch.zeros(1, size))
 
 
 @every_stack
@@ -202,7 +165,7 @@ def test_the_mode_is_in_the_key_and_fp32_keeps_its_own(clip_pool_template: Path,
         objective = open_objective(spec)
         mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns)
         keys[mode] = objective.key(mix, "validation")
-        identity = json.loads(objective._keys._constant)["identity"]
+        identity = objective.scorer.keys.identity
         assert identity.get("stack") == ("bf16" if mode == "bf16" else None)
     assert keys["auto"] == keys["fp32"] != keys["bf16"]
 
@@ -213,21 +176,21 @@ def test_a_run_keeps_what_was_chosen(
     heard = Recorder()
     listener = heard.listener
     options = {**run_options, "sampler": "random"}
-    result = run.search(clip_pool_template, trials=2, stack="bf16", listener=listener, **options)
+    result = mixopt.search(clip_pool_template, trials=2, stack="bf16", listener=listener, **options)
     assert "stack: bf16, checkpoints in bf16 on the device: candidates are fused from bf16 differences" in heard.infos
     assert result.report["stack"] == {"mode": "bf16", "place": "device"}
     assert abs(result.report["verification"]["difference"]) < 0.05
     assert tomllib.loads((result.folder / "run.toml").read_text())["stack"] == "bf16"
-    resumed = run.search(clip_pool_template, trials=3, **options)
+    resumed = mixopt.search(clip_pool_template, trials=3, **options)
     assert resumed.report["stack"]["mode"] == "bf16"
     assert resumed.report["trials"]["complete"] == 3
     with pytest.raises(RunError, match='stack was "bf16", now "fp32"'):
-        run.search(clip_pool_template, trials=3, stack="fp32", **options)
+        mixopt.search(clip_pool_template, trials=3, stack="fp32", **options)
 
     monkeypatch.setattr("mixopt.weights.stack.room_on", lambda _: 1.0)
     heard = Recorder()
     listener = heard.listener
-    compared = run.compare(
+    compared = mixopt.compare(
         clip_pool_template, methods="uniform", listener=listener, **{**options, "out": result.folder.parent / "other"}
     )
     assert compared.report["stack"] == {"mode": "fp32", "place": "host"}

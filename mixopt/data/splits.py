@@ -1,0 +1,105 @@
+"""The splits of a run, opened and checked together: the one that selects, those that steer beside it, the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from mixopt.data import open_split
+from mixopt.errors import DataError
+from mixopt.listener import Listener
+from mixopt.spec import StudySpec
+from mixopt.values.samples import SYNTHETIC, VALIDATION, Preprocess, Split
+
+
+class Wants(Protocol):
+    """What a model family says of its samples."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What the model wants of its images."""
+
+    @property
+    def classnames(self) -> Sequence[str] | None:
+        """Class names in the order of the logits, where the family knows them."""
+
+
+def open_splits(spec: StudySpec, family: Wants, listener: Listener) -> dict[str, Split]:
+    """The validation split and the tests by name, the former first.
+
+    Raises:
+        DataError: A split cannot be used, or the validation split is also a test split.
+    """
+    wanted: dict[str, Path] = {} if spec.data.validation is None else {VALIDATION: spec.data.validation}
+    wanted |= spec.data.test
+    splits = _open_each(spec, wanted, family, family.classnames, listener)
+    if VALIDATION in splits:
+        _check_overlap(splits, listener)
+        if spec.limit is not None:
+            splits[VALIDATION] = splits[VALIDATION].first(spec.limit)
+    return splits
+
+
+def add_steering(
+    spec: StudySpec, family: Wants, splits: dict[str, Split], listener: Listener
+) -> tuple[dict[str, Split], dict[str, Any]]:
+    """The splits with those that steer a search in second place, and how the shifted images were made.
+
+    Raises:
+        DataError: A split cannot be used, or one that steers is also a test split.
+    """
+    paths = {name: path for name, (path, _) in spec.select.items()}
+    steering = _open_each(spec, paths, family, family.classnames or splits[VALIDATION].classes, listener)
+    shifts: dict[str, Any] = {}
+    if SYNTHETIC in spec.weights:
+        # Imports torchvision, which other runs can do without.
+        from mixopt.data.shifts import facts, open_shifted
+
+        steering[SYNTHETIC] = open_shifted(splits[VALIDATION], SYNTHETIC, spec.cache, listener.progress)
+        shifts = facts()
+    tests = {name: split for name, split in splits.items() if name != VALIDATION}
+    for name, split in steering.items():
+        if shared := split.shared_with(splits[VALIDATION]):
+            listener.warn(f"{shared} images of split {name}, which steers, are in the selection split too")
+        _refuse_overlap(tests, split, f"split {name}, which steers", listener)
+    steering = {name: replace(split, steers=True) for name, split in steering.items()}
+    return {VALIDATION: splits[VALIDATION], **steering, **tests}, shifts
+
+
+def _open_each(
+    spec: StudySpec,
+    wanted: Mapping[str, Path],
+    family: Wants,
+    classnames: Sequence[str] | None,
+    listener: Listener,
+) -> dict[str, Split]:
+    """Splits by name; where nobody knows their classes, the first one's numbering holds for all."""
+    splits: dict[str, Split] = {}
+    for name, path in wanted.items():
+        splits[name] = open_split(
+            path, name, family.preprocess, classnames=classnames, cache=spec.cache, listener=listener
+        )
+        classnames = classnames or splits[name].classes
+    return splits
+
+
+def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
+    validation = splits[VALIDATION]
+    if validation.labels.min() == validation.labels.max():
+        listener.warn(f"{validation.source}: all {len(validation)} samples have one label")
+    tests = {name: split for name, split in splits.items() if name != VALIDATION}
+    _refuse_overlap(tests, validation, "selection split", listener)
+
+
+def _refuse_overlap(tests: Mapping[str, Split], choosing: Split, called: str, listener: Listener) -> None:
+    for name, split in tests.items():
+        shared = split.shared_with(choosing)
+        if shared == len(split):
+            raise DataError(
+                f"{split.source} (test split {name}): all its images are in the {called} {choosing.source}; "
+                "what selects cannot also test: give another --test or --data"
+            )
+        if shared:
+            listener.warn(f"{shared} images of test split {name} are in the {called} too")

@@ -1,0 +1,48 @@
+"""Build: a fused model again from its recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mixopt.listener import Listener
+from mixopt.runs.folder import RunFolder
+from mixopt.weights import checkpoints, saving
+
+
+def build(
+    recipe: str | Path,
+    output: str | Path,
+    *,
+    models: str | Path | None = None,
+    verify: bool = False,
+    listener: Listener | None = None,
+) -> Path:
+    """Rebuild a fused model from its recipe, wherever its checkpoints are: the same bytes as the run's.
+
+    Args:
+        recipe: A recipe.json, or a model that mixopt saved.
+        output: The safetensors file to write.
+        models: The folder of the checkpoints; by default the one that the run used, then the recipe's own.
+        verify: Read the written file back and compare it with the output hash as well.
+        listener: Told about progress.
+
+    Raises:
+        MixoptError: Not a recipe, checkpoints that are not found, or other weights than the recipe promises.
+    """
+    source, target = Path(recipe), Path(output)
+    loaded = saving.load_recipe(source)
+    folders = [Path(models)] if models is not None else _likely_folders(source)
+    statistics = saving.find_statistics(loaded, [source.parent, *folders])
+    paths = saving.locate(loaded, folders, checkpoints.read)
+    tensors, tied = saving.fuse(loaded, paths, checkpoints.read, listener or Listener(), statistics)
+    saving.check_output(loaded, tensors, str(target))
+    saving.save_model(target, tensors, tied, loaded)
+    if verify:
+        saving.check_output(loaded, checkpoints.read(target).tensors, str(target))
+    return target
+
+
+def _likely_folders(recipe: Path) -> list[Path]:
+    """Where a recipe's checkpoints may be: the pool that the run beside it used, then its own folder."""
+    models = RunFolder(recipe.parent).models()
+    return [folder for folder in (models, recipe.parent) if folder is not None and folder.is_dir()]

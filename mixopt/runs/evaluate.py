@@ -1,0 +1,86 @@
+"""Evaluate: one checkpoint scored as it stands in its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mixopt.assemble import family_of, family_of_recipe, open_splits
+from mixopt.errors import MixoptError, SpecError
+from mixopt.listener import Listener
+from mixopt.runs.export import score_checkpoint
+from mixopt.scoring.device import limit_threads, resolve_device
+from mixopt.scoring.evaluator import FP32, Evaluator
+from mixopt.spec import AUTO, DataSpec, load_spec
+from mixopt.values.samples import VALIDATION
+from mixopt.weights import checkpoints, saving
+
+
+def evaluate(
+    checkpoint: str | Path, *, verify: bool = False, listener: Listener | None = None, **options: Any
+) -> dict[str, Any]:
+    """Score one checkpoint.
+
+    Args:
+        checkpoint: The file; for one that mixopt saved, the recipe in it says how to make the model.
+        verify: Compare its weights with the recipe's output hash first.
+        listener: Told about notices.
+        **options: Fields of `mixopt.StudySpec`: ``data`` (``search`` and ``test``) at least; ``models`` for a
+            folder whose pool.toml describes the model. ``precision`` is fp32 unless it says otherwise.
+
+    Returns:
+        ``{"model": ..., "metric": ..., "splits": {name: {"samples": n, "metrics": {...}}}, "verified": ...}``; the
+        split given as ``data`` is named by its file.
+
+    Raises:
+        MixoptError: Bad input.
+    """
+    path, heard = Path(checkpoint), listener or Listener()
+    opened = checkpoints.read(path)
+    given = {key: value for key, value in options.items() if value is not None}
+    spec = load_spec({"models": path.parent, **given})
+    if "data" in given:
+        spec = spec.model_copy(update={"data": DataSpec.model_validate(given["data"])})
+    called = spec.data.validation.stem if spec.data.validation else VALIDATION
+    if called in spec.data.test:
+        called = VALIDATION
+    recipe = saving.load_recipe(path) if saving.METADATA_KEY in opened.metadata else None
+    if verify and recipe is None:
+        raise MixoptError(f"{path}: --verify needs a model that mixopt saved; this one carries no recipe")
+    if verify and recipe is not None:
+        saving.check_output(recipe, opened.tensors, str(path))
+    described = given.keys() & {"family", "model", "classnames", "templates", "models"}
+    if recipe is not None and not described:
+        family = family_of_recipe(recipe.family, path.parent)
+        if family.identity() != recipe.family:
+            heard.warn(f"{path}: its family {recipe.family['name']} has changed since the model was saved")
+    else:
+        family = family_of(spec)
+    splits = open_splits(spec, family, heard)
+    if not splits:
+        raise SpecError("--data: give the split to score on (--data FILE), or --test NAME=FILE")
+    device = resolve_device(spec.device)
+    limit_threads(device)
+    precision = FP32 if spec.precision == AUTO else spec.precision
+    evaluators = {
+        name: Evaluator(
+            split,
+            family.preprocess,
+            device,
+            spec.batch_size,
+            precision=precision,
+            compiled=spec.compile,
+            listener=heard,
+        )
+        for name, split in splits.items()
+    }
+    scored = score_checkpoint(opened, family, evaluators, device)
+    return {
+        "model": str(path),
+        "metric": recipe.metric if recipe is not None and "metric" not in given else spec.metric,
+        "splits": {
+            called if name == VALIDATION else name: {"samples": len(outcomes), "metrics": metrics}
+            for name, (outcomes, metrics) in scored.items()
+        },
+        "verified": verify,
+    }

@@ -1,0 +1,74 @@
+"""Inspect: what is in a pool, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixopt.assemble import (
+    family_of,
+    ingredient_files,
+    open_pool_of,
+    open_splits,
+)
+from mixopt.errors import MixoptError
+from mixopt.families import Family
+from mixopt.listener import Listener
+from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
+from mixopt.values.samples import VALIDATION
+from mixopt.weights.inspection import describe_pool
+
+
+def inspect(models: str | Path, *, listener: Listener | None = None, **options: Any) -> dict[str, Any]:
+    """What is in a pool, and what is wrong with it.
+
+    Args:
+        models: The pool's folder; a pool.toml is not needed.
+        listener: Told about notices and progress.
+        **options: Fields of `mixopt.StudySpec`.
+
+    Returns:
+        Plain JSON values; ``problems`` lists everything that would stop a search.
+
+    Raises:
+        SpecError: Options that cannot be used.
+    """
+    heard = listener or Listener()
+    spec = load_spec({"models": models, **options})
+    problems: list[str] = []
+    found: dict[str, Any] = {"models": str(spec.models), "problems": problems}
+    family: Family | None = None
+    if (spec.models / POOL_FILE).is_file() or options.get("family") is not None:
+        try:
+            family = family_of(spec)
+            found["family"] = spec.family
+        except MixoptError as error:
+            problems.append(str(error))
+    try:
+        paths, base = ingredient_files(spec)
+        found |= describe_pool(open_pool_of(family, heard, paths, base), spec.groups or "block")
+    except MixoptError as error:
+        problems.append(str(error))
+    if family is not None:
+        found["splits"] = _inspect_splits(spec, family, heard, problems)
+    return found
+
+
+def _inspect_splits(
+    spec: StudySpec, family: Family, listener: Listener, problems: list[str]
+) -> dict[str, Mapping[str, int]]:
+    splits: dict[str, Mapping[str, int]] = {}
+    for name, path in [(VALIDATION, spec.data.validation), *spec.data.test.items()]:
+        if path is None:
+            continue
+        data = DataSpec(validation=path) if name == VALIDATION else DataSpec(test={name: path})
+        try:
+            split = open_splits(spec.model_copy(update={"data": data}), family, listener)[name]
+        except MixoptError as error:
+            problems.append(str(error))
+        else:
+            splits[name] = {"samples": len(split), "classes": len(np.unique(split.labels))}
+    return splits

@@ -1,0 +1,89 @@
+"""A run's work inside its folder: held, logged, and what every report says of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from mixopt.assemble import Assembly
+from mixopt.errors import RunError
+from mixopt.files import ENVIRONMENT
+from mixopt.listener import Listener, TrialEvent
+from mixopt.reporting import Failure, Row
+from mixopt.runs.folder import RunFolder
+from mixopt.spec import StudySpec
+from mixopt.version import __version__
+
+Result = TypeVar("Result")
+
+
+def in_folder(
+    command: str,
+    spec: StudySpec,
+    listener: Listener | None,
+    work: Callable[[StudySpec, RunFolder, Listener], Result],
+) -> Result:
+    """Do a run's work while holding its folder; a full disk becomes one message.
+
+    Where no folder was named, and the usual one holds the other command's result, the work goes beside it.
+    """
+    folder = RunFolder(spec.folder)
+    if spec.out is None and folder.holds() not in (None, command):
+        folder = RunFolder(folder.path.with_name(f"{folder.path.name}-{command}"))
+    with folder.locked():
+        try:
+            folder.check_free_for(command)
+            return work(folder.resolved(spec), folder, logged(listener or Listener(), folder))
+        except OSError as error:
+            if error.errno not in ENVIRONMENT:
+                raise
+            raise RunError(
+                f"{error.filename or folder.path}: {error.strerror or error}; free space or check the disk. "
+                "Nothing already computed is lost: the same command continues from here"
+            ) from error
+
+
+def logged(listener: Listener, folder: RunFolder) -> Listener:
+    """The listener, with notices and trials kept in the run's log as well."""
+
+    def info(text: str) -> None:
+        folder.note(text)
+        listener.info(text)
+
+    def warn(text: str) -> None:
+        folder.note(f"warning: {text}")
+        listener.warn(text)
+
+    def trial(event: TrialEvent) -> None:
+        value = "failed" if event.value is None else f"{event.value:.6f}"
+        folder.note(f"trial {event.number}: {value}, best {event.best:.6f}, {event.complete} of {event.total} complete")
+        listener.trial(event)
+
+    return Listener(info=info, warn=warn, progress=listener.progress, trial=trial)
+
+
+def run_facts(spec: StudySpec, assembly: Assembly, started: float) -> dict[str, Any]:
+    """What every report says of its run."""
+    wall = time.monotonic() - started
+    return {
+        "splits": {
+            name: {"samples": len(evaluator.split), "fingerprint": evaluator.split.fingerprint}
+            for name, evaluator in assembly.objective.evaluators.items()
+        },
+        "steering": assembly.objective.tuning,
+        "signal": assembly.objective.signal.name,
+        "batchnorm": assembly.batchnorm.as_dict(),
+        "precision": assembly.precision.as_dict(),
+        "stack": {"mode": assembly.stack.mode, "place": assembly.stack.place},
+        "seed": spec.seed,
+        "wall_seconds": round(wall, 3),
+        "time": assembly.objective.stopwatch.shares(wall),
+        "reused": assembly.objective.reused,
+        "version": __version__,
+    }
+
+
+def made_rows(rows: Sequence[Row | Failure]) -> list[Row]:
+    """Those that could be made."""
+    return [row for row in rows if isinstance(row, Row)]

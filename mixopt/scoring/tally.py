@@ -1,0 +1,101 @@
+"""What has been asked for, as events by key: adding the same twice changes nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Asked(NamedTuple):
+    """A mix or an ensemble that was scored.
+
+    Attributes:
+        images: Samples that went through a model for it.
+        seconds: What that took, when it was computed.
+    """
+
+    images: int
+    seconds: float
+
+
+class Learned(NamedTuple):
+    """A gradient that was taken.
+
+    Attributes:
+        images: Samples that it was taken on.
+        seconds: What that took, when it was computed.
+        share: Those samples as a share of the ones that a score is of.
+    """
+
+    images: int
+    seconds: float
+    share: float
+
+
+@dataclass
+class Tally:
+    """What has been asked for on the validation split: distinct mixes, as if nothing had been cached.
+
+    Attributes:
+        asked: What was scored, by content key.
+        learned: Gradients, by content key.
+        members: Keys of the models whose logits were needed for ensembles.
+        own: By row, the seconds of a method's own work beside evaluations.
+        runs: What was computed rather than found in the cache, on any split: by content key and the first sample
+            computed, the seconds that it took.
+    """
+
+    asked: dict[str, Asked] = field(default_factory=dict)
+    learned: dict[str, Learned] = field(default_factory=dict)
+    members: set[str] = field(default_factory=set)
+    own: dict[str, float] = field(default_factory=dict)
+    runs: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    @property
+    def evaluations(self) -> int:
+        """The number of distinct mixes; a pass over the split for gradients counts as one."""
+        return len(self.asked) + math.ceil(sum(each.share for each in self.learned.values()) - 1e-6)
+
+    @property
+    def computed(self) -> int:
+        """How many of the mixes and gradients were computed, at least in part, rather than found in the cache."""
+        return len({key for key, _ in self.runs} & (self.asked.keys() | self.learned.keys()))
+
+    @property
+    def spent(self) -> float:
+        """Seconds that computing took, on any split."""
+        return sum(self.runs.values())
+
+    @property
+    def images(self) -> int:
+        """Samples that went through a model."""
+        return sum(each.images for each in self.asked.values()) + self.gradient_images
+
+    @property
+    def gradient_images(self) -> int:
+        """Those of them that a gradient was taken on."""
+        return sum(each.images for each in self.learned.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all of it takes, from nothing."""
+        scoring = sum(each.seconds for each in self.asked.values())
+        return scoring + sum(each.seconds for each in self.learned.values()) + sum(self.own.values())
+
+    def ask(self, key: str, images: int, seconds: float) -> None:
+        """Add a score; of one that was asked for before, the one of more samples counts."""
+        self.asked[key] = max(self.asked.get(key, Asked(0, 0.0)), Asked(images, seconds))
+
+    def merged(self, other: Tally) -> Tally:
+        """Both together; what both asked for counts once."""
+        both = Tally(
+            dict(self.asked),
+            {**self.learned, **other.learned},
+            self.members | other.members,
+            {**self.own, **other.own},
+            {**self.runs, **other.runs},
+        )
+        for key, asked in other.asked.items():
+            both.ask(key, *asked)
+        return both

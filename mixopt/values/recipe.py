@@ -1,0 +1,100 @@
+"""Recipe: a mix and all that is needed to rebuild and trust it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from mixopt.errors import MixoptError, names
+from mixopt.values.mix import Mix
+
+RECIPE_FORMAT = 1
+# What format 1 calls the validation split in ``data`` and ``scores``.
+RECIPE_VALIDATION = "search"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A mix plus all that is needed to rebuild the fused model and to trust it; no paths, no times.
+
+    Attributes:
+        method: The row that chose the mix, such as ``search``.
+        mix: The coefficients.
+        ingredients: Column name to the content hash of its checkpoint.
+        base: The column that is the base, if any.
+        family: What the family needs to make the model again: its name, model config, class names, templates.
+        dtypes: The dtype that each tensor is saved in: the commonest under ``*``, the others by tensor name.
+        buffers_from: The column whose integer buffers are kept, where they differ between columns.
+        batchnorm: How the run made BatchNorm statistics: ``average`` mixes them as it does weights; ``recompute`` sets
+            those of mixes of several checkpoints anew from images.
+        metric: The metric that drove the choice.
+        data: Split name to content fingerprint.
+        scores: Split name to the metrics that the mix was chosen by (fractions; nll in nats).
+        seed: The run's seed.
+        output_hash: Content hash of the fused state dict.
+        version: mixopt's version.
+        statistics: Where they were set anew, the file that holds them (``file``, which lies beside the recipe), its
+            content ``hash``, and the number of ``images`` they come from.
+    """
+
+    method: str
+    mix: Mix
+    ingredients: dict[str, str]
+    base: str | None
+    family: dict[str, Any]
+    dtypes: dict[str, str]
+    buffers_from: str | None
+    batchnorm: str
+    metric: str
+    data: dict[str, str]
+    scores: dict[str, dict[str, float]]
+    seed: int
+    output_hash: str
+    version: str
+    statistics: dict[str, Any] | None = None
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Canonical JSON: the same recipe gives the same text."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields |= {"mix": self.mix.as_dict(), "format": RECIPE_FORMAT}
+        if self.statistics is None:
+            del fields["statistics"]  # so that a recipe from before there were any keeps its bytes
+        return json.dumps(fields, sort_keys=True, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Recipe:
+        """Read a recipe.
+
+        Args:
+            text: What `to_json` wrote.
+            source: The file, for messages.
+
+        Raises:
+            MixoptError: Not a recipe, or one of a newer format.
+        """
+        try:
+            fields = json.loads(text)
+            if fields.pop("format") != RECIPE_FORMAT:
+                raise MixoptError(f"{source}: a recipe of another format; expected {RECIPE_FORMAT}; update mixopt")
+            recipe = cls(**{**fields, "mix": Mix.from_dict(fields["mix"])})
+            if lost := [name for name in recipe.mix.columns if name not in recipe.ingredients]:
+                raise MixoptError(f"{source}: the recipe lacks the content hash of {names(lost)}")
+            if "*" not in recipe.dtypes:
+                raise MixoptError(f"{source}: the recipe lacks the dtype of '*'")
+            _check_statistics(recipe, source)
+            return recipe
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MixoptError(f"{source}: not a mixopt recipe ({type(error).__name__}: {error})") from error
+
+
+def _check_statistics(recipe: Recipe, source: str) -> None:
+    found = recipe.statistics
+    if found is None:
+        if recipe.batchnorm == "recompute" and len(recipe.mix.support()) > 1:
+            raise MixoptError(f"{source}: the recipe lacks the reference to its recomputed BatchNorm statistics")
+        return
+    texts = [found["file"], found["hash"]]
+    # A plain file name: the file is looked for where the reader says, never where a recipe points to.
+    if not all(isinstance(text, str) and text for text in texts) or set(texts[0]) & set("/\\"):
+        raise MixoptError(f"{source}: expected a file name and a hash in the recipe's statistics, found {texts}")
