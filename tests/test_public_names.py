@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 
@@ -27,6 +29,23 @@ def test_every_public_name_exists_and_is_documented(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         mixopt.nothing  # noqa: B018
+
+
+VERBS = ["search", "compare", "build", "evaluate", "inspect", "report"]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_verbs_are_what_the_commands_call(name: str) -> None:
+    from mixopt.cli import app
+
+    assert name in mixopt.__all__
+    assert getattr(mixopt, name).__module__.startswith("mixopt.runs")
+    assert {each.callback.__name__ for each in app.registered_commands if each.callback} == {*VERBS, "demo", "guide"}
+
+
+def test_the_package_comes_without_what_its_names_need() -> None:
+    code = "import sys, mixopt; sys.exit(bool({'torch', 'optuna', 'pydantic', 'numpy'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 MODULES = sorted(

@@ -9,6 +9,7 @@ import typer
 
 from mixopt.cli.commands import make_command
 from mixopt.cli.files import build, evaluate, inspect, report
+from mixopt.cli.guide import guide
 from mixopt.cli.runs import COMPARE_RESUMES, DEMO_RESUMES, METHODS, SEARCH_RESUMES, compare, demo, search
 from mixopt.version import __version__
 
@@ -25,6 +26,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     evaluate: "Example: [bold]mixopt evaluate fused.safetensors --data test.npz[/bold]",
     inspect: "Example: [bold]mixopt inspect my_sweep/[/bold]",
     report: "Example: [bold]mixopt report runs/my_sweep/ --html report.html[/bold]",
+    guide: "Example: [bold]mixopt guide search[/bold]. On a terminal, a page is shown by your pager (PAGER).",
     demo: "Example: [bold]mixopt demo[/bold]. Needs scikit-learn: pip install 'mixopt\\[demo]'.",
 }
 # What an interrupt leaves, and how to go on.

@@ -86,9 +86,7 @@ class Fields(BaseModel):
             "auto: over those that help by the gradient at the uniform soup.",
             POOL,
             OPENING,
-            otherwise={
-                "compare": "Glob of the ingredients' files (repeatable). (default: every checkpoint there but the base)"
-            },
+            otherwise={"compare": "Glob of the ingredients' files (repeatable)."},
             default="every checkpoint there but the base",
         ),
     ] = ()

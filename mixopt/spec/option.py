@@ -39,7 +39,7 @@ class Option:
         flag: Its name as a flag, where that is not its key.
         metavar: What the flag takes, where the type does not say it.
         default: What the default means, where the value itself does not say it.
-        otherwise: The help, default included, in commands in which the option means something else.
+        otherwise: The help in commands in which the option means something else, with the default if that is another.
     """
 
     help: str
@@ -74,8 +74,8 @@ class Described:
 
     def told(self, command: str) -> str:
         """Its help in a command."""
-        shown = f" (default: {self.default})" if self.default else ""
-        return self.option.otherwise.get(command, f"{self.option.help}{shown}")
+        text = self.option.otherwise.get(command, self.option.help)
+        return f"{text} (default: {self.default})" if self.default and "(default: " not in text else text
 
 
 def described(model: type[BaseModel]) -> list[Described]:
