@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from mixopt.spec import StudySpec, load_spec
     from mixopt.values.groups import Groups, make_groups
     from mixopt.values.mix import Mix, Recipe, combine, constant, one_hot
-    from mixopt.values.samples import Preprocess, Split
+    from mixopt.values.samples import Encoding, Preprocess, Samples
     from mixopt.weights.pool import Pool, open_pool
 
 _PLACES = {
+    "Encoding": "values.samples",
     "Groups": "values.groups",
     "Listener": "listener",
     "Mix": "values.mix",
@@ -41,9 +42,9 @@ _PLACES = {
     "Pool": "weights.pool",
     "Preprocess": "values.samples",
     "Recipe": "values.mix",
+    "Samples": "values.samples",
     "Score": "scoring.score",
     "Simplex": "spaces.simplex",
-    "Split": "values.samples",
     "StudySpec": "spec",
     "combine": "values.mix",
     "constant": "values.mix",
@@ -57,6 +58,7 @@ _PLACES = {
 __all__ = [
     "CheckpointError",
     "DataError",
+    "Encoding",
     "Groups",
     "Listener",
     "Mix",
@@ -68,11 +70,11 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "RunError",
+    "Samples",
     "Score",
     "ScoreError",
     "Simplex",
     "SpecError",
-    "Split",
     "StudySpec",
     "__version__",
     "combine",

@@ -28,7 +28,7 @@ from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spec import AUTO, POOL_FILE, StudySpec, pool_template
 from mixopt.values.groups import depth_order, make_groups
 from mixopt.values.mix import Mix, constant
-from mixopt.values.samples import SYNTHETIC, VALIDATION, Split
+from mixopt.values.samples import SYNTHETIC, VALIDATION, Samples
 from mixopt.weights import checkpoints
 from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool, open_pool
@@ -109,7 +109,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         return family.predict(module, fixed)
 
     evaluators = {
-        name: Evaluator(split, family.preprocess, device, spec.batch_size, listener=listener)
+        name: Evaluator(split, family.encoding, device, spec.batch_size, listener=listener)
         for name, split in splits.items()
     }
     evaluators[VALIDATION].cut = steering_samples(len(splits[VALIDATION]), spec.confirm)
@@ -144,7 +144,7 @@ def identity_of(
     """What outcomes depend on beside weights and images; part of every cache key."""
     return {
         "family": family.identity(),
-        "preprocess": family.preprocess.key,
+        "preprocess": family.encoding.key,
         # Of mixes whose statistics are recomputed, the objective's key says so beside this.
         "batchnorm": BATCHNORM,
         "precision": precision,
@@ -203,7 +203,7 @@ def family_of_recipe(identity: Mapping[str, Any], folder: Path) -> families.Fami
     return families.from_identity(identity, folder)
 
 
-def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Split]:
+def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Samples]:
     """Every split by name, the selection split first.
 
     Raises:
@@ -225,14 +225,14 @@ def _open_each(
     family: families.Family,
     classnames: Sequence[str] | None,
     listener: Listener,
-) -> dict[str, Split]:
+) -> dict[str, Samples]:
     """Splits by name; where nobody knows their classes, the first one's numbering holds for all."""
-    splits: dict[str, Split] = {}
+    splits: dict[str, Samples] = {}
     for name, path in wanted.items():
         splits[name] = open_split(
             path,
             name,
-            family.preprocess,
+            family.encoding,
             classnames=classnames,
             cache=spec.cache,
             listener=listener,
@@ -242,8 +242,8 @@ def _open_each(
 
 
 def _with_steering(
-    spec: StudySpec, family: families.Family, splits: dict[str, Split], listener: Listener
-) -> tuple[dict[str, Split], dict[str, Any]]:
+    spec: StudySpec, family: families.Family, splits: dict[str, Samples], listener: Listener
+) -> tuple[dict[str, Samples], dict[str, Any]]:
     """The splits with those that steer a search in second place, and how the shifted images were made.
 
     Raises:
@@ -475,7 +475,7 @@ def _needs_data(spec: StudySpec, files: list[Path]) -> None:
     raise SpecError(f"--data: no selection split is given, and {none}. {what}:\n\n{template}\n")
 
 
-def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
+def _check_overlap(splits: dict[str, Samples], listener: Listener) -> None:
     validation = splits[VALIDATION]
     if validation.labels.min() == validation.labels.max():
         listener.warn(f"{validation.source}: all {len(validation)} samples have one label")
@@ -483,7 +483,7 @@ def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
     _refuse_overlap(tests, validation, "selection split", listener)
 
 
-def _refuse_overlap(tests: Mapping[str, Split], choosing: Split, called: str, listener: Listener) -> None:
+def _refuse_overlap(tests: Mapping[str, Samples], choosing: Samples, called: str, listener: Listener) -> None:
     for name, split in tests.items():
         shared = split.shared_with(choosing)
         if shared == len(split):

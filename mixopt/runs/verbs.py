@@ -114,7 +114,7 @@ def evaluate(
     evaluators = {
         name: Evaluator(
             split,
-            family.preprocess,
+            family.encoding,
             device,
             spec.batch_size,
             precision=precision,
