@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from mixopt.reporting.rows import Failure, Row, Samples
 from mixopt.reporting.schema import FailedRow, MadeRow
 from mixopt.reporting.statistics import interval, mcnemar, wilson
-from mixopt.values.metrics import Metric, metric_named, smoothed
+from mixopt.values.metrics import Metric, metric_named, shown_metric, smoothed
 from mixopt.values.samples import VALIDATION
 
 REFERENCES = ("individual", "greedy")
 # The best by a noisy score are the best and the luckiest; more of them leave the last choice more to luck too.
 FINALISTS = 5
-ACCURACY = "accuracy"
 
 
 def entries(
@@ -71,8 +70,7 @@ def _ranked(rows: Sequence[Row], measure: Metric, part: slice) -> list[Row]:
 
 
 def _made(row: Row, metric: Metric, tuning: int | None, steering: Sequence[str], versus: Sequence[Row]) -> MadeRow:
-    # What a user's own objective drives is reported by accuracy on splits of labelled samples.
-    driving = {split: metric.name if metric.name in each else ACCURACY for split, each in row.metrics.items()}
+    driving = {split: shown_metric(metric.name, each) for split, each in row.metrics.items()}
     values = {split: row.metrics[split][name] for split, name in driving.items()}
     search = values.pop(VALIDATION)
     select = {name: values.pop(name) for name in steering}

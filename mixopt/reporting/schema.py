@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from mixopt.errors import RunError
+from mixopt.values.metrics import shown_metric
 
 REPORT_FORMAT = 2
 # Keys that are left out where there is nothing to say.
@@ -289,9 +290,9 @@ class Report(_Part):
         return tuple(self.select)[1:]
 
     def metric_of(self, split: str) -> str:
-        """What a split is reported by: the driving metric, or accuracy where a user's own objective drives."""
-        measured = next((row.metrics[split] for row in self.made if split in row.metrics), {})
-        return self.metric if self.metric in measured else "accuracy"
+        """What a split is reported by: the driving metric, where the split has it."""
+        measured = next((row.metrics[split] for row in self.made if split in row.metrics), {self.metric: 0.0})
+        return shown_metric(self.metric, measured)
 
     def row(self, name: str) -> MadeRow:
         """A made row by name.

@@ -16,7 +16,7 @@ from mixopt.scoring.score import Score
 from mixopt.scoring.scorer import AnyEvaluator, Looks, Scorer, Seen
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.scoring.tally import Learned, Tally
-from mixopt.values.metrics import Metric
+from mixopt.values.metrics import Metric, shown_metric
 from mixopt.values.mix import Mix
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 from mixopt.weights.pool import Pool
@@ -72,7 +72,7 @@ class Objective:
     @property
     def stopwatch(self) -> Stopwatch:
         """Told where time goes."""
-        return self.stopwatch
+        return self.scorer.stopwatch
 
     @property
     def samples(self) -> int:
@@ -244,7 +244,7 @@ class Objective:
         metrics = self.measure(seen.outcomes, split)
         labels = self.evaluators[split].split.labels[: len(seen.outcomes)]
         return Score(
-            value=metrics[self.metric.name],
+            value=metrics[shown_metric(self.metric.name, metrics)],
             metrics=metrics,
             outcomes=seen.outcomes,
             seconds=seen.seconds,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mixopt.errors import DataError, PoolError, ScoreError, SpecError, names
 from mixopt.imports import import_function, source_hash
 from mixopt.scoring.outcomes import Outcomes
-from mixopt.values.samples import ORDER_SEED, Samples
+from mixopt.values.samples import ORDER_SEED, VALIDATION, Samples
 
 SCORE = "score"
 EXPECTED = "[n] scores, a number, or {name: number}"
@@ -142,9 +142,9 @@ class OwnEvaluator:
         """No logits to be had.
 
         Raises:
-            PoolError: Always.
+            ScoreError: Always; the row of an ensemble says so.
         """
-        raise PoolError(
+        raise ScoreError(
             f"split {self.name} is scored by your own function ({self.path}), which gives no logits: ensembles cannot "
             "run"
         )
@@ -200,4 +200,5 @@ def own_evaluator(name: str, path: str, module: nn.Module, device: torch.device,
     Raises:
         SpecError: It cannot be imported.
     """
-    return OwnEvaluator(name, path, import_function(path, "--data" if metric else "--test"), module, device, metric)
+    option = "--data" if name == VALIDATION else f"--test {name}"
+    return OwnEvaluator(name, path, import_function(path, option), module, device, metric)

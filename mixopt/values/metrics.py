@@ -6,7 +6,7 @@ int64 and cross-entropy losses ``[n]`` float64 in nats.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -104,6 +104,11 @@ def own_metric(name: str) -> Metric:
 def metric_named(name: str) -> Metric:
     """A metric by name; any other name is that of a user's own objective."""
     return METRICS[name] if name in METRICS else own_metric(name)
+
+
+def shown_metric(name: str, measured: Mapping[str, float]) -> str:
+    """What a split is shown by: the driving metric, or where it has no such number accuracy, or its first."""
+    return next(each for each in (name, "accuracy", *measured) if each in measured)
 
 
 def smoothed(metric: Metric) -> Metric:
