@@ -1,0 +1,55 @@
+"""Functions that a user names by import path, ``package.module:function``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mixopt.errors import SpecError
+
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def is_import_path(text: str) -> bool:
+    """Whether a text has the form ``package.module:function``."""
+    return _IMPORT_PATH.fullmatch(text) is not None
+
+
+def import_function(name: str, option: str) -> Callable[..., Any]:
+    """The function of an import path, from an installed package or the current folder.
+
+    Args:
+        name: ``package.module:function``.
+        option: Where it was named, for messages.
+
+    Raises:
+        SpecError: It cannot be imported, or is no function.
+    """
+    path, _, attribute = name.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # an installed command does not see the user's folder otherwise
+    try:
+        function = getattr(importlib.import_module(path), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SpecError(
+            f"{option} {name}: cannot import it ({error}); expected package.module:function, importable from "
+            f"{Path.cwd()} or installed"
+        ) from error
+    if not callable(function):
+        raise SpecError(f"{option} {name}: expected a function, found a {type(function).__name__}")
+    found: Callable[..., Any] = function
+    return found
+
+
+def source_hash(function: Callable[..., Any]) -> str:
+    """A hash of the file that a function is in: an edited function is not taken for the old."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()
+    except (TypeError, OSError):
+        return "no source file"
