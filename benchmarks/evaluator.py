@@ -45,7 +45,8 @@ def main() -> None:
         spec = load_spec({"models": arguments.models, "limit": arguments.limit, "cache": Path(cache), **same})
         assembly = assemble(spec, Listener())
         objective, family = assembly.objective, assembly.family
-        pool, evaluator = objective.pool, objective.evaluators["validation"]
+        pool = objective.pool
+        evaluator: Any = objective.evaluators["validation"]
         other = family_of(spec)  # a family of its own, so that the trial's keeps its zero-shot head
         module = other.build().eval()
         states = {name: checkpoints.read(path).tensors for name, path in pool.paths.items()}
@@ -72,14 +73,12 @@ def main() -> None:
                     total = total + states[column][name].float() * float(rows[group, i])
                 fused[name] = total
             module.load_state_dict(fused)
-            images = torch.from_numpy(np.array(evaluator.split.images))
+            images = torch.from_numpy(np.array(evaluator.split.arrays["images"]))
             loader = DataLoader(TensorDataset(images, torch.from_numpy(evaluator.split.labels)), batch_size=100)
-            mean = torch.tensor(family.preprocess.mean).view(-1, 1, 1)
-            std = torch.tensor(family.preprocess.std).view(-1, 1, 1)
             with torch.inference_mode():
                 predict = other.predict(module, frozenset())
                 for raw, _ in loader:
-                    predict((raw.permute(0, 3, 1, 2).float() / 255 - mean) / std).argmax(1)
+                    predict(family.encoding.collate({"images": raw})).argmax(1)
 
         inside = [0.0]
         plain = family.predict

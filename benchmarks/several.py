@@ -131,7 +131,7 @@ def open_and_measure(
     counts = [int(count) for count in candidates.split(",")]
     _, assembly = open_trial(folder, cache, device, precision="fp32")
     objective = assembly.objective
-    evaluator = objective.evaluators[VALIDATION]
+    evaluator: Any = objective.evaluators[VALIDATION]
     # Whole batches only, so that nothing is compiled twice.
     whole = len(evaluator.split) // evaluator.batch_size * evaluator.batch_size
     batches = [images for images, _ in evaluator.batches(0, whole or None)]

@@ -129,7 +129,7 @@ def measure(assembly: Assembly, naive: Naive, repeats: int) -> tuple[Timed, Time
     objective = assembly.objective
     groups = make_groups("4", objective.pool.sizes)
     random = np.random.default_rng(0)
-    evaluator = objective.evaluators["validation"]
+    evaluator: Any = objective.evaluators["validation"]
     batches = [images for images, _ in evaluator.batches()]
     times: Timed = {"forward": [], "mixopt": [], "naive": []}
     parts: Timed = {"fuse": [], "forward": [], "cache": [], "other": []}

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from mixopt.values.groups import Groups, make_groups
     from mixopt.values.mix import Mix, combine, constant, one_hot
     from mixopt.values.recipe import Recipe
-    from mixopt.values.samples import Preprocess, Split
+    from mixopt.values.samples import Encoding, Preprocess, Samples
     from mixopt.weights.pool import Pool, open_pool
 
 # Where each name lives: what is imported when it is first used.
 _PLACES = {
+    "Encoding": "values.samples",
     "Groups": "values.groups",
     "Listener": "listener",
     "Mix": "values.mix",
@@ -50,9 +51,9 @@ _PLACES = {
     "Pool": "weights.pool",
     "Preprocess": "values.samples",
     "Recipe": "values.recipe",
+    "Samples": "values.samples",
     "Score": "scoring.score",
     "Simplex": "spaces.simplex",
-    "Split": "values.samples",
     "StudySpec": "spec",
     "build": "runs.build",
     "combine": "values.mix",
@@ -73,6 +74,7 @@ _PLACES = {
 __all__ = [
     "CheckpointError",
     "DataError",
+    "Encoding",
     "Groups",
     "Listener",
     "Mix",
@@ -84,11 +86,11 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "RunError",
+    "Samples",
     "Score",
     "ScoreError",
     "Simplex",
     "SpecError",
-    "Split",
     "StudySpec",
     "__version__",
     "build",

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mixopt import families
 from mixopt.data.splits import add_steering
 from mixopt.data.splits import open_splits as open_splits_of
-from mixopt.errors import CheckpointError, SpecError, names
+from mixopt.errors import CheckpointError, DataError, SpecError, names
+from mixopt.imports import is_import_path
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Prefix, budget_on
 from mixopt.scoring.batchnorm import Recompute, find_layers
@@ -23,18 +25,21 @@ from mixopt.scoring.device import limit_threads, resolve_device
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
 from mixopt.scoring.keys import Keys
 from mixopt.scoring.objective import Objective
-from mixopt.scoring.precision import Precision, choose_precision
-from mixopt.scoring.scorer import Scorer
+from mixopt.scoring.own_objective import SCORE, OwnEvaluator, own_evaluator
+from mixopt.scoring.precision import AUTO, Precision, choose_precision
+from mixopt.scoring.scorer import AnyEvaluator, Scorer
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
 from mixopt.values.groups import depth_order, make_groups
-from mixopt.values.metrics import METRICS
+from mixopt.values.metrics import METRICS, Metric, own_metric
 from mixopt.values.mix import Mix, constant
-from mixopt.values.samples import SYNTHETIC, VALIDATION, Split
+from mixopt.values.samples import SYNTHETIC, VALIDATION, Samples
 from mixopt.weights import checkpoints
 from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool, open_pool
 from mixopt.weights.stack import Stack, describe, open_stack
+
+DEFAULT_METRIC = "accuracy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,34 +106,42 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     builder = FastBuilder(
         pool, model.module, device, saved_dtype(spec), stack, frozenset() if reuse is None else reuse.cuts
     )
-    evaluators = _evaluators(spec, family, splits, device, listener)
     soup = uniform_soup(pool)
+    builder.apply(soup)
+    evaluators: dict[str, AnyEvaluator] = {**_evaluators(spec, family, splits, device, listener)}
+    evaluators = _with_own(spec, evaluators, builder.module, device)
+    validation = evaluators[VALIDATION]
 
     def fused_soup() -> Predict:
         builder.apply(soup)
         return model.predict()
 
     with stopwatch("precision"):
-        precision = choose_precision(
-            spec.precision, evaluators[VALIDATION], fused_soup, family.identity(), spec.cache, listener
-        )
+        precision = _precision(spec, validation, fused_soup, family, listener)
     evaluators = {name: evaluator.at(precision.mode, spec.compile) for name, evaluator in evaluators.items()}
     if spec.compile:
         with stopwatch("compile"):
             _compile(evaluators[VALIDATION], fused_soup, listener)
     keys = Keys(pool, builder.dtype, identity_of(family, device, precision.mode, stack.mode, spec.compile))
-    cache, metric = OutcomeCache(spec.cache, listener), METRICS[spec.metric]
+    cache, metric = OutcomeCache(spec.cache, listener), _metric(spec, validation)
+
+    tuning = tuning_samples(len(validation.split), spec.confirm)
 
     def scoring(recompute: Recompute | None) -> Objective:
         # Recomputed statistics depend on the whole mix: with those, no segment's outcome can be used again.
         kept = reuse if recompute is None else None
         scorer = Scorer(pool, builder, model.predict, evaluators, cache, keys, recompute, kept, stopwatch)
-        return Objective(scorer, metric, metric, evaluators[VALIDATION].cut)
+        return Objective(scorer, metric, metric, tuning)
 
     layers = find_layers(pool, builder.module)
 
     def recompute() -> Recompute:
-        return Recompute(layers, evaluators[VALIDATION], pool.saved_dtypes(builder.dtype))
+        if isinstance(validation, OwnEvaluator):
+            raise DataError(
+                f"{validation.path}: BatchNorm statistics cannot be recomputed where your own function scores, as "
+                "there are no samples; use --batchnorm average"
+            )
+        return Recompute(layers, validation, pool.saved_dtypes(builder.dtype))
 
     batchnorm = choose_batchnorm(spec.batchnorm, len(layers), recompute, scoring, soup, listener)
     return Assembly(scoring(batchnorm.recompute), family, device, batchnorm, precision, stack, shifts)
@@ -140,7 +153,7 @@ def identity_of(
     """What outcomes depend on beside weights and samples; part of every cache key."""
     return {
         "family": family.identity(),
-        "preprocess": family.preprocess.key,
+        "preprocess": family.encoding.key,
         # Of mixes whose statistics are recomputed, the key says so beside this.
         "batchnorm": AVERAGE,
         "precision": precision,
@@ -200,7 +213,7 @@ def family_of_recipe(identity: Mapping[str, Any], folder: Path) -> families.Fami
     return families.from_identity(identity, folder)
 
 
-def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Split]:
+def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Samples]:
     """The validation split and the tests by name, the former first.
 
     Raises:
@@ -255,18 +268,67 @@ class _Model:
 
 
 def _evaluators(
-    spec: StudySpec, family: families.Family, splits: Mapping[str, Split], device: torch.device, listener: Listener
+    spec: StudySpec, family: families.Family, splits: Mapping[str, Samples], device: torch.device, listener: Listener
 ) -> dict[str, Evaluator]:
     """An evaluator for each split; no batch spans the end of the samples that tune."""
-    tuning = tuning_samples(len(splits[VALIDATION]), spec.confirm)
+    tuning = tuning_samples(len(splits[VALIDATION]), spec.confirm) if VALIDATION in splits else None
     cut = {VALIDATION: tuning, **({SYNTHETIC: tuning} if SYNTHETIC in spec.weights else {})}
     return {
-        name: Evaluator(split, family.preprocess, device, spec.batch_size, cut=cut.get(name), listener=listener)
+        name: Evaluator(split, family.encoding, device, spec.batch_size, cut=cut.get(name), listener=listener)
         for name, split in splits.items()
     }
 
 
-def _compile(evaluator: Evaluator, soup: Callable[[], Predict], listener: Listener) -> None:
+def _with_own(
+    spec: StudySpec, evaluators: Mapping[str, AnyEvaluator], module: nn.Module, device: torch.device
+) -> dict[str, AnyEvaluator]:
+    """The evaluators in the order of the splits, those of the user's own functions included and called once."""
+    functions = own_functions(spec)
+    own = {
+        name: own_evaluator(
+            name, path, module, device, _asked_number(spec) if name == VALIDATION else None
+        ).called_once()
+        for name, path in functions.items()
+    }
+    if VALIDATION in own and spec.compile:
+        raise SpecError(f"--compile: your own function ({functions[VALIDATION]}) runs the model itself; leave it out")
+    every = {**evaluators, **own}
+    order = [VALIDATION, *(name for name in evaluators if name not in spec.data.test), *spec.data.test]
+    return {name: every[name] for name in dict.fromkeys(order)}
+
+
+def own_functions(spec: StudySpec) -> dict[str, str]:
+    """Split name to import path, of the splits that a user's own functions score."""
+    paths = {VALIDATION: spec.data.validation, **spec.data.test}
+    return {name: str(path) for name, path in paths.items() if path is not None and is_import_path(str(path))}
+
+
+def _asked_number(spec: StudySpec) -> str | None:
+    """Which of the function's numbers drives: the metric's usual name stands for the first."""
+    return None if spec.metric == DEFAULT_METRIC else spec.metric
+
+
+def _metric(spec: StudySpec, validation: AnyEvaluator) -> Metric:
+    """What drives: the metric asked for, or a user's own number."""
+    if isinstance(validation, OwnEvaluator):
+        return own_metric(validation.metric or SCORE)
+    return METRICS[spec.metric]
+
+
+def _precision(
+    spec: StudySpec,
+    validation: AnyEvaluator,
+    soup: Callable[[], Predict],
+    family: families.Family,
+    listener: Listener,
+) -> Precision:
+    """As asked for, or by measurement; fp32 where a user's own function scores, and nothing can be compared."""
+    if isinstance(validation, OwnEvaluator):
+        return Precision(FP32 if spec.precision == AUTO else spec.precision)
+    return choose_precision(spec.precision, validation, soup, family.identity(), spec.cache, listener)
+
+
+def _compile(evaluator: AnyEvaluator, soup: Callable[[], Predict], listener: Listener) -> None:
     """Run one batch, so that compiling is not part of any mix's seconds, and fails before any work where it does."""
     listener.info("compiling the forward pass (--compile)")
     started = time.perf_counter()

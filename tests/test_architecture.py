@@ -20,7 +20,7 @@ MODULES = {
 # From the ground up. A module imports from floors below its own and from its own package, not from above or beside.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("files", "listener"),
+    ("files", "imports", "listener"),
     ("values",),
     ("weights", "spaces", "reporting", "spec"),
     ("scoring",),

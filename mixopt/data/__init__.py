@@ -1,4 +1,4 @@
-"""Data sources: a file or folder of labelled images to a `Split`, decoded once and memory-mapped afterwards.
+"""Data sources: a file or folder of labelled records to `mixopt.Samples`, encoded once, memory-mapped afterwards.
 
 A newcomer is one module here with ``matches(path)``, ``facts(path)`` and ``open_source(path)``; its name goes into
 `SOURCES`.
@@ -6,12 +6,9 @@ A newcomer is one module here with ``matches(path)``, ``facts(path)`` and ``open
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,33 +16,39 @@ from typing import Any, Protocol
 import joblib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from mixopt.errors import DataError, RunError, names
-from mixopt.files import atomic_write
+from mixopt.data.classes import match_classes
+from mixopt.data.decoded import decoded_folder, load_decoded, write_decoded
+from mixopt.data.encoded import Arrays, encoded, form_of
+from mixopt.errors import DataError, RunError
 from mixopt.listener import Listener
-from mixopt.values.samples import Preprocess, Split, stratified_order
+from mixopt.values.samples import IMAGES, Encoding, Samples, stratified_order
 
-SOURCES = ("npz", "folder")
-CACHE_VERSION = 2
+SOURCES = ("npz", "jsonl", "folder")
 CHUNK = 256
 
-Progress = Callable[[str, int, int], None]
+
+def _nowhere(number: int) -> str:
+    """Where a record stands in a source that says no more than its own name."""
+    return ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source, nothing decoded yet.
+    """An opened source, nothing encoded yet.
 
     Attributes:
         labels: ``[n]`` int64, in the source's own numbering.
         classes: The name of each label, where the source knows them.
-        load: Sample number to ``[height, width, 3]`` uint8; raises `DataError` where it does not decode.
+        load: Record number to an image ``[height, width, 3]`` uint8, or to the fields of a record as a dict; raises
+            `DataError` where it does not decode.
+        where: Record number to its place in the source, such as ``, line 7``, to stand behind the path in messages.
     """
 
     labels: NDArray[np.int64]
     classes: tuple[str, ...] | None
-    load: Callable[[int], NDArray[np.uint8]]
+    load: Callable[[int], Any]
+    where: Callable[[int], str] = _nowhere
 
 
 class SourceModule(Protocol):
@@ -68,19 +71,19 @@ class SourceModule(Protocol):
 def open_split(
     path: Path,
     name: str,
-    preprocess: Preprocess,
+    encoding: Encoding,
     *,
     classnames: Sequence[str] | None,
     cache: Path,
     limit: int | None = None,
     listener: Listener | None = None,
-) -> Split:
+) -> Samples:
     """Open a split, from the decoded cache where it has been opened before.
 
     Args:
-        path: An ``.npz`` file or a folder of class folders.
+        path: A file or folder that one of `SOURCES` opens.
         name: What the split is called in reports.
-        preprocess: Gives the size that images are brought to.
+        encoding: Makes arrays of records.
         classnames: The model's classes in the order of its logits; the source's classes are matched by name.
         cache: The cache directory.
         limit: Keep only the first so many samples of the fixed order.
@@ -91,165 +94,81 @@ def open_split(
     """
     heard = listener or Listener()
     module = _module_for(path)
-    folder = decoded_folder(cache, f"{path.resolve()}|{module.facts(path)}|{preprocess.size}|{preprocess.key}")
-    decoded = load_decoded(folder)
-    if decoded is None:
-        _decode(path, module.open_source(path), preprocess, folder, heard)
-        decoded = load_decoded(folder)
-    if decoded is None:
+    folder = decoded_folder(cache, f"{path.resolve()}|{module.facts(path)}|{encoding.key}")
+    found = load_decoded(folder)
+    if found is None:
+        _decode(path, module.open_source(path), encoding, folder, heard)
+        found = load_decoded(folder)
+    if found is None:
         raise RunError(f"{folder}: the decoded copy of {path} cannot be read back; choose another --cache")
-    images, digests, labels, classes, resized = decoded
-    if resized:
-        heard.info(f"{path}: images of size {resized} are resized to {_size(images)} as the model takes them")
-    labels = _match_classes(path, labels, classes, classnames, heard)
-    known = classes if classnames is None else tuple(classnames)
-    split = Split(name, str(path), images, labels, digests, known)
+    if found.resized:
+        _, height, width, _ = found.arrays[IMAGES].shape
+        heard.info(f"{path}: images of size {found.resized} are resized to {height}x{width} as the model takes them")
+    labels = match_classes(path, found.labels, found.classes, classnames, heard)
+    known = found.classes if classnames is None else tuple(classnames)
+    split = Samples(name, str(path), found.arrays, labels, found.digests, known)
     return split if limit is None else split.first(limit)
 
 
 def _module_for(path: Path) -> SourceModule:
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder; --data takes an .npz file or a folder of class folders")
+        raise DataError(
+            f"{path}: no such file or folder; --data takes an .npz file, a .jsonl file or a folder of class folders"
+        )
     for name in SOURCES:
         module: Any = importlib.import_module(f"mixopt.data.{name}")
         if module.matches(path):
             source: SourceModule = module
             return source
-    raise DataError(f"{path}: expected an .npz file with x and y, or a folder with one folder of images per class")
+    raise DataError(
+        f"{path}: expected an .npz file with x and y, a .jsonl file of records with a label, or a folder with one "
+        "folder of images per class"
+    )
 
 
-def _decode(
-    path: Path,
-    source: Source,
-    preprocess: Preprocess,
-    folder: Path,
-    listener: Listener,
-) -> None:
-    """Bring every image to the model's size, in evaluation order, and keep them in the cache."""
+def _decode(path: Path, source: Source, encoding: Encoding, folder: Path, listener: Listener) -> None:
+    """Encode every record, in evaluation order, and keep them in the cache."""
     count = len(source.labels)
     if count == 0:
         raise DataError(f"{path}: the split is empty; expected labelled images")
     order = stratified_order(source.labels)
-    first = source.load(int(order[0]))
-    size = preprocess.size or (first.shape[0], first.shape[1])
-    other_sizes: set[tuple[int, int]] = set()
+    other_sizes: set[tuple[int, ...]] = set()
 
-    def fitted(index: int) -> NDArray[np.uint8]:
-        image = source.load(index)
-        if image.shape[:2] == size:
-            return image
-        other_sizes.add((image.shape[0], image.shape[1]))
-        if preprocess.size is None:
-            raise DataError(f"{path}: images of different sizes, {image.shape[:2]} and {size}; the family takes one")
-        made = np.asarray(preprocess.fit(Image.fromarray(image)), dtype=np.uint8)
-        if made.shape != (*size, 3):
-            raise DataError(f"{path}: the family's preprocess.fit gives {list(made.shape)}, expected {[*size, 3]}")
-        return made
+    def arrays_of(number: int) -> Arrays:
+        record = source.load(number)
+        with _located(f"{path}{source.where(number)}"):
+            arrays = encoded(encoding, record)
+        if isinstance(record, np.ndarray) and arrays.keys() == {IMAGES}:
+            other_sizes.update({record.shape[:2]} - {arrays[IMAGES].shape[:2]})
+        return arrays
 
-    def images() -> Iterator[NDArray[np.uint8]]:
+    form = form_of(arrays_of(int(order[0])))
+
+    def checked(number: int) -> Arrays:
+        arrays = arrays_of(number)
+        with _located(f"{path}{source.where(number)}"):
+            form.check(arrays)
+        return arrays
+
+    def samples() -> Iterator[Arrays]:
         with joblib.Parallel(n_jobs=-1, prefer="threads") as parallel:
             for start in range(0, count, CHUNK):
-                yield from parallel(joblib.delayed(fitted)(int(index)) for index in order[start : start + CHUNK])
+                yield from parallel(joblib.delayed(checked)(int(number)) for number in order[start : start + CHUNK])
                 listener.progress(f"decoding {path.name}", min(start + CHUNK, count), count)
 
-    digests = write_images(folder, images(), (count, *size, 3))
-    sizes = ", ".join(f"{height}x{width}" for height, width in sorted(other_sizes)[:3])
-    write_labels(folder, digests, source.labels[order], source.classes, sizes)
+    def resized() -> str:
+        return ", ".join(f"{height}x{width}" for height, width in sorted(other_sizes)[:3])
+
+    write_decoded(folder, samples(), source.labels[order], source.classes, resized)
 
 
-def decoded_folder(cache: Path, facts: str) -> Path:
-    """Where the decoded copy of a split lies that follows from some facts."""
-    return cache / "splits" / hashlib.sha256(f"{CACHE_VERSION}|{facts}".encode()).hexdigest()[:32]
-
-
-def write_images(folder: Path, images: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Keep decoded images, and hash each of them.
-
-    Args:
-        folder: From `decoded_folder`.
-        images: ``[h, w, 3]`` each, in evaluation order.
-        shape: ``(n, h, w, 3)``.
-
-    Returns:
-        ``[n, 16]``, one hash per image.
-    """
-    digests = np.empty((shape[0], 16), dtype=np.uint8)
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    # Written as a stream: where a disk is full, a write says so, while a memory map would kill the process.
-    with atomic_write(folder / "images.npy") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
-        for place, image in enumerate(images):
-            pixels = image.tobytes()
-            stream.write(pixels)
-            digests[place] = np.frombuffer(hashlib.blake2b(pixels, digest_size=16).digest(), dtype=np.uint8)
-    return digests
-
-
-def write_labels(
-    folder: Path,
-    digests: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    classes: Sequence[str] | None,
-    resized: str = "",
-) -> None:
-    """Complete a decoded copy: its labels ``[n]``, the images' hashes, the classes and the sizes before resizing."""
-    meta = json.dumps({"classes": classes, "resized": resized})
-    with atomic_write(folder / "labels.npz") as stream:
-        np.savez(stream, digests=digests, labels=labels, meta=np.array(meta))
-
-
-def load_decoded(
-    folder: Path,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], tuple[str, ...] | None, str] | None:
-    """The decoded copy, or None where there is none or it is damaged (it is then decoded anew)."""
+@contextmanager
+def _located(place: str) -> Iterator[None]:
+    """Errors say which record they are about."""
     try:
-        with (folder / "labels.npz").open("rb") as stream, np.load(stream) as stored:
-            digests, labels, meta = stored["digests"], stored["labels"], json.loads(str(stored["meta"]))
-        images = np.load(folder / "images.npy", mmap_mode="r")
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
-        return None
-    if len(images) != len(labels) or len(digests) != len(labels):
-        return None
-    classes = None if meta["classes"] is None else tuple(meta["classes"])
-    return images, digests, labels.astype(np.int64), classes, meta["resized"]
-
-
-def _match_classes(
-    path: Path,
-    labels: NDArray[np.int64],
-    classes: Sequence[str] | None,
-    classnames: Sequence[str] | None,
-    listener: Listener,
-) -> NDArray[np.int64]:
-    """Labels in the model's numbering."""
-    known = len(classes) if classes is not None else len(classnames) if classnames is not None else None
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (known is not None and high >= known):
-        upper = "" if known is None else f" to {known - 1}"
-        raise DataError(f"{path}: labels go from {low} to {high}, expected 0{upper} as there are {known} classes")
-    if classes is None or classnames is None or list(classes) == list(classnames):
-        return labels
-    places = {_plain(name): number for number, name in enumerate(classnames)}
-    found = {_plain(name) for name in classes}
-    strange = [name for name in classes if _plain(name) not in places]
-    absent = [name for name in classnames if _plain(name) not in found]
-    if strange or absent or len(found) != len(classes) or len(places) != len(classnames):
-        told = [f"unknown: {names(strange)}"] if strange else []
-        told += [f"missing: {names(absent)}"] if absent else []
-        raise DataError(
-            f"{path}: its classes are not those of the model: expected {names(classnames)}; found {names(classes)} "
-            f"({'; '.join(told) or 'a name stands there twice'}). "
-            "Correct classnames in pool.toml or the classes of the split"
-        )
-    mapping = np.array([places[_plain(name)] for name in classes], dtype=np.int64)
-    if not np.array_equal(mapping, np.arange(len(mapping))):
-        listener.info(f"{path}: its classes stand in another order than classnames; labels are matched by name")
-    return mapping[labels]
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ").strip()
-
-
-def _size(images: NDArray[np.uint8]) -> str:
-    return f"{images.shape[1]}x{images.shape[2]}"
+        yield
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
+    except Exception as error:
+        error.add_note(f"while encoding {place}")  # the family's own: its traceback is what helps
+        raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ import torchvision.transforms.v2.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixopt.data import CHUNK, Progress, decoded_folder, load_decoded, write_images, write_labels
-from mixopt.errors import RunError
-from mixopt.values.samples import Split
+from mixopt.data import CHUNK
+from mixopt.data.decoded import decoded_folder, load_decoded, write_decoded
+from mixopt.errors import DataError, RunError
+from mixopt.values.samples import IMAGES, Samples
+
+Progress = Callable[[str, int, int], None]
 
 SEED = 0
 # In the order in which they take turns; all that the shifted images follow from, beside the images themselves.
@@ -39,7 +42,7 @@ def facts() -> dict[str, Any]:
     return {"assignment": "number in the fixed order modulo 5", "seed": SEED, "shifts": SHIFTS}
 
 
-def open_shifted(split: Split, name: str, cache: Path, progress: Progress | None = None) -> Split:
+def open_shifted(split: Samples, name: str, cache: Path, progress: Progress | None = None) -> Samples:
     """The same samples in the same order with shifted images, from the decoded cache where they are there already.
 
     Args:
@@ -49,29 +52,33 @@ def open_shifted(split: Split, name: str, cache: Path, progress: Progress | None
         progress: Told ``(what, done, total)`` while shifting.
 
     Raises:
+        DataError: The samples are not images.
         RunError: The shifted copy cannot be read back.
     """
+    if split.unit != "image":
+        raise DataError(
+            f"{split.source}: its samples are not images ({', '.join(split.arrays)}), and --shifts synthetic changes "
+            "images alone; leave it out, or give a split that is shifted itself: --select NAME=FILE:WEIGHT"
+        )
     folder = decoded_folder(cache, f"{json.dumps(facts())}|{split.fingerprint}")
     decoded = load_decoded(folder)
     if decoded is None:
-        digests = write_images(folder, _shifted(split, progress), split.images.shape)
-        write_labels(folder, digests, split.labels, split.classes)
+        write_decoded(folder, _shifted(split, progress), split.labels, split.classes)
         decoded = load_decoded(folder)
     if decoded is None:
         raise RunError(f"{folder}: the shifted copy of {split.source} cannot be read back; choose another --cache")
-    images, digests, *_ = decoded
-    return Split(name, f"{split.source} (shifted)", images, split.labels, digests, split.classes)
+    return Samples(name, f"{split.source} (shifted)", decoded.arrays, split.labels, decoded.digests, split.classes)
 
 
-def _shifted(split: Split, progress: Progress | None) -> Iterator[NDArray[np.uint8]]:
+def _shifted(split: Samples, progress: Progress | None) -> Iterator[dict[str, NDArray[np.uint8]]]:
     for start in range(0, len(split), CHUNK):
         numbers = np.arange(start, min(start + CHUNK, len(split)))
-        images = np.array(split.images[start : start + CHUNK])
+        images = np.array(split.arrays[IMAGES][start : start + CHUNK])
         for turn, shift in enumerate(SHIFTS):
             chosen = numbers % len(SHIFTS) == turn
             if chosen.any():
                 images[chosen] = shifted(images[chosen], shift, numbers[chosen])
-        yield from images
+        yield from ({IMAGES: image} for image in images)
         if progress:
             progress("shifting images", int(numbers[-1]) + 1, len(split))
 

@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mixopt.data import open_split
-from mixopt.errors import DataError
+from mixopt.errors import DataError, SpecError
+from mixopt.imports import is_import_path
 from mixopt.listener import Listener
 from mixopt.spec import StudySpec
-from mixopt.values.samples import SYNTHETIC, VALIDATION, Preprocess, Split
+from mixopt.values.samples import SYNTHETIC, VALIDATION, Encoding, Samples
 
 
 class Wants(Protocol):
     """What a model family says of its samples."""
 
     @property
-    def preprocess(self) -> Preprocess:
-        """What the model wants of its images."""
+    def encoding(self) -> Encoding:
+        """What the model wants of its samples."""
 
     @property
     def classnames(self) -> Sequence[str] | None:
         """Class names in the order of the logits, where the family knows them."""
 
 
-def open_splits(spec: StudySpec, family: Wants, listener: Listener) -> dict[str, Split]:
+def open_splits(spec: StudySpec, family: Wants, listener: Listener) -> dict[str, Samples]:
     """The validation split and the tests by name, the former first.
 
     Raises:
@@ -34,6 +35,8 @@ def open_splits(spec: StudySpec, family: Wants, listener: Listener) -> dict[str,
     """
     wanted: dict[str, Path] = {} if spec.data.validation is None else {VALIDATION: spec.data.validation}
     wanted |= spec.data.test
+    # A user's own objective is no split of samples.
+    wanted = {name: path for name, path in wanted.items() if not is_import_path(str(path))}
     splits = _open_each(spec, wanted, family, family.classnames, listener)
     if VALIDATION in splits:
         _check_overlap(splits, listener)
@@ -43,15 +46,22 @@ def open_splits(spec: StudySpec, family: Wants, listener: Listener) -> dict[str,
 
 
 def add_steering(
-    spec: StudySpec, family: Wants, splits: dict[str, Split], listener: Listener
-) -> tuple[dict[str, Split], dict[str, Any]]:
+    spec: StudySpec, family: Wants, splits: dict[str, Samples], listener: Listener
+) -> tuple[dict[str, Samples], dict[str, Any]]:
     """The splits with those that steer a search in second place, and how the shifted images were made.
 
     Raises:
         DataError: A split cannot be used, or one that steers is also a test split.
     """
     paths = {name: path for name, (path, _) in spec.select.items()}
-    steering = _open_each(spec, paths, family, family.classnames or splits[VALIDATION].classes, listener)
+    own = splits.get(VALIDATION)
+    if own is None and SYNTHETIC in spec.weights:
+        raise SpecError(
+            f"--shifts: the selection split is scored by your own function ({spec.data.validation}), and has "
+            "no images to shift; leave it out"
+        )
+    classnames = family.classnames or (None if own is None else own.classes)
+    steering = _open_each(spec, paths, family, classnames, listener)
     shifts: dict[str, Any] = {}
     if SYNTHETIC in spec.weights:
         # Imports torchvision, which other runs can do without.
@@ -61,11 +71,11 @@ def add_steering(
         shifts = facts()
     tests = {name: split for name, split in splits.items() if name != VALIDATION}
     for name, split in steering.items():
-        if shared := split.shared_with(splits[VALIDATION]):
+        if own is not None and (shared := split.shared_with(own)):
             listener.warn(f"{shared} images of split {name}, which steers, are in the selection split too")
         _refuse_overlap(tests, split, f"split {name}, which steers", listener)
     steering = {name: replace(split, steers=True) for name, split in steering.items()}
-    return {VALIDATION: splits[VALIDATION], **steering, **tests}, shifts
+    return {**({} if own is None else {VALIDATION: own}), **steering, **tests}, shifts
 
 
 def _open_each(
@@ -74,18 +84,18 @@ def _open_each(
     family: Wants,
     classnames: Sequence[str] | None,
     listener: Listener,
-) -> dict[str, Split]:
-    """Splits by name; where nobody knows their classes, the first one's numbering holds for all."""
-    splits: dict[str, Split] = {}
+) -> dict[str, Samples]:
+    """Sampless by name; where nobody knows their classes, the first one's numbering holds for all."""
+    splits: dict[str, Samples] = {}
     for name, path in wanted.items():
         splits[name] = open_split(
-            path, name, family.preprocess, classnames=classnames, cache=spec.cache, listener=listener
+            path, name, family.encoding, classnames=classnames, cache=spec.cache, listener=listener
         )
         classnames = classnames or splits[name].classes
     return splits
 
 
-def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
+def _check_overlap(splits: dict[str, Samples], listener: Listener) -> None:
     validation = splits[VALIDATION]
     if validation.labels.min() == validation.labels.max():
         listener.warn(f"{validation.source}: all {len(validation)} samples have one label")
@@ -93,7 +103,7 @@ def _check_overlap(splits: dict[str, Split], listener: Listener) -> None:
     _refuse_overlap(tests, validation, "selection split", listener)
 
 
-def _refuse_overlap(tests: Mapping[str, Split], choosing: Split, called: str, listener: Listener) -> None:
+def _refuse_overlap(tests: Mapping[str, Samples], choosing: Samples, called: str, listener: Listener) -> None:
     for name, split in tests.items():
         shared = split.shared_with(choosing)
         if shared == len(split):

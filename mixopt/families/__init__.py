@@ -1,4 +1,4 @@
-"""Model families: how to build a model, what it wants of images, how it turns them into logits.
+"""Model families: how to build a model, what it wants of records, how it turns them into logits.
 
 A family here is one module with ``open_family(options) -> Family``; its name goes into `FAMILIES`. Any other
 is named by import path, ``package.module:function``, see `mixopt.families.custom`.
@@ -16,7 +16,7 @@ from torch import nn
 
 from mixopt.errors import SpecError, unknown
 from mixopt.scoring.evaluator import Predict
-from mixopt.values.samples import Preprocess
+from mixopt.values.samples import Encoding
 from mixopt.weights.checkpoints import Checkpoint
 
 FAMILIES = ("open_clip",)
@@ -45,8 +45,8 @@ class Family(Protocol):
     """The contract of a model family."""
 
     @property
-    def preprocess(self) -> Preprocess:
-        """What the model wants of its images."""
+    def encoding(self) -> Encoding:
+        """What the model wants of its records; for images see `mixopt.scoring.images.image_encoding`."""
 
     @property
     def classnames(self) -> Sequence[str] | None:
@@ -56,7 +56,7 @@ class Family(Protocol):
         """A new model with any weights."""
 
     def predict(self, module: nn.Module, fixed: frozenset[str]) -> Predict:
-        """The function from images ``[b, 3, h, w]`` to logits ``[b, n_classes]``; called once per mix.
+        """The function from what the encoding collates to logits ``[b, n_classes]``; called once per mix.
 
         Args:
             module: A model that `build` made, with the weights to use.

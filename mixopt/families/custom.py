@@ -1,20 +1,33 @@
 """Any model, by import path: ``package.module:function``.
 
 The function is called as ``function(model=..., classnames=..., templates=...)`` (only with those of the three that
-it takes) and returns ``(module, predict)`` or ``(module, predict, preprocess)``:
+it takes) and returns ``(module, predict)``, ``(module, predict, preprocess)`` or ``(module, predict, encoding)``:
 
 * ``module``: a ``torch.nn.Module`` whose state dict has the checkpoints' names;
-* ``predict(module)``: gives the function from images ``[b, 3, h, w]`` to logits ``[b, n_classes]``; called once
-  per mix. For a plain classifier it is ``lambda module: module``;
-* ``preprocess``: a `mixopt.Preprocess`; without one, images are scaled to 0..1 and must all have one size.
+* ``predict(module)``: gives the function from a batch to logits ``[b, n_classes]``; called once per mix. A batch is
+  images ``[b, 3, h, w]``, or what the encoding collates. For a plain classifier it is ``lambda module: module``;
+* ``preprocess``, for images: a `mixopt.Preprocess`; without one, they are scaled to 0..1 and must all have one size;
+* ``encoding``, for anything else: a `mixopt.Encoding`. It turns a record (an image ``[h, w, 3]`` uint8, or the fields
+  of a line of a ``.jsonl`` file without its ``label``) into named arrays, once, and a batch of these, as tensors on the
+  device, into what the model takes. A classifier of texts::
+
+      def encode(record):
+          return {"tokens": tokenizer(record["text"])}
+
+      def collate(arrays):  # tokens [b, longest] with zeros behind the end, tokens_length [b]
+          return arrays["tokens"], arrays["tokens_length"]
+
+      def family(model, classnames):
+          module = Classifier(model, len(classnames))
+          return module, lambda module: lambda batch: module(*batch), mixopt.Encoding(encode, collate, "my tokens 1")
+
+  Change the key whenever ``encode`` or ``collate`` change: what was encoded is kept under it. With ``--compile``, all
+  that is collated must have the batch as its first axis, and texts keep the padding to the longest of their split.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,9 +36,11 @@ from torch import nn
 
 from mixopt.errors import SpecError
 from mixopt.families import FamilyOptions
+from mixopt.imports import import_function, source_hash
 from mixopt.scoring.evaluator import Predict
+from mixopt.scoring.images import image_encoding
 from mixopt.values.groups import depth_order
-from mixopt.values.samples import Preprocess
+from mixopt.values.samples import Encoding, Preprocess
 from mixopt.weights import checkpoints
 
 PLAIN = Preprocess(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda image: image, "scaled to 0..1")
@@ -36,9 +51,9 @@ class Custom:
 
     def __init__(self, options: FamilyOptions) -> None:
         self._options = options
-        self._function = _import(options.name)
-        self._source = _source_hash(self._function)
-        _, self._predict, self._preprocess = self._call()
+        self._function = import_function(options.name, "--family")
+        self._source = source_hash(self._function)
+        _, self._predict, self._encoding = self._call()
 
     @property
     def classnames(self) -> tuple[str, ...] | None:
@@ -46,9 +61,9 @@ class Custom:
         return self._options.classnames
 
     @property
-    def preprocess(self) -> Preprocess:
-        """What the function returned, or plain scaling to 0..1."""
-        return self._preprocess
+    def encoding(self) -> Encoding:
+        """What the function returned, or images that are plainly scaled to 0..1."""
+        return self._encoding
 
     def build(self) -> nn.Module:
         """A new module from the function."""
@@ -81,7 +96,7 @@ class Custom:
         """Nothing: the user's own code loads the saved model."""
         return {}
 
-    def _call(self) -> tuple[nn.Module, Callable[[nn.Module], Predict], Preprocess]:
+    def _call(self) -> tuple[nn.Module, Callable[[nn.Module], Predict], Encoding]:
         options = self._options
         offered = {"model": options.model, "classnames": options.classnames, "templates": options.templates}
         taken = inspect.signature(self._function).parameters
@@ -89,14 +104,17 @@ class Custom:
         made = self._function(**{key: value for key, value in offered.items() if wide or key in taken})
         if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
             raise SpecError(
-                f"--family {options.name}: expected (module, predict) or (module, predict, preprocess), "
-                f"found {type(made).__name__}"
+                f"--family {options.name}: expected (module, predict), (module, predict, preprocess) or "
+                f"(module, predict, encoding), found {type(made).__name__}"
             )
         module, predict, *rest = made
-        preprocess = rest[0] if rest else PLAIN
-        if not callable(predict) or not isinstance(preprocess, Preprocess):
-            raise SpecError(f"--family {options.name}: predict must be callable and preprocess a mixopt.Preprocess")
-        return module, predict, preprocess
+        third = rest[0] if rest else PLAIN
+        if not callable(predict) or not isinstance(third, (Preprocess, Encoding)):
+            raise SpecError(
+                f"--family {options.name}: predict must be callable, and what follows it a mixopt.Preprocess or a "
+                "mixopt.Encoding"
+            )
+        return module, predict, image_encoding(third) if isinstance(third, Preprocess) else third
 
 
 def open_family(options: FamilyOptions) -> Custom:
@@ -106,27 +124,3 @@ def open_family(options: FamilyOptions) -> Custom:
         SpecError: The function cannot be imported or returns something else.
     """
     return Custom(options)
-
-
-def _import(name: str) -> Callable[..., Any]:
-    path, _, attribute = name.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # an installed command does not see the user's folder otherwise
-    try:
-        function = getattr(importlib.import_module(path), attribute)
-    except (ImportError, AttributeError) as error:
-        raise SpecError(
-            f"--family {name}: cannot import it ({error}); expected package.module:function, importable from "
-            f"{Path.cwd()} or installed"
-        ) from error
-    if not callable(function):
-        raise SpecError(f"--family {name}: expected a function, found a {type(function).__name__}")
-    found: Callable[..., Any] = function
-    return found
-
-
-def _source_hash(function: Callable[..., Any]) -> str:
-    try:
-        return hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()
-    except (TypeError, OSError):
-        return "no source file"

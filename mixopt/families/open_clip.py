@@ -27,8 +27,9 @@ from torch.nn import functional
 from mixopt.errors import SpecError, unknown
 from mixopt.families import FamilyOptions
 from mixopt.scoring.evaluator import Predict
+from mixopt.scoring.images import image_encoding
 from mixopt.values.groups import depth_order
-from mixopt.values.samples import Preprocess
+from mixopt.values.samples import Encoding, Preprocess
 from mixopt.weights import checkpoints
 
 CONFIG_NAME = "open_clip_config.json"
@@ -75,6 +76,11 @@ class OpenClip:
 
         key = json.dumps({"open_clip": asdict(self._cfg)}, sort_keys=True)
         return Preprocess((height, width), tuple(self._cfg.mean), tuple(self._cfg.std), fit, key)
+
+    @property
+    def encoding(self) -> Encoding:
+        """That of images."""
+        return image_encoding(self.preprocess)
 
     def build(self) -> nn.Module:
         """A new model of the config, randomly initialised, without touching the global random state."""

@@ -87,11 +87,11 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
         raise RunError(
             listing("no method could choose a mix", [f"{name}: {reason}" for name, reason in failed.items()])
         )
-    best = best_row([row for row in made_rows(rows) if row.name in mixes], spec.metric, objective.tuning)
+    best = best_row([row for row in made_rows(rows) if row.name in mixes], objective.metric.name, objective.tuning)
     saved = export(spec, assembly, folder, best, mixes[best], listener)
     report = Report(
         command="compare",
-        methods=entries(rows, spec.metric, objective.tuning),
+        methods=entries(rows, objective.metric.name, objective.tuning),
         best=best,
         verification=saved.verification,
         failed=failed,

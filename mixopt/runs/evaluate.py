@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixopt.assemble import family_of, family_of_recipe, open_splits
+from torch import nn
+
+from mixopt.assemble import family_of, family_of_recipe, open_splits, own_functions
 from mixopt.errors import MixoptError, SpecError
+from mixopt.imports import is_import_path
 from mixopt.listener import Listener
 from mixopt.runs.export import score_checkpoint
 from mixopt.scoring.device import limit_threads, resolve_device
 from mixopt.scoring.evaluator import FP32, Evaluator
+from mixopt.scoring.own_objective import own_evaluator
 from mixopt.spec import AUTO, DataSpec, load_spec
 from mixopt.values.samples import VALIDATION
 from mixopt.weights import checkpoints, saving
@@ -41,7 +45,7 @@ def evaluate(
     spec = load_spec({"models": path.parent, **given})
     if "data" in given:
         spec = spec.model_copy(update={"data": DataSpec.model_validate(given["data"])})
-    called = spec.data.validation.stem if spec.data.validation else VALIDATION
+    called = VALIDATION if spec.data.validation is None else _called(spec.data.validation)
     if called in spec.data.test:
         called = VALIDATION
     recipe = saving.load_recipe(path) if saving.METADATA_KEY in opened.metadata else None
@@ -57,7 +61,8 @@ def evaluate(
     else:
         family = family_of(spec)
     splits = open_splits(spec, family, heard)
-    if not splits:
+    functions = own_functions(spec)
+    if not splits and not functions:
         raise SpecError("--data: give the split to score on (--data FILE), or --test NAME=FILE")
     device = resolve_device(spec.device)
     limit_threads(device)
@@ -65,16 +70,15 @@ def evaluate(
     evaluators = {
         name: Evaluator(
             split,
-            family.preprocess,
+            family.encoding,
             device,
             spec.batch_size,
-            precision=precision,
-            compiled=spec.compile,
             listener=heard,
-        )
+        ).at(precision, spec.compile)
         for name, split in splits.items()
     }
-    scored = score_checkpoint(opened, family, evaluators, device)
+    own = {name: own_evaluator(name, path, nn.Identity(), device, None) for name, path in functions.items()}
+    scored = score_checkpoint(opened, family, {**evaluators, **own}, device)
     return {
         "model": str(path),
         "metric": recipe.metric if recipe is not None and "metric" not in given else spec.metric,
@@ -84,3 +88,8 @@ def evaluate(
         },
         "verified": verify,
     }
+
+
+def _called(selection: Path) -> str:
+    """What the split given as ``data`` is called: by its file, or by the user's own function."""
+    return str(selection) if is_import_path(str(selection)) else selection.stem

@@ -21,10 +21,10 @@ from mixopt.methods import Choice
 from mixopt.reporting.rows import Failure, Row, Samples
 from mixopt.reporting.schema import SweepPoint, Verification
 from mixopt.runs.folder import RunFolder
-from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
+from mixopt.scoring.scorer import AnyEvaluator
 from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec
 from mixopt.values.mix import Mix
@@ -146,7 +146,7 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
         dtypes=saving.compact_dtypes(pool.saved_dtypes(saved_dtype(spec))),
         buffers_from=pool.buffers_from,
         batchnorm=assembly.batchnorm.mode,
-        metric=spec.metric,
+        metric=objective.metric.name,
         data={RECIPE_VALIDATION if split == VALIDATION else split: each.fingerprint for split, each in splits.items()},
         scores={RECIPE_VALIDATION: score.metrics},
         seed=spec.seed,
@@ -189,7 +189,7 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
 def score_checkpoint(
     checkpoint: checkpoints.Checkpoint,
     family: Family,
-    evaluators: Mapping[str, Evaluator],
+    evaluators: Mapping[str, AnyEvaluator],
     device: torch.device,
 ) -> dict[str, tuple[Outcomes, dict[str, float]]]:
     """Score one checkpoint as it stands in its file, in a model of its own.
@@ -218,7 +218,7 @@ def score_checkpoint(
         predict = family.predict(module, frozenset())
     scored = {}
     for name, evaluator in evaluators.items():
-        outcomes = evaluator.run(predict)
+        outcomes = evaluator.on(module).run(predict)
         if not np.all(np.isfinite(outcomes.losses)):
             raise ScoreError(f"{checkpoint.path}: losses on {name} are not finite; the model's weights overflow")
         scored[name] = (outcomes, evaluator.measure(outcomes))

@@ -17,6 +17,7 @@ import tomli_w
 
 from mixopt.errors import RunError, names
 from mixopt.files import write_text
+from mixopt.imports import is_import_path
 from mixopt.reporting.schema import Report
 from mixopt.spec import StudySpec
 
@@ -175,4 +176,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return str(value.resolve()) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value) if is_import_path(str(value)) else str(value.resolve())
+    return value

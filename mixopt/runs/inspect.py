@@ -16,6 +16,7 @@ from mixopt.assemble import (
 )
 from mixopt.errors import MixoptError
 from mixopt.families import Family
+from mixopt.imports import is_import_path
 from mixopt.listener import Listener
 from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
 from mixopt.values.samples import VALIDATION
@@ -62,7 +63,7 @@ def _inspect_splits(
 ) -> dict[str, Mapping[str, int]]:
     splits: dict[str, Mapping[str, int]] = {}
     for name, path in [(VALIDATION, spec.data.validation), *spec.data.test.items()]:
-        if path is None:
+        if path is None or is_import_path(str(path)):  # a user's own function has no samples to look at
             continue
         data = DataSpec(validation=path) if name == VALIDATION else DataSpec(test={name: path})
         try:

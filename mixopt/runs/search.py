@@ -153,9 +153,9 @@ def _report(searched: _Searched, spec: StudySpec, rows: Sequence[Row | Failure],
     own = [study for study, _ in searched.explored.rounds]
     return Report(
         command="search",
-        methods=entries([*rows, row], spec.metric, objective.tuning, list(plan.weights)),
+        methods=entries([*rows, row], objective.metric.name, objective.tuning, list(plan.weights)),
         # The search's own row wins over its start, where the two are equal.
-        best=best_row([before, *made_rows(rows)], spec.metric, objective.tuning),
+        best=best_row([before, *made_rows(rows)], objective.metric.name, objective.tuning),
         verification=searched.saved.verification.model_copy(update={"trial": searched.choice.trial}),
         select=plan.split_weights if plan.weights else {},
         shifts=dict(searched.assembly.shifts) if plan.weights else {},

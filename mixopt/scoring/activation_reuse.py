@@ -5,29 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mixopt.values.mix import Mix
-from mixopt.values.samples import Split
+from mixopt.values.samples import Samples
 from mixopt.weights.builder import tensor_rows
 from mixopt.weights.memory import free_memory
 from mixopt.weights.pool import Pool
 
-# Of the memory that is free once the pool and the images are in place.
+# Of the memory that is free once the pool and the samples are in place.
 SHARE = 0.25
 # Simulated on the mixes that manifold asked for: fewer save less, more save hardly any more.
 BOUNDARIES = 3
 
 
-Step = Callable[[Tensor], Tensor]
+# The first takes what is collated, each other what the one before gives.
+Step = Callable[[Any], Tensor]
 
 
 @dataclass(eq=False)
 class _Boundary:
-    """What the first ``stages`` stages gave, by the batch's first image and one past its last."""
+    """What the first ``stages`` stages gave, by the batch's first sample and one past its last."""
 
     stages: int
     activations: dict[tuple[int, int], Tensor] = field(default_factory=dict)
@@ -35,7 +37,7 @@ class _Boundary:
 
 
 class Prefix:
-    """Keeps what stages gave, for as many images as memory allows, and plans passes that start from there.
+    """Keeps what stages gave, for as many samples as memory allows, and plans passes that start from there.
 
     Where a mix shares its first stages with the mix before, the next is likely to share as many, or one more, as
     coordinate steps move on by one: what comes out of those is kept. Where it shares none, nothing is kept, and
@@ -50,8 +52,8 @@ class Prefix:
     Attributes:
         cuts: For `mixopt.weights.builder.FastBuilder.cuts`: where another stage begins among the pool's mixed tensors.
         budget: Bytes to keep at most; 0 keeps nothing.
-        skipped: Stages times images that were not computed anew.
-        total: Stages times images of all passes.
+        skipped: Stages times samples that were not computed anew.
+        total: Stages times samples of all passes.
     """
 
     def __init__(
@@ -70,12 +72,12 @@ class Prefix:
         self._kept: dict[bytes, _Boundary] = {}  # the latest used stands last
         self._last: list[bytes] = []
 
-    def plan(self, mix: Mix, split: Split) -> Resumed | None:
+    def plan(self, mix: Mix, split: Samples) -> Resumed | None:
         """The pass of a mix, which the module holds now, over a split; None where nothing is to be had or kept.
 
         Args:
             mix: Over the pool's columns.
-            split: Its images.
+            split: Its samples.
         """
         keys = self._keys(mix, split)
         # Each key holds those before it: as many are equal as stages are shared.
@@ -91,9 +93,9 @@ class Prefix:
         boundaries = [self._kept[key] for key in keys if key in self._kept]
         return Resumed(self, self._steps(), boundaries) if boundaries else None
 
-    def count(self, images: int) -> None:
-        """Add a pass over so many images to the total."""
-        self.total += len(self._members) * images
+    def count(self, samples: int) -> None:
+        """Add a pass over so many samples to the total."""
+        self.total += len(self._members) * samples
 
     def keep(self, boundary: _Boundary, batch: tuple[int, int], activation: Tensor, used: Sequence[_Boundary]) -> None:
         """Keep an activation where it fits in the budget, in the place of boundaries that the pass does not use."""
@@ -118,7 +120,7 @@ class Prefix:
     def _held(self) -> int:
         return sum(boundary.bytes for boundary in self._kept.values())
 
-    def _keys(self, mix: Mix, split: Split) -> list[bytes]:
+    def _keys(self, mix: Mix, split: Samples) -> list[bytes]:
         """What the outcome of every stage but the last depends on: the rows of its tensors, and all before it."""
         rows = tensor_rows(mix, self._pool)
         digest = hashlib.sha256(split.fingerprint.encode())
@@ -143,17 +145,17 @@ class Resumed:
         self._steps = steps
         self._boundaries = boundaries
 
-    def __call__(self, samples: slice, images: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, samples: slice, inputs: Callable[[], Any]) -> Tensor:
         """Logits of some samples.
 
         Args:
             samples: From start to stop; an activation is used for the very batch that it comes from.
-            images: Gives their images, where they are needed.
+            inputs: Gives what is collated of them, where it is needed.
         """
         batch = (samples.start, samples.stop)
         start = next((each for each in reversed(self._boundaries) if batch in each.activations), None)
         done = start.stages if start else 0
-        hidden = start.activations[batch] if start else images()
+        hidden = start.activations[batch] if start else inputs()
         places = {boundary.stages: boundary for boundary in self._boundaries}
         for number, step in enumerate(self._steps[done:], start=done + 1):
             hidden = step(hidden)

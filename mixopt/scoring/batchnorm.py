@@ -99,8 +99,8 @@ class Recompute:
         available = min(IMAGES, len(split))
         if available < 2:
             raise DataError(
-                f"{split.source}: BatchNorm statistics cannot be recomputed from {available} image; use more, "
-                "or --batchnorm average"
+                f"{split.source}: BatchNorm statistics cannot be recomputed from {available} {split.unit}; use "
+                "more, or --batchnorm average"
             )
         size = max(2, min(BATCH, evaluator.batch_size))
         batches = min(math.ceil(available / size), available // 2)
@@ -117,10 +117,10 @@ class Recompute:
         )
 
     def __call__(self, predict: Predict) -> None:
-        """Run the images through the module.
+        """Run the samples through the module.
 
         Args:
-            predict: Images ``[b, 3, h, w]`` to logits, of the module that the layers belong to.
+            predict: What is collated to logits, of the module that the layers belong to.
 
         Raises:
             SpecError: ``predict`` does not run the layers in training mode.
@@ -129,8 +129,8 @@ class Recompute:
         before = {name: tensor.clone() for name, tensor in self._statistics().items()}
         with _training(self.layers) as counts, torch.no_grad():
             for start in range(0, self.images, self.batch):
-                images, _ = self._evaluator.take(slice(start, start + self.batch))
-                predict(images)
+                inputs, _ = self._evaluator.take(slice(start, start + self.batch))
+                predict(inputs)
         if not any(int(count) for count in counts):
             raise SpecError(
                 "--batchnorm recompute: the family's predict does not run the module's BatchNorm layers in training "
@@ -155,8 +155,9 @@ class Recompute:
         if bool(torch.isfinite(torch.cat([tensor.reshape(-1) for tensor in every.values()])).all()):
             return
         bad = [name for name, tensor in every.items() if not bool(torch.isfinite(tensor).all())]
+        unit = self._evaluator.split.unit
         raise ScoreError(
-            f"BatchNorm statistics recomputed from {self.images} images are not finite in {names(bad)} "
+            f"BatchNorm statistics recomputed from {self.images} {unit}s are not finite in {names(bad)} "
             f"({str(self._dtypes[bad[0]]).removeprefix('torch.')}); the fused model's activations overflow. Leave out "
             "the checkpoint that causes it, save in a wider --dtype, or use --batchnorm average"
         )

@@ -21,6 +21,8 @@ Found = TypeVar("Found")
 
 # What an entry holds beside its arrays, whose names start otherwise.
 _KEY, _SECONDS, _CHECKSUM = "_key", "_seconds", "_checksum"
+# Before the names of a user's own numbers.
+_ALSO = "also."
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,13 @@ class OutcomeCache:
 
 def arrays_of(outcomes: Outcomes) -> dict[str, NDArray[Any]]:
     """Outcomes as the cache stores them: losses come from float32 and lose nothing as such."""
-    return {"predicted": outcomes.predicted.astype(np.int32), "losses": outcomes.losses.astype(np.float32)}
+    # A user's own scores are float64 from the beginning.
+    is_own = len(outcomes) > 0 and outcomes.predicted[0] < 0
+    arrays: dict[str, NDArray[Any]] = {
+        "predicted": outcomes.predicted.astype(np.int32),
+        "losses": outcomes.losses.astype(np.float64 if is_own else np.float32),
+    }
+    return arrays | {f"{_ALSO}{name}": np.array(value) for name, value in outcomes.also.items()}
 
 
 def outcomes_from(arrays: Arrays) -> Outcomes:
@@ -127,7 +135,8 @@ def outcomes_from(arrays: Arrays) -> Outcomes:
     Raises:
         ValueError: The arrays are of different lengths.
     """
-    outcomes = Outcomes(arrays["predicted"].astype(np.int64), arrays["losses"].astype(np.float64))
+    also = {name.removeprefix(_ALSO): float(array) for name, array in arrays.items() if name.startswith(_ALSO)}
+    outcomes = Outcomes(arrays["predicted"].astype(np.int64), arrays["losses"].astype(np.float64), also)
     if len(outcomes.losses) != len(outcomes):
         raise ValueError("an entry whose arrays are of different lengths")
     return outcomes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from mixopt.errors import MixoptError
 BACKEND = "inductor"
 
 
-def compiled_pass(device: torch.device) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
-    """A function that runs a predictor on images, compiled as one whole at the first call for each shape of a batch.
+def compiled_pass(device: torch.device) -> Callable[[Callable[[Any], Tensor], Any], Tensor]:
+    """A function that runs a predictor on a batch, compiled as one whole at the first call for each shape of batches.
 
     Predictors of several mixes, made anew from the same code for the same model, share what was compiled. On a GPU
     it is replayed as a CUDA graph, which is why the weights must not move.
@@ -23,15 +23,15 @@ def compiled_pass(device: torch.device) -> Callable[[Callable[[Tensor], Tensor],
         device: Where the model runs.
 
     Returns:
-        From a predictor and its images to logits. It raises a `MixoptError` where torch cannot compile the predictor.
+        From a predictor and its inputs to logits. It raises a `MixoptError` where torch cannot compile the predictor.
     """
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     run: Any = torch.compile(_run, fullgraph=True, dynamic=False, backend=BACKEND, mode=mode)
 
-    def guarded(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    def guarded(predict: Callable[[Any], Tensor], inputs: Any) -> Tensor:
         try:
             # A CUDA graph writes its next logits where these are.
-            return torch.as_tensor(run(predict, images)).clone()
+            return torch.as_tensor(run(predict, inputs)).clone()
         except Exception as error:
             # The compiler's errors have no class of their own in common.
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -46,6 +46,38 @@ def compiled_pass(device: torch.device) -> Callable[[Callable[[Tensor], Tensor],
     return guarded
 
 
-def _run(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def filled(inputs: Any, size: int) -> Any:
+    """The last sample of a batch repeated, so that every tensor ``[b, ...]`` is ``[size, ...]``.
+
+    Args:
+        inputs: A tensor, or tensors in a mapping, tuple or list; what else lies there is left as it is.
+        size: Samples per batch.
+
+    Raises:
+        MixoptError: Tensors whose first axes differ, or inputs of another kind.
+    """
+    lengths: set[int] = set()
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: fill(each) for key, each in value.items()}
+        if isinstance(value, (tuple, list)):
+            return getattr(value, "_make", type(value))([fill(each) for each in value])
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            return value
+        lengths.add(len(value))
+        return torch.cat([value, value[-1:].expand(max(0, size - len(value)), *value.shape[1:])])
+
+    found = fill(inputs)
+    if len(lengths) != 1:
+        kind = f"tensors of lengths {sorted(lengths)}" if lengths else f"a {type(inputs).__name__} without tensors"
+        raise MixoptError(
+            f"--compile: the family's collate gives {kind}; expected a tensor, or a mapping or tuple of tensors, all "
+            "with the batch as their first axis; leave out --compile"
+        )
+    return found
+
+
+def _run(predict: Callable[[Any], Tensor], inputs: Any) -> Tensor:
     """What is compiled: with the predictor as an argument, its identity is not part of the code."""
-    return predict(images)
+    return predict(inputs)

@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixopt.errors import DataError, MixoptError, unknown
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Resumed
-from mixopt.scoring.compiled import compiled_pass
+from mixopt.scoring.compiled import compiled_pass, filled
 from mixopt.scoring.feed import Feed
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.metrics import METRICS
-from mixopt.values.samples import Preprocess, Split
+from mixopt.values.samples import Encoding, Samples
 
-Predict = Callable[[Tensor], Tensor]
+# From what an encoding collates to logits [b, n_classes].
+Predict = Callable[[Any], Tensor]
 
-# Raise it whenever the same weights and images could give other outcomes than before.
+# Raise it whenever the same weights and samples could give other outcomes than before.
 EVALUATION_VERSION = 3
 
 # Measured for small and base-size vision transformers; on a CPU, larger batches fall out of its caches.
@@ -37,24 +39,23 @@ PRECISIONS = {FP32: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 class Evaluator:
     """Runs a split through a model, in batches, in the split's fixed order.
 
-    Images stay uint8 and are normalised batch by batch on the device; nothing is read from disk per trial beyond the
-    memory-mapped decoded copy, and that only where the split is not resident on the device (see `Feed`).
+    Samples stay as they were encoded and are collated batch by batch on the device; nothing is read from disk per trial
+    beyond the memory-mapped decoded copy, and that only where the split is not resident on the device (see `Feed`).
 
     Args:
         split: The samples.
-        preprocess: Mean and standard deviation per channel.
+        encoding: Collates them.
         device: Where the model runs.
-        batch_size: Images per forward pass; by default what suits the device. Where so many do not fit in memory, it
+        batch_size: Samples per forward pass; by default what suits the device. Where so many do not fit in memory, it
             is halved until they do.
         precision: Of the forward passes, a name of `PRECISIONS`; below fp32 they run under ``torch.autocast``.
-        compiled: Whether forward passes go through ``torch.compile``; see `mixopt.scoring.compiled.compiled_pass`.
         cut: No batch spans this sample and the one before, so that a pass up to here and one from here on give the same
             bits as a pass over both; none by default.
         listener: Told when the batch size is halved.
 
     Attributes:
-        batch_size: Images per forward pass as asked for; fewer are used where they do not fit.
-        feed: Brings the images.
+        batch_size: Samples per forward pass as asked for; fewer are used where they do not fit.
+        feed: Brings the samples.
         cut: As given.
 
     Raises:
@@ -63,13 +64,12 @@ class Evaluator:
 
     def __init__(
         self,
-        split: Split,
-        preprocess: Preprocess,
+        split: Samples,
+        encoding: Encoding,
         device: torch.device,
         batch_size: int | None = None,
         *,
         precision: str = FP32,
-        compiled: bool = False,
         cut: int | None = None,
         listener: Listener | None = None,
     ) -> None:
@@ -77,18 +77,17 @@ class Evaluator:
         self.device = device
         self.batch_size = batch_size or BATCH_SIZES.get(device.type, BATCH_SIZES["cuda"])
         self.precision = _known(precision)
-        self._compiled = compiled_pass(device) if compiled else None
+        self._compiled: Callable[[Predict, Any], Tensor] | None = None
         self._listener = listener or Listener()
         # One cell for this evaluator and its twins.
         self._fitting = [self.batch_size]
-        self._mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
-        self._std = torch.tensor(preprocess.std, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self._collate = encoding.collate
         self._labels = torch.from_numpy(split.labels).to(device)
-        self.feed = Feed(split.images, device)
+        self.feed = Feed(split.arrays, device)
         self.cut = len(split) if cut is None else cut
 
     def at(self, precision: str, compiled: bool = False) -> Evaluator:
-        """The same evaluator, its resident images included, with forward passes in another precision, or compiled.
+        """The same evaluator, its resident samples included, with forward passes in another precision, or compiled.
 
         Raises:
             MixoptError: An unknown precision.
@@ -98,16 +97,19 @@ class Evaluator:
         twin._compiled = compiled_pass(self.device) if compiled else None
         return twin
 
-    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Model-ready images ``[b, 3, h, w]`` float32 and labels ``[b]``, in order."""
+    def on(self, module: nn.Module) -> Evaluator:
+        """The same: which module is run follows from what `run` is given."""
+        return self
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Any, Tensor]]:
+        """What the model takes and labels ``[b]``, in order."""
         end = len(self.split) if stop is None else stop
         for first in range(start, end, self.batch_size):
             yield self.take(slice(first, min(first + self.batch_size, end)))
 
-    def take(self, samples: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Model-ready images ``[b, 3, h, w]`` float32 and labels ``[b]`` of some samples of the fixed order."""
-        images = self.feed.take(samples).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
-        return images.sub_(self._mean).div_(self._std), self._labels[samples]
+    def take(self, samples: slice | NDArray[np.int64]) -> tuple[Any, Tensor]:
+        """What the model takes, for images ``[b, 3, h, w]`` float32, and labels ``[b]`` of some samples."""
+        return self._collate(self.feed.take(samples)), self._labels[samples]
 
     def run(
         self,
@@ -120,14 +122,14 @@ class Evaluator:
         """Score samples ``start`` to ``stop`` of the fixed order.
 
         Args:
-            predict: Images ``[b, 3, h, w]`` to logits ``[b, n_classes]``, or a pass that starts from what is kept.
+            predict: What is collated to logits ``[b, n_classes]``, or a pass that starts from what is kept.
             start: First sample.
             stop: One past the last; the end of the split by default.
-            on_batch: Told how many images each batch held.
+            on_batch: Told how many samples each batch held.
 
         Raises:
             DataError: A label lies beyond the model's classes.
-            MixoptError: Not even one image fits in memory.
+            MixoptError: Not even one sample fits in memory.
         """
         predicted: list[Tensor] = []
         losses: list[Tensor] = []
@@ -144,7 +146,7 @@ class Evaluator:
 
         Raises:
             DataError: A label lies beyond the model's classes.
-            MixoptError: Not even one image fits in memory.
+            MixoptError: Not even one sample fits in memory.
         """
         with torch.inference_mode():
             return torch.cat([logits.cpu() for logits, _ in self._forward(predict, 0, stop, on_batch)])
@@ -174,7 +176,7 @@ class Evaluator:
                 on_batch(len(labels))
 
     def _fit(self, predict: Predict | Resumed, first: int, end: int) -> tuple[Tensor, Tensor]:
-        """Logits and labels of the next batch, as many images as fit in memory at a time.
+        """Logits and labels of the next batch, as many samples as fit in memory at a time.
 
         Raises:
             MixoptError: Not even one image does.
@@ -199,23 +201,25 @@ class Evaluator:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         raise MixoptError(
-            f"{self.split.source}: out of memory on {self.device} with one image at a time ({error}); free memory, or "
-            "use another --device"
+            f"{self.split.source}: out of memory on {self.device} with one {self.split.unit} at a time ({error}); free "
+            "memory, or use another --device"
         )
 
     def _pass(self, predict: Predict | Resumed, samples: slice, size: int) -> tuple[Tensor, Tensor]:
         """Logits and labels of some samples, in a batch of their own or, where it is compiled, of the full size."""
 
-        def images() -> Tensor:
+        def inputs() -> Any:
             return self.take(samples)[0]
 
         with self._autocast():
             if isinstance(predict, Resumed):
-                logits = predict(samples, images)
+                logits = predict(samples, inputs)
             elif self._compiled:
-                logits = self._compiled(predict, _filled(images(), size))[: samples.stop - samples.start]
+                # Another shape would be compiled anew: no padding is cut, and the last batch is filled.
+                every = self._collate(self.feed.whole(samples))
+                logits = self._compiled(predict, filled(every, size))[: samples.stop - samples.start]
             else:
-                logits = predict(images())
+                logits = predict(inputs())
         return logits.float(), self._labels[samples]
 
     def _settle_on(self, size: int) -> None:
@@ -223,8 +227,8 @@ class Evaluator:
         before = min(self._fitting[0], len(self.split))
         if size < before:
             self._listener.warn(
-                f"{self.split.name}: {before} images at a time do not fit in memory on {self.device}; going on with "
-                f"{size} at a time (--batch-size {size} starts with that)",
+                f"{self.split.name}: {before} {self.split.unit}s at a time do not fit in memory on {self.device}; "
+                f"going on with {size} at a time (--batch-size {size} starts with that)",
             )
         self._fitting[0] = size
 
@@ -246,11 +250,6 @@ class Evaluator:
                 f"{self.split.source}: labels go up to {highest}, but the model gives logits of shape "
                 f"[batch, {', '.join(map(str, logits.shape[1:]))}]; the split's classes must be the model's"
             )
-
-
-def _filled(images: Tensor, size: int) -> Tensor:
-    """Images ``[b, ...]`` with the last one repeated up to ``[size, ...]``: another shape would be compiled anew."""
-    return torch.cat([images, images[-1:].expand(size - len(images), *images.shape[1:])])
 
 
 def _known(precision: str) -> str:

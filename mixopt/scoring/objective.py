@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError
 from mixopt.scoring.cache import Gradient
-from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.racing import looks, out_of_reach
 from mixopt.scoring.score import Score
-from mixopt.scoring.scorer import Looks, Scorer, Seen
+from mixopt.scoring.scorer import AnyEvaluator, Looks, Scorer, Seen
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.scoring.tally import Learned, Tally
 from mixopt.values.metrics import Metric
@@ -66,14 +65,14 @@ class Objective:
         return self.scorer.pool
 
     @property
-    def evaluators(self) -> Mapping[str, Evaluator]:
+    def evaluators(self) -> Mapping[str, AnyEvaluator]:
         """Split name to evaluator; ``validation`` is the split that selects."""
         return self.scorer.evaluators
 
     @property
     def stopwatch(self) -> Stopwatch:
         """Told where time goes."""
-        return self.scorer.stopwatch
+        return self.stopwatch
 
     @property
     def samples(self) -> int:

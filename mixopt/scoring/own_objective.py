@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from mixopt.errors import DataError, PoolError, ScoreError, SpecError, names
 from mixopt.imports import import_function, source_hash
 from mixopt.scoring.outcomes import Outcomes
-from mixopt.values.samples import ORDER_SEED, Split
+from mixopt.values.samples import ORDER_SEED, Samples
 
 SCORE = "score"
+EXPECTED = "[n] scores, a number, or {name: number}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +47,11 @@ class OwnEvaluator:
     module: nn.Module
     device: torch.device
     metric: str | None = None
-    opened: Split | None = None
+    opened: Samples | None = None
     precision: str = "fp32"
 
     @property
-    def split(self) -> Split:
+    def split(self) -> Samples:
         """Its scores as samples without content."""
         if self.opened is None:
             raise DataError(f"{self.path}: not called yet, so that the number of its scores is not known")
@@ -81,7 +82,7 @@ class OwnEvaluator:
         return replace(
             self,
             metric=self.metric or next(iter(others), SCORE),
-            opened=Split(self.name, self.path, {}, labels, content),
+            opened=Samples(self.name, self.path, {}, labels, content),
         )
 
     def on(self, module: nn.Module) -> OwnEvaluator:
@@ -144,7 +145,8 @@ class OwnEvaluator:
             PoolError: Always.
         """
         raise PoolError(
-            f"split {self.name} is scored by your own function ({self.path}), which gives no logits: ensembles cannot run"
+            f"split {self.name} is scored by your own function ({self.path}), which gives no logits: ensembles cannot "
+            "run"
         )
 
     def outcomes_of(self, logits: Tensor) -> NoReturn:
@@ -162,7 +164,9 @@ class OwnEvaluator:
         if isinstance(given, Mapping):
             others = {str(name): self._number(value) for name, value in given.items()}
             if not others:
-                raise ScoreError(f"{self.path}: gave no number at all; expected [n] scores, a number, or {{name: number}}")
+                raise ScoreError(
+                    f"{self.path}: gave no number at all; expected [n] scores, a number, or {{name: number}}"
+                )
             driving = self.metric or next(iter(others))
             if driving not in others:
                 raise SpecError(f"--metric {driving}: {self.path} gives {names(others, 10)}")
@@ -184,9 +188,7 @@ class OwnEvaluator:
             plain = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
             found = np.asarray(plain, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise ScoreError(
-                f"{self.path}: expected [n] scores, a number, or {{name: number}}, found a {type(value).__name__} ({error})"
-            ) from error
+            raise ScoreError(f"{self.path}: expected {EXPECTED}, found a {type(value).__name__} ({error})") from error
         if found.ndim > 1 or found.size == 0:
             raise ScoreError(f"{self.path}: expected [n] scores or a number, found shape {list(found.shape)}")
         return found.reshape(-1)

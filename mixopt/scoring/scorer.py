@@ -21,6 +21,7 @@ from mixopt.scoring.cache import Gradient, OutcomeCache
 from mixopt.scoring.evaluator import Evaluator, Predict
 from mixopt.scoring.keys import Keys
 from mixopt.scoring.outcomes import NO_OUTCOMES, Outcomes
+from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
@@ -32,6 +33,7 @@ _ADVICE = "Leave the checkpoint that causes it out of the pool, or save in a wid
 _KEPT_SUMS = 2
 
 OnBatch = Callable[[int], None]
+AnyEvaluator = Evaluator | OwnEvaluator
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ class Scorer:
     pool: Pool
     builder: FastBuilder
     predict: Callable[[], Predict]
-    evaluators: Mapping[str, Evaluator]
+    evaluators: Mapping[str, AnyEvaluator]
     cache: OutcomeCache
     keys: Keys
     recompute: Recompute | None = None
@@ -211,7 +213,7 @@ class Scorer:
             raise ScoreError(f"the loss or its gradient is not finite for a mix of {names(mix.support())}. {_ADVICE}")
 
     def _look(
-        self, key: str, evaluator: Evaluator, compute: Callable[[int, int], Outcomes], looks: Looks, extra: int
+        self, key: str, evaluator: AnyEvaluator, compute: Callable[[int, int], Outcomes], looks: Looks, extra: int
     ) -> Seen:
         """Outcomes by key, up to the first stop that is enough, or the last; from the cache, or computed and put there.
 
@@ -240,7 +242,7 @@ class Scorer:
         found = known.first(stop)
         return Seen(key, found, seconds * len(found) / len(known), len(found) + extra, runs)
 
-    def _forward(self, mix: Mix, evaluator: Evaluator) -> Predict | Resumed:
+    def _forward(self, mix: Mix, evaluator: AnyEvaluator) -> Predict | Resumed:
         """The forward pass of the mix that is fused now."""
         plan = self.reuse.plan(mix, evaluator.split) if self.reuse else None
         return plan or self.predict()
@@ -249,7 +251,7 @@ class Scorer:
         self,
         members: Sequence[Mix],
         keys: tuple[str, ...],
-        evaluator: Evaluator,
+        evaluator: AnyEvaluator,
         stop: int,
         on_batch: OnBatch | None,
     ) -> Tensor:
@@ -305,7 +307,7 @@ class Scorer:
                 "from its loss would push the mix away from them: add samples of every class, or use another method"
             )
 
-    def _not_finite(self, mix: Mix, evaluator: Evaluator, outcomes: Outcomes) -> ScoreError:
+    def _not_finite(self, mix: Mix, evaluator: AnyEvaluator, outcomes: Outcomes) -> ScoreError:
         self.builder.apply(mix)
         tensor, why = self.builder.nonfinite_tensor(), "overflows when fused"
         if tensor is None and not self.recomputes(mix):

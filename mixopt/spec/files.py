@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mixopt.errors import SpecError, listing, unknown
+from mixopt.imports import is_import_path
 from mixopt.spec.checks import merged_ingredients, one_name
 from mixopt.spec.option import described
 from mixopt.spec.study import StudySpec
@@ -109,12 +110,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
     if isinstance(data, dict):
         for key in ("search", "validation"):
             if isinstance(data.get(key), str):
-                data[key] = folder / data[key]
+                data[key] = _place_of(folder, data[key])
         if isinstance(data.get("test"), dict):
             data["test"] = {
-                name: folder / value if isinstance(value, str) else value for name, value in data["test"].items()
+                name: _place_of(folder, value) if isinstance(value, str) else value
+                for name, value in data["test"].items()
             }
     return values
+
+
+def _place_of(folder: Path, text: str) -> Path:
+    """A file or folder of samples, relative to a folder; the import path of a user's own objective stays as it is."""
+    return Path(text) if is_import_path(text) else folder / text
 
 
 def _in_folder(folder: Path, value: Any) -> Any:

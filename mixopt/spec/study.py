@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationInfo, field_validator, model_validator
 
+from mixopt.imports import is_import_path
 from mixopt.spec import checks
 from mixopt.spec.checks import AUTO, known
 from mixopt.spec.fields import Fields
@@ -108,8 +109,10 @@ class StudySpec(Fields):
 
     @field_validator("metric")
     @classmethod
-    def _known_metric(cls, value: str) -> str:
-        return known("metric", value, METRICS)
+    def _known_metric(cls, value: str, info: ValidationInfo) -> str:
+        # A user's own objective names its numbers itself.
+        validation = getattr(info.data.get("data"), "validation", None)
+        return value if is_import_path(str(validation)) else known("metric", value, METRICS)
 
     @field_validator("sampler")
     @classmethod

@@ -1,20 +1,24 @@
-"""Values between data and evaluation: a decoded split, and what a model wants done to its images."""
+"""Values between data and evaluation: the samples of a split, and what a model wants done to a record."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 ORDER_SEED = 0
 # The selection images under synthetic shifts, as a split of their own.
 SYNTHETIC = "synthetic"
 # The split that selects.
 VALIDATION = "validation"
+# The one array of a split of images, uint8 [n, h, w, 3].
+IMAGES = "images"
+# Ends the name of the array that says how much of each row of another is not padding.
+LENGTH = "_length"
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Preprocess:
         mean: Per channel, on the scale 0 to 1.
         std: Per channel, on the scale 0 to 1.
         fit: Brings a PIL image to ``size``.
-        key: A text that is another one wherever ``fit``, ``mean`` or ``std`` are others; part of every cache key.
+        key: A text that is another one wherever any of the others is; part of every cache key.
     """
 
     size: tuple[int, int] | None
@@ -36,25 +40,45 @@ class Preprocess:
     key: str
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """What happens to a record of a data source before the model.
+
+    Attributes:
+        encode: A record (an image ``[h, w, 3]`` uint8, or the fields of a line of a ``.jsonl`` file as a dict) to
+            named arrays of numbers. Every record gives the same names with the same dtypes and shapes; only a
+            one-dimensional array may be as long as it likes. Called once per record; what it gives is kept on disk.
+        collate: A batch of these arrays, as tensors ``[b, ...]`` on the device, to what the model takes. Beside each
+            one-dimensional array stands its ``<name>_length``, ``[b]`` int64; the array is padded with zeros to the
+            longest of the batch.
+        key: A text that is another one wherever ``encode`` or ``collate`` is; part of every cache key.
+    """
+
+    encode: Callable[[Any], Mapping[str, ArrayLike]]
+    collate: Callable[[Mapping[str, Any]], Any]
+    key: str
+
+
 @dataclass(frozen=True, eq=False)
-class Split:
-    """Decoded images and labels, in the one fixed order in which they are evaluated.
+class Samples:
+    """A split: encoded samples and their labels, in the one fixed order in which they are evaluated.
 
     The order is class-stratified and random, so the first k samples are a fair subsample for every mix alike.
 
     Attributes:
         name: ``validation``, or the name of another split.
         source: The file or folder, for messages.
-        images: ``[n, height, width, 3]`` uint8, memory-mapped.
+        arrays: Name to ``[n, ...]``, memory-mapped; for images ``images`` alone, ``[n, height, width, 3]`` uint8.
+            Beside a padded array ``[n, longest]`` stands its ``<name>_length``, ``[n]`` int64.
         labels: ``[n]`` int64.
-        digests: ``[n, 16]`` uint8, one hash per image.
+        digests: ``[n, 16]`` uint8, one hash per sample, see `sample_digest`.
         classes: The name of each label, where the source or the model knows them.
         steers: Whether a search is steered by it beside the selection split; a test split is not.
     """
 
     name: str
     source: str
-    images: NDArray[np.uint8]
+    arrays: Mapping[str, NDArray[Any]]
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
     classes: tuple[str, ...] | None = None
@@ -65,19 +89,38 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the images and labels in order; a shorter split has another one."""
+        """SHA-256 of the samples and labels in order; a shorter split has another one."""
         digest = hashlib.sha256(np.ascontiguousarray(self.digests).tobytes())
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def first(self, count: int) -> Split:
-        """The first samples of the fixed order."""
-        return replace(self, images=self.images[:count], labels=self.labels[:count], digests=self.digests[:count])
+    @property
+    def unit(self) -> str:
+        """What one of them is called in messages: ``image``, or ``sample`` where they are anything else."""
+        images = self.arrays.get(IMAGES)
+        if len(self.arrays) > 1 or images is None or images.ndim != 4 or images.dtype != np.uint8:
+            return "sample"
+        return "image" if images.shape[-1] == 3 else "sample"
 
-    def shared_with(self, other: Split) -> int:
-        """How many of this split's images stand in another split too."""
+    def first(self, count: int) -> Samples:
+        """The first samples of the fixed order."""
+        arrays = {name: array[:count] for name, array in self.arrays.items()}
+        return replace(self, arrays=arrays, labels=self.labels[:count], digests=self.digests[:count])
+
+    def shared_with(self, other: Samples) -> int:
+        """How many of this split's samples stand in another split too."""
         theirs = {row.tobytes() for row in other.digests}
         return sum(row.tobytes() in theirs for row in self.digests)
+
+
+def sample_digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """16 bytes of BLAKE2b: of an image its pixels, else the name, dtype, shape and bytes of each array, by name."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in sorted(arrays.items()):
+        if len(arrays) > 1 or name != IMAGES:
+            digest.update(f"{name}|{array.dtype.str}|{list(array.shape)}|".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int = ORDER_SEED) -> NDArray[np.int64]:

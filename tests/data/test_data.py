@@ -20,11 +20,13 @@ from mixopt.assemble import family_of, open_splits
 from mixopt.data import open_split
 from mixopt.errors import DataError
 from mixopt.families import FamilyOptions, open_family
-from mixopt.values.samples import Preprocess, Split, stratified_order
+from mixopt.families.open_clip import OpenClip
+from mixopt.scoring.images import image_encoding
+from mixopt.values.samples import Preprocess, Samples, stratified_order
 from tests.conftest import CLASSES, CLIP_CONFIG, make_images
 from tests.listening import Recorder
 
-ANY_SIZE = Preprocess(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda image: image, "any size")
+ANY_SIZE = image_encoding(Preprocess(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda image: image, "any size"))
 
 
 @pytest.fixture(params=["npz", "folder"])
@@ -47,29 +49,29 @@ def write_source(folder: Path, kind: str, count: int = 40, seed: int = 0, size: 
     return folder / "split"
 
 
-def opened(path: Path, **options: Any) -> Split:
-    given: dict[str, Any] = {"classnames": CLASSES, "cache": path.parent / "cache", "preprocess": ANY_SIZE, **options}
+def opened(path: Path, **options: Any) -> Samples:
+    given: dict[str, Any] = {"classnames": CLASSES, "cache": path.parent / "cache", "encoding": ANY_SIZE, **options}
     return open_split(path, "validation", **given)
 
 
-def pairs(split: Split) -> set[tuple[bytes, int]]:
+def pairs(split: Samples) -> set[tuple[bytes, int]]:
     """Images and labels without their order."""
-    return {(image.tobytes(), int(label)) for image, label in zip(split.images, split.labels, strict=True)}
+    return {(image.tobytes(), int(label)) for image, label in zip(split.arrays["images"], split.labels, strict=True)}
 
 
 def test_holds_the_source_pixels_and_labels(source: Path) -> None:
     arrays = make_images(40, seed=0)
     split = opened(source)
-    assert split.images.shape == (40, 16, 16, 3)
-    assert split.images.dtype == np.uint8
+    assert split.arrays["images"].shape == (40, 16, 16, 3)
+    assert split.arrays["images"].dtype == np.uint8
     assert pairs(split) == {(x.tobytes(), int(y)) for x, y in zip(arrays["x"], arrays["y"], strict=True)}
     assert split.source == str(source)
 
 
 def test_is_memory_mapped(source: Path) -> None:
     split = opened(source)
-    assert isinstance(split.images, np.memmap)
-    assert isinstance(split.first(3).images, np.memmap)
+    assert isinstance(split.arrays["images"], np.memmap)
+    assert isinstance(split.first(3).arrays["images"], np.memmap)
 
 
 def test_second_open_decodes_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,20 +84,20 @@ def test_second_open_decodes_nothing(source: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("mixopt.data.folder.open_source", refuse)
     second = opened(source)
     assert second.fingerprint == first.fingerprint
-    assert np.array_equal(second.images, first.images)
+    assert np.array_equal(second.arrays["images"], first.arrays["images"])
     with pytest.raises(AssertionError, match="opened again"):
         opened(source, cache=source.parent / "another cache")
 
 
 def test_changed_source_is_decoded_anew(source: Path) -> None:
     first = opened(source)
-    kept = np.array(first.images)
+    kept = np.array(first.arrays["images"])
     write_source(source.parent, "npz" if source.suffix else "folder", seed=1)
     second = opened(source)
     arrays = make_images(40, seed=1)
     assert {pixels for pixels, _ in pairs(second)} >= {x.tobytes() for x in arrays["x"]}
     assert second.fingerprint != first.fingerprint
-    assert np.array_equal(first.images, kept), "what was opened before stays as it was"
+    assert np.array_equal(first.arrays["images"], kept), "what was opened before stays as it was"
 
 
 @pytest.mark.parametrize("file", ["images.npy", "labels.npz"])
@@ -104,7 +106,7 @@ def test_damaged_copy_is_decoded_anew(tmp_path: Path, file: str, damage: str) ->
     source = write_source(tmp_path, "npz")
     expected = opened(source)
     (stored,) = (tmp_path / "cache").rglob(file)
-    pixels, fingerprint = np.array(expected.images), expected.fingerprint
+    pixels, fingerprint = np.array(expected.arrays["images"]), expected.fingerprint
     if damage == "truncated":
         os.truncate(stored, stored.stat().st_size - 10)
     elif damage == "empty":
@@ -116,10 +118,15 @@ def test_damaged_copy_is_decoded_anew(tmp_path: Path, file: str, damage: str) ->
     elif file == "images.npy":
         np.save(stored, pixels[:7])
     else:
-        np.savez(stored, digests=expected.digests[:7], labels=expected.labels[:7], meta=np.array("{}"))
+        np.savez(
+            stored,
+            digests=expected.digests[:7],
+            labels=expected.labels[:7],
+            meta=np.array('{"arrays": ["images"], "classes": null, "resized": ""}'),
+        )
     again = opened(source)
     assert again.fingerprint == fingerprint
-    assert np.array_equal(again.images, pixels)
+    assert np.array_equal(again.arrays["images"], pixels)
     assert opened(source).fingerprint == fingerprint
 
 
@@ -145,13 +152,13 @@ def test_images_of_different_sizes_need_a_family_that_says_one(tmp_path: Path) -
 def test_preprocess_of_another_shape_than_promised(tmp_path: Path) -> None:
     wrong = Preprocess((8, 8), (0.0,) * 3, (1.0,) * 3, lambda image: image, "does nothing")
     with pytest.raises(DataError, match=r"gives \[16, 16, 3\], expected \[8, 8, 3\]"):
-        opened(write_source(tmp_path, "npz"), preprocess=wrong)
+        opened(write_source(tmp_path, "npz"), encoding=image_encoding(wrong))
 
 
 def test_limit_is_a_prefix_with_another_fingerprint(source: Path) -> None:
     whole, part = opened(source), opened(source, limit=11)
     assert len(part) == 11
-    assert np.array_equal(part.images, whole.images[:11])
+    assert np.array_equal(part.arrays["images"], whole.arrays["images"][:11])
     assert np.array_equal(part.labels, whole.labels[:11])
     assert part.fingerprint != whole.fingerprint
     assert opened(source, limit=1000).fingerprint == whole.fingerprint
@@ -172,7 +179,9 @@ def test_order_is_stratified_whatever_the_order_of_the_source(tmp_path: Path) ->
 
 
 def clip_preprocess() -> Preprocess:
-    return open_family(FamilyOptions("open_clip", CLIP_CONFIG, CLASSES, None, Path())).preprocess
+    family = open_family(FamilyOptions("open_clip", CLIP_CONFIG, CLASSES, None, Path()))
+    assert isinstance(family, OpenClip)
+    return family.preprocess
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 40), (37, 23), (9, 30)])
@@ -188,8 +197,8 @@ def test_pixels_are_those_of_open_clips_own_transform(tmp_path: Path, size: tupl
         expected[number] = transform(image).numpy()
     preprocess = clip_preprocess()
     assert (preprocess.mean, preprocess.std) == ((0.5,) * 3, (0.25,) * 3)
-    split = opened(folder, preprocess=preprocess)
-    for pixels, label in zip(split.images, split.labels, strict=True):
+    split = opened(folder, encoding=image_encoding(preprocess))
+    for pixels, label in zip(split.arrays["images"], split.labels, strict=True):
         normalised = (pixels.transpose(2, 0, 1) / np.float32(255) - 0.5) / 0.25
         np.testing.assert_allclose(normalised, expected[int(label)], atol=1e-6)
 
@@ -199,7 +208,7 @@ def test_resizing_is_told_each_time(tmp_path: Path, kind: str) -> None:
     source = write_source(tmp_path, kind, size=20)
     for _ in range(2):
         heard = Recorder()
-        opened(source, preprocess=clip_preprocess(), listener=heard.listener)
+        opened(source, encoding=image_encoding(clip_preprocess()), listener=heard.listener)
         (text,) = (said for said in heard.infos if "resized" in said)
         for part in (str(source), "20x20", "16x16"):
             assert part in text
@@ -209,7 +218,7 @@ def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     for name, mode in zip(CLASSES, ("L", "RGBA", "P", "1"), strict=True):
         (tmp_path / "split" / name).mkdir(parents=True)
         Image.new(mode, (16, 16), 1).save(tmp_path / "split" / name / "0.png")
-    assert opened(tmp_path / "split").images.shape == (4, 16, 16, 3)
+    assert opened(tmp_path / "split").arrays["images"].shape == (4, 16, 16, 3)
 
 
 # Classes
@@ -222,7 +231,10 @@ def test_folder_names_match_class_names(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "split" / name / "0.png")
     heard = Recorder()
     split = opened(tmp_path / "split", classnames=classnames, listener=heard.listener)
-    found = {int(image[0, 0, 0]): classnames[label] for image, label in zip(split.images, split.labels, strict=True)}
+    found = {
+        int(image[0, 0, 0]): classnames[label]
+        for image, label in zip(split.arrays["images"], split.labels, strict=True)
+    }
     assert found == {0: "ice cream", 1: "fire truck", 2: "T-shirt"}
     assert len(heard.told) == 1
     assert "matched by name" in heard.told[0]
@@ -324,13 +336,13 @@ def test_stratified_order_does_not_visit_classes_in_turn() -> None:
 def test_fingerprint_follows_content(change: str) -> None:
     random = np.random.default_rng(0)
     digests = random.integers(0, 256, (6, 16), dtype=np.uint8)
-    images = np.zeros((6, 2, 2, 3), np.uint8)
+    images = {"images": np.zeros((6, 2, 2, 3), np.uint8)}
     labels = np.arange(6)
-    split = Split("validation", "here", images, labels, digests)
-    assert Split("other", "there", images, labels, digests).fingerprint == split.fingerprint
-    changes: dict[str, Callable[[], Split]] = {
-        "image": lambda: Split("validation", "here", images, labels, digests ^ np.uint8(1)),
-        "label": lambda: Split("validation", "here", images, labels[::-1].copy(), digests),
-        "order": lambda: Split("validation", "here", images, labels[::-1].copy(), digests[::-1]),
+    split = Samples("validation", "here", images, labels, digests)
+    assert Samples("other", "there", images, labels, digests).fingerprint == split.fingerprint
+    changes: dict[str, Callable[[], Samples]] = {
+        "image": lambda: Samples("validation", "here", images, labels, digests ^ np.uint8(1)),
+        "label": lambda: Samples("validation", "here", images, labels[::-1].copy(), digests),
+        "order": lambda: Samples("validation", "here", images, labels[::-1].copy(), digests[::-1]),
     }
     assert changes[change]().fingerprint != split.fingerprint

@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 
 from mixopt.data import open_split
 from mixopt.data.shifts import SHIFTS, open_shifted, shifted
-from mixopt.values.samples import Preprocess, Split
+from mixopt.scoring.images import image_encoding
+from mixopt.values.samples import Preprocess, Samples
 from tests.conftest import make_images
 
 KINDS = list(SHIFTS)
-PREPROCESS = Preprocess(None, (0.5,) * 3, (0.25,) * 3, lambda image: image, "test")
+ENCODING = image_encoding(Preprocess(None, (0.5,) * 3, (0.25,) * 3, lambda image: image, "test"))
 
 
 @pytest.fixture
-def split(tmp_path: Path) -> Split:
+def split(tmp_path: Path) -> Samples:
     np.savez(tmp_path / "val.npz", **make_images(23, seed=0))
-    return open_split(tmp_path / "val.npz", "validation", PREPROCESS, classnames=None, cache=tmp_path / "cache")
+    return open_split(tmp_path / "val.npz", "validation", ENCODING, classnames=None, cache=tmp_path / "cache")
 
 
 def picture(side: int) -> NDArray[np.uint8]:
@@ -30,37 +31,37 @@ def picture(side: int) -> NDArray[np.uint8]:
     return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)[None]
 
 
-def test_every_sample_is_shifted_by_its_number_and_keeps_its_label(split: Split, tmp_path: Path) -> None:
+def test_every_sample_is_shifted_by_its_number_and_keeps_its_label(split: Samples, tmp_path: Path) -> None:
     found = open_shifted(split, "synthetic", tmp_path / "cache")
     assert np.array_equal(found.labels, split.labels)
-    assert found.images.shape == split.images.shape
-    for number, image in enumerate(found.images):
+    assert found.arrays["images"].shape == split.arrays["images"].shape
+    for number, image in enumerate(found.arrays["images"]):
         kind = KINDS[number % 5]
-        alone = shifted(np.array(split.images[number : number + 1]), kind, np.array([number]))[0]
+        alone = shifted(np.array(split.arrays["images"][number : number + 1]), kind, np.array([number]))[0]
         assert np.max(np.abs(alone.astype(int) - image)) <= 1, kind  # a batch may round otherwise
-        assert not np.array_equal(image, split.images[number])
+        assert not np.array_equal(image, split.arrays["images"][number])
 
 
 def test_it_is_decoded_once_and_has_a_fingerprint_of_its_own(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = open_shifted(split, "synthetic", tmp_path / "cache")
     monkeypatch.setattr("mixopt.data.shifts.shifted", None)
     again = open_shifted(split, "synthetic", tmp_path / "cache")
-    assert isinstance(again.images, np.memmap)
+    assert isinstance(again.arrays["images"], np.memmap)
     assert again.fingerprint == found.fingerprint != split.fingerprint
 
 
-def test_another_severity_is_another_copy(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_severity_is_another_copy(split: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_shifted(split, "synthetic", tmp_path / "cache")
     monkeypatch.setitem(SHIFTS, "contrast", {"factor": 0.9})
     assert open_shifted(split, "synthetic", tmp_path / "cache").fingerprint != before.fingerprint
 
 
-def test_a_shorter_split_has_the_same_images(split: Split, tmp_path: Path) -> None:
+def test_a_shorter_split_has_the_same_images(split: Samples, tmp_path: Path) -> None:
     whole = open_shifted(split, "synthetic", tmp_path / "cache")
     short = open_shifted(split.first(11), "synthetic", tmp_path / "cache")
-    assert np.max(np.abs(short.images.astype(int) - whole.images[:11])) <= 1
+    assert np.max(np.abs(short.arrays["images"].astype(int) - whole.arrays["images"][:11])) <= 1
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "noise"])

@@ -9,14 +9,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from mixopt.data.encoded import encoded
 from mixopt.errors import SpecError
 from mixopt.families import FAMILIES, Family, FamilyOptions, Staged, from_identity, open_family
-from mixopt.values.samples import Preprocess
+from mixopt.values.samples import Encoding
 from mixopt.weights.checkpoints import Checkpoint
 from tests.conftest import CLASSES, CLIP_CONFIG
 
@@ -25,6 +27,9 @@ EXAMPLES: dict[str, FamilyOptions] = {
     "open_clip": FamilyOptions("open_clip", CLIP_CONFIG, CLASSES, None, Path()),
     "custom": FamilyOptions("tests.tiny_family:plain", None, CLASSES, None, Path()),
 }
+# Records that each takes: a newcomer adds those that are not images.
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+RECORDS: dict[str, list[Any]] = {"open_clip": list(IMAGES), "custom": list(IMAGES)}
 CONTRACT = {name: member for name, member in vars(Family).items() if not name.startswith("_")}
 
 
@@ -32,6 +37,17 @@ CONTRACT = {name: member for name, member in vars(Family).items() if not name.st
 def family(request: pytest.FixtureRequest) -> Family:
     assert request.param in EXAMPLES, f"add the smallest options of {request.param} to EXAMPLES"
     return open_family(EXAMPLES[request.param])
+
+
+def records_of(family: Family) -> list[Any]:
+    return RECORDS[type(family).__module__.rsplit(".", 1)[-1]]
+
+
+def batch(family: Family) -> Any:
+    """What the family collates of its three records."""
+    arrays = [encoded(family.encoding, record) for record in records_of(family)]
+    stacked = {name: torch.from_numpy(np.stack([each[name] for each in arrays])) for name in arrays[0]}
+    return family.encoding.collate(stacked)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "custom"])
@@ -68,11 +84,10 @@ def test_builds_new_modules_of_one_form(family: Family) -> None:
 
 def test_predicts_logits_that_follow_the_weights(family: Family) -> None:
     module = family.build().eval()
-    height, width = family.preprocess.size or (16, 16)
-    images = torch.rand(3, 3, height, width)
+    inputs = batch(family)
     with torch.inference_mode():
-        logits = family.predict(module, frozenset())(images)
-        again = family.predict(module, frozenset())(images)
+        logits = family.predict(module, frozenset())(inputs)
+        again = family.predict(module, frozenset())(inputs)
     assert logits.shape == (3, len(family.classnames or CLASSES))
     assert logits.is_floating_point()
     assert bool(torch.isfinite(logits).all())
@@ -81,20 +96,19 @@ def test_predicts_logits_that_follow_the_weights(family: Family) -> None:
         for tensor in module.parameters():
             tensor.add_(0.1 * torch.randn_like(tensor))
     with torch.inference_mode():
-        assert not torch.allclose(family.predict(module, frozenset())(images), logits)
+        assert not torch.allclose(family.predict(module, frozenset())(inputs), logits)
 
 
-def test_preprocess_brings_images_to_its_size(family: Family) -> None:
-    from PIL import Image
-
-    preprocess = family.preprocess
-    assert isinstance(preprocess, Preprocess)
-    assert len(preprocess.mean) == len(preprocess.std) == 3
-    assert all(value > 0 for value in preprocess.std)
-    assert preprocess.key == family.preprocess.key
-    if preprocess.size is not None:
-        height, width = preprocess.size
-        assert preprocess.fit(Image.new("RGB", (33, 21))).size == (width, height)
+def test_encodes_records_to_arrays_of_one_form(family: Family) -> None:
+    encoding = family.encoding
+    assert isinstance(encoding, Encoding)
+    assert encoding.key == family.encoding.key
+    forms = [
+        {name: (array.dtype, array.ndim) for name, array in encoded(encoding, record).items()}
+        for record in records_of(family)
+    ]
+    assert forms[0]
+    assert all(form == forms[0] for form in forms)
 
 
 def test_depth_orders_all_names(family: Family) -> None:
@@ -120,7 +134,7 @@ def test_identity_is_json_and_opens_the_family_again(family: Family) -> None:
     again = from_identity(stored, Path())
     assert type(again) is type(family)
     assert again.identity() == identity
-    assert again.preprocess.key == family.preprocess.key
+    assert again.encoding.key == family.encoding.key
 
 
 def test_companions_are_texts_by_file_name(family: Family) -> None:
@@ -142,31 +156,29 @@ def test_stages_are_predict_to_the_bit(family: Family) -> None:
     assert stages is not None, "the example has stages"
     names = [name for tensors in stages for name in tensors]
     assert sorted(names) == sorted(module.state_dict()), "every tensor is in one stage"
-    height, width = family.preprocess.size or (16, 16)
-    images = torch.rand(3, 3, height, width)
+    inputs = batch(family)
     for dtype in (None, torch.bfloat16, torch.float16):
         steps, predict = family.predict_stages(module, frozenset()), family.predict(module, frozenset())
         assert len(steps) == len(stages)
         with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype is not None):
-            hidden = images
+            hidden = inputs
             for step in steps:
                 given = hidden.clone()
                 after = step(hidden)
                 assert torch.equal(hidden, given), "a stage leaves its input as it is"
                 hidden = after
-            assert torch.equal(hidden, predict(images))
+            assert torch.equal(hidden, predict(inputs))
 
 
 def test_a_stage_depends_on_its_tensors_alone(family: Family) -> None:
     if not isinstance(family, Staged):
         pytest.skip("the family offers no stages")
     module = family.build().eval()
-    height, width = family.preprocess.size or (16, 16)
-    images = torch.rand(3, 3, height, width)
+    inputs = batch(family)
     state = module.state_dict()
 
     def outcomes() -> list[torch.Tensor]:
-        found = [images]
+        found = [inputs]
         with torch.inference_mode():
             for step in family.predict_stages(module, frozenset()):
                 found.append(step(found[-1]))

@@ -35,22 +35,28 @@ def test_module_and_predict() -> None:
     logits = family.predict(module, frozenset())(images)
     assert logits.shape == (5, 3)
     assert torch.equal(logits, module(images))
-    assert family.preprocess is PLAIN
+    assert family.encoding.key == PLAIN.key
     assert family.classnames == ("a", "b", "c")
 
 
 def test_plain_preprocess_scales_to_one() -> None:
-    family = opened("plain")
-    assert (family.preprocess.mean, family.preprocess.std) == ((0.0,) * 3, (1.0,) * 3)
-    assert family.preprocess.size is None
+    encoding = opened("plain").encoding
+    for size in (4, 6):
+        image = np.full((size, size, 3), 51, dtype=np.uint8)
+        arrays = encoding.encode(image)
+        assert np.array_equal(arrays["images"], image), "images of any size stay as they are"
+        images = encoding.collate({"images": torch.from_numpy(image)[None]})
+        torch.testing.assert_close(images, torch.full((1, 3, size, size), 0.2))
 
 
 def test_module_predict_and_preprocess() -> None:
     family = opened("with_preprocess", model="7")
-    assert family.preprocess.size == (8, 8)
-    assert family.preprocess.mean == (0.5,) * 3
+    image = np.full((16, 20, 3), 255, dtype=np.uint8)
+    arrays = {name: torch.from_numpy(np.array(array))[None] for name, array in family.encoding.encode(image).items()}
+    images = family.encoding.collate(arrays)
+    torch.testing.assert_close(images, torch.ones(1, 3, 8, 8))
     assert family.predict(family.build(), frozenset())(torch.zeros(2, 3, 8, 8)).shape == (2, 7)
-    assert family.preprocess.key == "8x8 ['classnames', 'model', 'templates']", "all that it takes is given"
+    assert family.encoding.key == "8x8 ['classnames', 'model', 'templates']", "all that it takes is given"
 
 
 def test_function_without_arguments() -> None:
@@ -65,11 +71,11 @@ def test_each_build_is_a_new_module() -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("only_a_module", r"expected \(module, predict\) or \(module, predict, preprocess\), found Mlp"),
+        ("only_a_module", r"expected \(module, predict\), .* or \(module, predict, encoding\), found Mlp"),
         ("no_module", r"expected \(module, predict\)"),
         ("four_values", r"expected \(module, predict\)"),
         ("predictor_that_is_none", "predict must be callable"),
-        ("preprocess_that_is_a_tuple", "preprocess a mixopt.Preprocess"),
+        ("preprocess_that_is_a_tuple", "what follows it a mixopt.Preprocess or a mixopt.Encoding"),
         ("NOT_A_FUNCTION", "expected a function, found a int"),
         ("no_such_function", "cannot import it .* expected package.module:function"),
     ],

@@ -107,7 +107,7 @@ def test_whole_path_is_open_clips_own(clip_pool: Path, tmp_path: Path) -> None:
         for name, tensor in states[0].items()
     }
     split = objective.evaluators["validation"].split
-    images = (torch.from_numpy(split.images.copy()).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    images = (torch.from_numpy(split.arrays["images"].copy()).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     logits = reference_logits(clip_pool, {**states[0], **fused}, images)
     score = objective.score(mix)
     losses = nn.functional.cross_entropy(logits, torch.from_numpy(split.labels), reduction="none")
@@ -297,6 +297,7 @@ def test_identity_gives_the_same_model_again(tmp_path: Path) -> None:
     family = opened()
     stored = json.loads(json.dumps(family.identity()))
     again = from_identity(stored, tmp_path)
+    assert isinstance(again, OpenClip)
     assert again.identity() == family.identity()
     assert again.classnames == family.classnames
     assert again.preprocess.key == family.preprocess.key

@@ -59,7 +59,7 @@ class Reference:
             ("a photo of a {}.", "a {} thing."),
         )
         split = objective.evaluators["validation"].split
-        self.images = ((torch.tensor(np.array(split.images)) / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
+        self.images = ((torch.tensor(np.array(split.arrays["images"])) / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
         self.labels = torch.tensor(split.labels)
 
     def loss(self, rows: dict[str, Tensor], samples: np.ndarray[Any, Any], scale: Tensor) -> Tensor:

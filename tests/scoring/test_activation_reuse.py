@@ -174,7 +174,8 @@ def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
     assert len(failures) == 1
     assert prefix_of(objective).budget == failures[0] // 2
     assert objective.reused > 0, "what still fits is kept"
-    assert objective.evaluators["validation"]._fitting == [20]
+    evaluator: Any = objective.evaluators["validation"]
+    assert evaluator._fitting == [20]
 
 
 def test_ensembles_reuse_too(clip_pool_template: Path, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def reference_statistics(folder: Path, mix: Mix, batches: Iterable[Tensor], kind
 
 def in_order(objective: Objective) -> Tensor:
     split = objective.evaluators["validation"].split
-    return torch.from_numpy(np.array(split.images)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(split.arrays["images"])).permute(0, 3, 1, 2).float() / 255
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_outcomes_are_those_of_the_recomputed_network(pool: Path, tmp_path: Path
     net = Net("plain", len(CLASSES)).eval()
     net.load_state_dict(fused)
     split = objective.evaluators["test"].split
-    images = torch.from_numpy(np.array(split.images)).permute(0, 3, 1, 2).float() / 255
+    images = torch.from_numpy(np.array(split.arrays["images"])).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         losses = nn.functional.cross_entropy(net(images), torch.from_numpy(split.labels), reduction="none")
     assert score.outcomes.losses == pytest.approx(losses.numpy(), abs=1e-4)
@@ -289,14 +289,14 @@ def test_the_key_of_a_mix_says_how_its_statistics_were_made(pool: Path, tmp_path
 
 def test_images_but_not_labels_decide(pool: Path, tmp_path: Path) -> None:
     objective = opened(pool, tmp_path).objective
-    evaluator = objective.evaluators["validation"]
+    evaluator: Any = objective.evaluators["validation"]
     layers = find_layers(objective.pool, module_of(objective))
     dtypes = objective.pool.saved_dtypes(None)
-    preprocess = opened(pool, tmp_path).family.preprocess
+    encoding = opened(pool, tmp_path).family.encoding
 
     def recompute(**changes: Any) -> Recompute:
         split = replace(evaluator.split, **changes)
-        return Recompute(layers, Evaluator(split, preprocess, evaluator.device), dtypes)
+        return Recompute(layers, Evaluator(split, encoding, evaluator.device), dtypes)
 
     wanted = objective.scorer.statistics(uneven(objective))
     unlabelled = recompute(labels=np.full(len(evaluator.split), -1))

@@ -7,19 +7,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixopt import DataError, MixoptError, Preprocess, Split
+from mixopt import DataError, MixoptError, Preprocess, Samples
 from mixopt.scoring.evaluator import Evaluator
+from mixopt.scoring.images import image_encoding
 from tests.listening import Recorder
 
 CPU = torch.device("cpu")
-PREPROCESS = Preprocess(None, (0.2, 0.4, 0.6), (0.5, 0.25, 0.125), lambda image: image, "test")
+ENCODING = image_encoding(Preprocess(None, (0.2, 0.4, 0.6), (0.5, 0.25, 0.125), lambda image: image, "test"))
 
 
-def make_split(count: int = 53, classes: int = 5) -> Split:
+def make_split(count: int = 53, classes: int = 5) -> Samples:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
     labels = random.integers(0, classes, count).astype(np.int64)
-    return Split("validation", "memory", images, labels, np.zeros((count, 16), dtype=np.uint8))
+    return Samples("validation", "memory", {"images": images}, labels, np.zeros((count, 16), dtype=np.uint8))
 
 
 def make_model(classes: int = 5) -> nn.Module:
@@ -30,9 +31,9 @@ def make_model(classes: int = 5) -> nn.Module:
 @pytest.mark.parametrize("batch_size", [1, 7, 53, 100])
 def test_outcomes_are_those_of_a_naive_loop(batch_size: int) -> None:
     split, model = make_split(), make_model()
-    outcomes = Evaluator(split, PREPROCESS, CPU, batch_size).run(model)
+    outcomes = Evaluator(split, ENCODING, CPU, batch_size).run(model)
     for number in range(len(split)):
-        pixels = torch.tensor(split.images[number].astype(np.float64) / 255).permute(2, 0, 1)
+        pixels = torch.tensor(split.arrays["images"][number].astype(np.float64) / 255).permute(2, 0, 1)
         mean, std = (
             torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in ((0.2, 0.4, 0.6), (0.5, 0.25, 0.125))
         )
@@ -45,7 +46,7 @@ def test_outcomes_are_those_of_a_naive_loop(batch_size: int) -> None:
 
 
 def test_pieces_fit_together() -> None:
-    evaluator = Evaluator(make_split(), PREPROCESS, CPU, 10)
+    evaluator = Evaluator(make_split(), ENCODING, CPU, 10)
     whole = evaluator.run(make_model())
     first, rest = evaluator.run(make_model(), 0, 20), evaluator.run(make_model(), 20)
     assert np.array_equal(np.concatenate([first.predicted, rest.predicted]), whole.predicted)
@@ -54,13 +55,13 @@ def test_pieces_fit_together() -> None:
 
 def test_batches_are_told() -> None:
     counts: list[int] = []
-    Evaluator(make_split(), PREPROCESS, CPU, 20).run(make_model(), on_batch=counts.append)
+    Evaluator(make_split(), ENCODING, CPU, 20).run(make_model(), on_batch=counts.append)
     assert counts == [20, 20, 13]
 
 
 def test_labels_beyond_the_models_classes_are_an_error() -> None:
     with pytest.raises(DataError, match="labels go up to 4"):
-        Evaluator(make_split(), PREPROCESS, CPU).run(make_model(classes=3))
+        Evaluator(make_split(), ENCODING, CPU).run(make_model(classes=3))
 
 
 def test_the_model_sees_ready_images_only() -> None:
@@ -70,7 +71,7 @@ def test_the_model_sees_ready_images_only() -> None:
         seen.append(images)
         return torch.zeros(len(images), 5)
 
-    Evaluator(make_split(), PREPROCESS, CPU, 53).run(predict)
+    Evaluator(make_split(), ENCODING, CPU, 53).run(predict)
     assert seen[0].dtype == torch.float32
     assert seen[0].shape == (53, 3, 4, 4)
     assert seen[0].is_contiguous()
@@ -103,7 +104,7 @@ class Limited:
 )
 def test_batches_that_do_not_fit_are_halved_once_and_told_once(error: Exception) -> None:
     heard = Recorder()
-    evaluator = Evaluator(make_split(), PREPROCESS, CPU, 40, listener=heard.listener)
+    evaluator = Evaluator(make_split(), ENCODING, CPU, 40, listener=heard.listener)
     limited = Limited(12, error)
     counts: list[int] = []
     outcomes = evaluator.run(limited, on_batch=counts.append)
@@ -119,7 +120,7 @@ def test_batches_that_do_not_fit_are_halved_once_and_told_once(error: Exception)
     assert limited.sizes == [10, 10, 10, 10, 10, 3], "what did not fit is not tried again"
     assert len(heard.told) == 1
     assert evaluator.batch_size == 40
-    whole = Evaluator(make_split(), PREPROCESS, CPU, 53).run(make_model())
+    whole = Evaluator(make_split(), ENCODING, CPU, 53).run(make_model())
     assert np.array_equal(outcomes.predicted, whole.predicted)
     assert outcomes.losses == pytest.approx(whole.losses, abs=1e-6)
 
@@ -127,14 +128,14 @@ def test_batches_that_do_not_fit_are_halved_once_and_told_once(error: Exception)
 def test_not_even_one_image_fits() -> None:
     limited = Limited(0, torch.OutOfMemoryError("no room"))
     with pytest.raises(MixoptError, match=r"memory: out of memory on cpu with one image at a time \(no room\); free"):
-        Evaluator(make_split(), PREPROCESS, CPU, 4).run(limited)
+        Evaluator(make_split(), ENCODING, CPU, 4).run(limited)
     assert limited.sizes == [4, 2, 1]
 
 
 def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory() -> None:
     limited = Limited(0, RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes cannot"):
-        Evaluator(make_split(), PREPROCESS, CPU, 4).run(limited)
+        Evaluator(make_split(), ENCODING, CPU, 4).run(limited)
     assert limited.sizes == [4]
 
 
@@ -146,8 +147,8 @@ def test_low_precision_is_of_the_forward_pass_alone(precision: str, dtype: torch
         seen.append((images.dtype, model(images).dtype))
         return torch.as_tensor(model(images))
 
-    exact = Evaluator(make_split(), PREPROCESS, CPU).run(model)
-    evaluator = Evaluator(make_split(), PREPROCESS, CPU, precision=precision)
+    exact = Evaluator(make_split(), ENCODING, CPU).run(model)
+    evaluator = Evaluator(make_split(), ENCODING, CPU, precision=precision)
     outcomes = evaluator.run(predict)
     assert seen == [(torch.float32, dtype)]
     assert outcomes.losses == pytest.approx(exact.losses, abs=0.1)
@@ -161,4 +162,4 @@ def test_low_precision_is_of_the_forward_pass_alone(precision: str, dtype: torch
 
 def test_unknown_precision() -> None:
     with pytest.raises(MixoptError, match="precision"):
-        Evaluator(make_split(), PREPROCESS, CPU, precision="int8")
+        Evaluator(make_split(), ENCODING, CPU, precision="int8")

@@ -8,7 +8,7 @@ import torch
 
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.feed import Feed
-from tests.scoring.test_evaluator import PREPROCESS, make_model, make_split
+from tests.scoring.test_evaluator import ENCODING, make_model, make_split
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 4, 5, 3), dtype=np.uint8)
@@ -17,11 +17,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (23, 4, 5, 3), dtype=np.uint8
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("size", [1, 7, 23])
 def test_a_streamed_split_gives_the_same_images(size: int, announced: bool) -> None:
-    feed = Feed(IMAGES, CPU, streamed=True)
+    feed = Feed({"images": IMAGES}, CPU, streamed=True)
     slices = [slice(first, min(first + size, 23)) for first in range(0, 23, size)] * 2
     taken = []
     for samples, after in zip(slices, [*slices[1:], None], strict=True):
-        taken.append((samples, feed.take(samples)))
+        taken.append((samples, feed.take(samples)["images"]))
         if announced and after is not None:
             feed.ahead(after)
     # All are compared at the end: a buffer that is written again must not change what was taken.
@@ -30,17 +30,17 @@ def test_a_streamed_split_gives_the_same_images(size: int, announced: bool) -> N
 
 
 def test_what_was_not_announced_is_taken_all_the_same() -> None:
-    feed = Feed(IMAGES, CPU, streamed=True)
+    feed = Feed({"images": IMAGES}, CPU, streamed=True)
     feed.ahead(slice(0, 5))
-    np.testing.assert_array_equal(feed.take(slice(3, 11)).numpy(), IMAGES[3:11])
-    np.testing.assert_array_equal(feed.take(np.array([9, 2])).numpy(), IMAGES[[9, 2]])
+    np.testing.assert_array_equal(feed.take(slice(3, 11))["images"].numpy(), IMAGES[3:11])
+    np.testing.assert_array_equal(feed.take(np.array([9, 2]))["images"].numpy(), IMAGES[[9, 2]])
 
 
 def test_an_evaluator_scores_a_streamed_split_alike() -> None:
     split, model = make_split(50), make_model()
-    plain = Evaluator(split, PREPROCESS, CPU, 8)
-    streamed = Evaluator(split, PREPROCESS, CPU, 8)
-    streamed.feed = Feed(split.images, CPU, streamed=True)
+    plain = Evaluator(split, ENCODING, CPU, 8)
+    streamed = Evaluator(split, ENCODING, CPU, 8)
+    streamed.feed = Feed(split.arrays, CPU, streamed=True)
     for start, stop in ((0, None), (3, 20)):
         expected, found = plain.run(model, start, stop), streamed.run(model, start, stop)
         np.testing.assert_array_equal(found.losses, expected.losses)

@@ -22,7 +22,7 @@ from mixopt.scoring.precision import Measured, low_precisions, measure
 from mixopt.values.groups import make_groups
 from tests.conftest import random_mix
 from tests.listening import Recorder
-from tests.scoring.test_evaluator import PREPROCESS, make_model, make_split
+from tests.scoring.test_evaluator import ENCODING, make_model, make_split
 
 CPU = torch.device("cpu")
 LOW = ("bf16", "fp16")
@@ -50,7 +50,7 @@ def measured(
             logits[0] = float("inf")
         return logits
 
-    return measure(predict, Evaluator(make_split(1000), PREPROCESS, CPU, 1000), LOW, more.get("progress", nothing))
+    return measure(predict, Evaluator(make_split(1000), ENCODING, CPU, 1000), LOW, more.get("progress", nothing))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_model_that_cannot_be_run_in_a_precision_stays_in_fp32(monkeypatch: py
             raise RuntimeError('"geqrf" not implemented\nmore')
         return torch.as_tensor(model(images))
 
-    found = measure(predict, Evaluator(make_split(), PREPROCESS, CPU), LOW, nothing)
+    found = measure(predict, Evaluator(make_split(), ENCODING, CPU), LOW, nothing)
     assert found.precision == "fp32"
     assert found.failed == dict.fromkeys(LOW, '"geqrf" not implemented')
 
