@@ -16,6 +16,7 @@ from mixopt.errors import SpecError
 from mixopt.runs.folder import RunFolder
 from mixopt.spec import StudySpec, load_spec
 from mixopt.spec.option import Described, described
+from tests.reports import report_of
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., S
 
         def search(listener: Any, study: Any, **options: Any) -> Any:
             calls.append(load_spec(options, study))
-            return SimpleNamespace(report={"methods": [], "metric": "accuracy"}, folder=tmp_path)
+            return SimpleNamespace(report=report_of([]), folder=tmp_path)
 
         monkeypatch.setattr(mixopt, "search", search)
         result = CliRunner().invoke(app, ["search", *map(str, arguments), "--json"])
