@@ -249,6 +249,6 @@ def test_opening_limits_threads_and_says_when_batches_do_not_fit(
     assert now == [64, 1]
     objective.score(random_mix(make_groups("whole", objective.pool.sizes), objective.pool.columns))
     assert heard.warnings == [
-        "validation: 96 images at a time do not fit in memory on cpu; going on with 24 at a time (--batch-size 24 starts "
-        "with that)"
+        "validation: 96 images at a time do not fit in memory on cpu; going on with 24 at a time (--batch-size 24 "
+        "starts with that)"
     ]
