@@ -20,6 +20,17 @@ DTYPES = frozenset(
 )
 
 
+class _NoFieldError(KeyError):
+    """A record has no such field."""
+
+
+class _Fields(dict[str, Any]):
+    """A record that tells a field that it lacks from any other key that is not found."""
+
+    def __missing__(self, key: str) -> Any:
+        raise _NoFieldError(key)
+
+
 def encoded(encoding: Encoding, record: Any) -> Arrays:
     """The arrays of one record.
 
@@ -27,11 +38,15 @@ def encoded(encoding: Encoding, record: Any) -> Arrays:
         DataError: The record lacks what ``encode`` looks for, or what comes out cannot be kept.
     """
     try:
-        found = encoding.encode(record)
-    except KeyError as error:
-        if not isinstance(record, Mapping) or error.args[:1] == () or error.args[0] in record:
+        found = encoding.encode(_Fields(record) if isinstance(record, dict) else record)
+    except _NoFieldError as error:
+        fields = names(record) or "nothing"
+        raise DataError(f"the family's encode looks for {error}, the record has {fields}") from error
+    except IndexError as error:
+        # What an array answers that is asked for a field by its name.
+        if not isinstance(record, np.ndarray):
             raise
-        raise DataError(f"the family's encode looks for {error}, the record has {names(map(str, record))}") from error
+        raise DataError(f"the family's encode cannot take an image {list(record.shape)} ({error})") from error
     except OSError as error:
         raise DataError(f"the family's encode fails ({error})") from error
     if not isinstance(found, Mapping) or not found:

@@ -72,7 +72,7 @@ def add_steering(
     tests = {name: split for name, split in splits.items() if name != VALIDATION}
     for name, split in steering.items():
         if own is not None and (shared := split.shared_with(own)):
-            listener.warn(f"{shared} images of split {name}, which steers, are in the selection split too")
+            listener.warn(f"{shared} {split.unit}s of split {name}, which steers, are in the selection split too")
         _refuse_overlap(tests, split, f"split {name}, which steers", listener)
     steering = {name: replace(split, steers=True) for name, split in steering.items()}
     return {**({} if own is None else {VALIDATION: own}), **steering, **tests}, shifts
@@ -108,8 +108,8 @@ def _refuse_overlap(tests: Mapping[str, Samples], choosing: Samples, called: str
         shared = split.shared_with(choosing)
         if shared == len(split):
             raise DataError(
-                f"{split.source} (test split {name}): all its images are in the {called} {choosing.source}; "
+                f"{split.source} (test split {name}): all its {split.unit}s are in the {called} {choosing.source}; "
                 "what selects cannot also test: give another --test or --data"
             )
         if shared:
-            listener.warn(f"{shared} images of test split {name} are in the {called} too")
+            listener.warn(f"{shared} {split.unit}s of test split {name} are in the {called} too")

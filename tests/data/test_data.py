@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,18 @@ from mixopt.errors import DataError
 from mixopt.families import FamilyOptions, open_family
 from mixopt.families.open_clip import OpenClip
 from mixopt.scoring.images import image_encoding
-from mixopt.values.samples import Preprocess, Samples, stratified_order
+from mixopt.values.samples import Preprocess, Samples, sample_digest, stratified_order
 from tests.conftest import CLASSES, CLIP_CONFIG, make_images
 from tests.listening import Recorder
 
 ANY_SIZE = image_encoding(Preprocess(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda image: image, "any size"))
+
+
+# Of `source`, as the very first version took them.
+PINNED = {
+    ".npz": "872070a89d8821ff77547c0ad7f58838d75cf21790790b7bf09efa12b2686e90",
+    "": "0001c5a728be025b8a192c215940599a72eb85cd4adb0d999ef582bf8a25a828",
+}
 
 
 @pytest.fixture(params=["npz", "folder"])
@@ -118,12 +126,9 @@ def test_damaged_copy_is_decoded_anew(tmp_path: Path, file: str, damage: str) ->
     elif file == "images.npy":
         np.save(stored, pixels[:7])
     else:
-        np.savez(
-            stored,
-            digests=expected.digests[:7],
-            labels=expected.labels[:7],
-            meta=np.array('{"arrays": ["images"], "classes": null, "resized": ""}'),
-        )
+        with np.load(stored) as whole:
+            meta = whole["meta"]
+        np.savez(stored, digests=expected.digests[:7], labels=expected.labels[:7], meta=meta)
     again = opened(source)
     assert again.fingerprint == fingerprint
     assert np.array_equal(again.arrays["images"], pixels)
@@ -330,6 +335,33 @@ def test_stratified_order_does_not_visit_classes_in_turn() -> None:
     firsts = labels[stratified_order(labels)][:10]
     assert sorted(firsts.tolist()) == list(range(10))
     assert firsts.tolist() != list(range(10))
+
+
+def test_fingerprints_of_images_are_those_of_earlier_versions(source: Path) -> None:
+    """Outcomes are cached by them."""
+    assert opened(source).fingerprint == PINNED[source.suffix]
+
+
+def test_digests_of_images_are_of_their_pixels_alone() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    expected = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+    assert sample_digest({"images": image}) == expected
+    assert sample_digest({"pixels": image}) != expected
+
+
+def test_digests_tell_names_dtypes_shapes_and_bytes_apart() -> None:
+    tokens, marks = np.arange(6, dtype=np.int64), np.zeros(2)
+    first = sample_digest({"tokens": tokens, "marks": marks})
+    assert sample_digest({"marks": marks.copy(), "tokens": tokens.copy()}) == first, "whatever the order"
+    others: list[dict[str, NDArray[Any]]] = [
+        {"tokens": tokens},
+        {"tokens": tokens, "words": marks},
+        {"tokens": tokens.astype(np.int32), "marks": marks},
+        {"tokens": tokens.reshape(2, 3), "marks": marks},
+        {"tokens": tokens[::-1], "marks": marks},
+        {"tokens": tokens[:5], "marks": marks},
+    ]
+    assert len({first, *map(sample_digest, others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize("change", ["image", "label", "order"])

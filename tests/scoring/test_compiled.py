@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from mixopt import MixoptError, Objective, RunError, load_spec, open_objective
 from mixopt.scoring import compiled
 from mixopt.values.groups import make_groups
 from tests.conftest import random_mix
+from tests.families.test_text import write_text_pool
 from tests.listening import Recorder
 from tests.scoring.test_batchnorm import ingredients, trained, write_pool
 
@@ -166,6 +167,59 @@ def test_batchnorm_statistics_are_not_compiled(backend: Counting, tmp_path: Path
         assert objective.score(mix).outcomes.losses == pytest.approx(plain.score(mix).outcomes.losses, abs=1e-2)
     assert backend.graphs == 1
     assert len(backend.batches) == 1 + 3 * 3
+
+
+def test_texts_of_any_length_share_one_graph(backend: Counting, tmp_path: Path) -> None:
+    """What is collated is two tensors; batches keep the padding of their split."""
+    pool = write_text_pool(tmp_path / "pool")
+    objective = opened(pool, tmp_path / "compiled", compile=True, batch_size=7)
+    plain = opened(pool, tmp_path / "plain", batch_size=7)
+    mix = random_mix(make_groups("tensor", objective.pool.sizes), objective.pool.columns)
+    found, expected = (each.score(mix).outcomes.losses for each in (objective, plain))
+    assert found == pytest.approx(expected, abs=1e-2)
+    assert not np.array_equal(found, expected), "the backend's bits"
+    evaluator: Any = objective.evaluators["validation"]
+    assert len({batch[0].shape for batch, _ in evaluator.batches()}) > 2
+    assert backend.graphs == 1
+    assert set(backend.batches) == {7}
+
+
+class Pair(NamedTuple):
+    """Inputs as a named tuple."""
+
+    tokens: Tensor
+    lengths: Tensor | None
+
+
+def test_filling_a_batch_repeats_its_last_sample() -> None:
+    tokens, lengths, scale = torch.arange(6).view(3, 2), torch.tensor([2, 1, 2]), torch.tensor(0.5)
+    wanted = torch.tensor([[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]])
+    assert torch.equal(compiled.filled(tokens, 5), wanted)
+    assert torch.equal(compiled.filled(tokens, 3), tokens)
+    as_mapping = compiled.filled({"tokens": tokens, "more": [lengths, scale, "mean"]}, 5)
+    assert torch.equal(as_mapping["tokens"], wanted)
+    assert as_mapping["more"][0].tolist() == [2, 1, 2, 2, 2]
+    assert as_mapping["more"][1:] == [scale, "mean"]
+    first, second = compiled.filled((tokens, lengths), 4)
+    assert (len(first), len(second)) == (4, 4)
+    pair = compiled.filled(Pair(tokens, None), 5)
+    assert torch.equal(pair.tokens, wanted)
+    assert pair.lengths is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        (object(), "gives a object without tensors"),
+        ({"size": 3}, "gives a dict without tensors"),
+        ((torch.zeros(9), torch.zeros(3)), r"gives tensors of lengths \[3, 9\]"),
+    ],
+)
+def test_a_batch_that_cannot_be_filled(inputs: Any, says: str) -> None:
+    with pytest.raises(
+        MixoptError, match=rf"^--compile: the family's collate {says}; expected .* leave out --compile$"
+    ):
+        compiled.filled(inputs, 5)
 
 
 def a_backend_that_fails(*_: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixopt import DataError, MixoptError, Preprocess, Samples
+from mixopt import DataError, Encoding, MixoptError, Preprocess, Samples
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.images import image_encoding
 from tests.listening import Recorder
@@ -163,3 +163,56 @@ def test_low_precision_is_of_the_forward_pass_alone(precision: str, dtype: torch
 def test_unknown_precision() -> None:
     with pytest.raises(MixoptError, match="precision"):
         Evaluator(make_split(), ENCODING, CPU, precision="int8")
+
+
+# Samples that are not images
+
+
+def make_texts(count: int = 53) -> Samples:
+    """Numbers ``[n, 6]``, of which the first few of each row count."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 7, count)
+    numbers = np.where(np.arange(6) < lengths[:, None], random.normal(size=(count, 6)), 0)
+    arrays = {"numbers": numbers, "numbers_length": lengths}
+    return Samples("validation", "memory", arrays, lengths % 3, np.zeros((count, 16), dtype=np.uint8))
+
+
+TEXTS = Encoding(lambda record: record, lambda arrays: (arrays["numbers"], arrays["numbers_length"]), "numbers")
+
+
+def by_mean(batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Logits that follow the mean of what counts."""
+    numbers, lengths = batch
+    mean = numbers.sum(dim=1) / lengths.clamp(min=1)
+    return torch.stack([mean, -mean, mean**2], dim=1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 53])
+def test_outcomes_of_other_samples_are_those_of_a_naive_loop(batch_size: int) -> None:
+    split = make_texts()
+    outcomes = Evaluator(split, TEXTS, CPU, batch_size).run(by_mean)
+    for number, label in enumerate(split.labels):
+        length = split.arrays["numbers_length"][number]
+        mean = split.arrays["numbers"][number, :length].sum() / max(1, length)
+        logits = torch.tensor([mean, -mean, mean**2])
+        assert outcomes.predicted[number] == int(logits.argmax())
+        assert outcomes.losses[number] == pytest.approx(float(logits.logsumexp(0) - logits[label]), abs=1e-5)
+
+
+def test_messages_call_other_samples_samples() -> None:
+    heard = Recorder()
+
+    def limited(batch: tuple[Tensor, Tensor]) -> Tensor:
+        if len(batch[0]) > most:
+            raise torch.OutOfMemoryError("no room")
+        return by_mean(batch)
+
+    most = 12
+    Evaluator(make_texts(), TEXTS, CPU, 40, listener=heard.listener).run(limited)
+    assert heard.warnings == [
+        "validation: 40 samples at a time do not fit in memory on cpu; going on with 10 at a time (--batch-size 10 "
+        "starts with that)"
+    ]
+    most = 0
+    with pytest.raises(MixoptError, match=r"out of memory on cpu with one sample at a time"):
+        Evaluator(make_texts(), TEXTS, CPU, 40).run(limited)

@@ -44,3 +44,29 @@ def test_an_evaluator_scores_a_streamed_split_alike() -> None:
     for start, stop in ((0, None), (3, 20)):
         expected, found = plain.run(model, start, stop), streamed.run(model, start, stop)
         np.testing.assert_array_equal(found.losses, expected.losses)
+
+
+# Rows of different lengths, beside an array of another dtype.
+TEXTS = {
+    "tokens": np.where(np.arange(9) < np.arange(23)[:, None] % 10, 1 + np.arange(9), 0),
+    "tokens_length": np.arange(23, dtype=np.int64) % 10,
+    "marks": np.random.default_rng(0).random((23, 2), dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_padding_is_cut_to_the_longest_of_a_batch(streamed: bool) -> None:
+    feed = Feed(TEXTS, CPU, streamed=streamed)
+    for samples, longest in ((slice(0, 4), 3), (slice(4, 9), 8), (slice(8, 12), 9), (slice(21, 23), 2)):
+        feed.ahead(samples)
+        batch = feed.take(samples)
+        assert list(batch) == list(TEXTS)
+        np.testing.assert_array_equal(batch["tokens"].numpy(), TEXTS["tokens"][samples, :longest])
+        np.testing.assert_array_equal(batch["marks"].numpy(), TEXTS["marks"][samples])
+        np.testing.assert_array_equal(batch["tokens_length"].numpy(), TEXTS["tokens_length"][samples])
+        assert feed.whole(samples)["tokens"].shape == (len(batch["marks"]), 9)
+    assert feed.take(np.array([2, 13]))["tokens"].tolist() == [[1, 2, 0], [1, 2, 3]]
+
+
+def test_a_batch_of_nothing_but_padding_keeps_one_column() -> None:
+    assert Feed(TEXTS, CPU).take(slice(10, 11))["tokens"].tolist() == [[0]]
