@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mixopt import families
+from mixopt.data.own import driving_metric, own_functions, with_own
 from mixopt.data.splits import add_steering
 from mixopt.data.splits import open_splits as open_splits_of
 from mixopt.errors import CheckpointError, DataError, SpecError, names
-from mixopt.imports import is_import_path
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Prefix, budget_on
 from mixopt.scoring.batchnorm import Recompute, find_layers
@@ -25,21 +24,18 @@ from mixopt.scoring.device import limit_threads, resolve_device
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
 from mixopt.scoring.keys import Keys
 from mixopt.scoring.objective import Objective
-from mixopt.scoring.own_objective import SCORE, OwnEvaluator, own_evaluator
+from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.scoring.precision import AUTO, Precision, choose_precision
 from mixopt.scoring.scorer import AnyEvaluator, Scorer
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
 from mixopt.values.groups import depth_order, make_groups
-from mixopt.values.metrics import METRICS, Metric, own_metric
 from mixopt.values.mix import Mix, constant
 from mixopt.values.samples import SYNTHETIC, VALIDATION, Samples
 from mixopt.weights import checkpoints
 from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool, open_pool
 from mixopt.weights.stack import Stack, describe, open_stack
-
-DEFAULT_METRIC = "accuracy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +105,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     soup = uniform_soup(pool)
     builder.apply(soup)
     evaluators: dict[str, AnyEvaluator] = {**_evaluators(spec, family, splits, device, listener)}
-    evaluators = _with_own(spec, evaluators, builder.module, device)
+    evaluators = with_own(spec, evaluators, builder.module, device)
     validation = evaluators[VALIDATION]
 
     def fused_soup() -> Predict:
@@ -123,7 +119,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         with stopwatch("compile"):
             _compile(evaluators[VALIDATION], fused_soup, listener)
     keys = Keys(pool, builder.dtype, identity_of(family, device, precision.mode, stack.mode, spec.compile))
-    cache, metric = OutcomeCache(spec.cache, listener), _metric(spec, validation)
+    cache, metric = OutcomeCache(spec.cache, listener), driving_metric(spec, validation)
 
     tuning = tuning_samples(len(validation.split), spec.confirm)
 
@@ -222,6 +218,11 @@ def open_splits(spec: StudySpec, family: families.Family, listener: Listener) ->
     return open_splits_of(spec, family, listener)
 
 
+def functions_of(spec: StudySpec) -> dict[str, str]:
+    """Split name to import path, of the splits that a user's own functions score."""
+    return own_functions(spec)
+
+
 def tuning_samples(samples: int, confirm: float) -> int:
     """How many of a validation split's samples tune, where a share of it confirms; at least one."""
     return max(1, samples - round(samples * confirm))
@@ -277,42 +278,6 @@ def _evaluators(
         name: Evaluator(split, family.encoding, device, spec.batch_size, cut=cut.get(name), listener=listener)
         for name, split in splits.items()
     }
-
-
-def _with_own(
-    spec: StudySpec, evaluators: Mapping[str, AnyEvaluator], module: nn.Module, device: torch.device
-) -> dict[str, AnyEvaluator]:
-    """The evaluators in the order of the splits, those of the user's own functions included and called once."""
-    functions = own_functions(spec)
-    own = {
-        name: own_evaluator(
-            name, path, module, device, _asked_number(spec) if name == VALIDATION else None
-        ).called_once()
-        for name, path in functions.items()
-    }
-    if VALIDATION in own and spec.compile:
-        raise SpecError(f"--compile: your own function ({functions[VALIDATION]}) runs the model itself; leave it out")
-    every = {**evaluators, **own}
-    order = [VALIDATION, *(name for name in evaluators if name not in spec.data.test), *spec.data.test]
-    return {name: every[name] for name in dict.fromkeys(order)}
-
-
-def own_functions(spec: StudySpec) -> dict[str, str]:
-    """Split name to import path, of the splits that a user's own functions score."""
-    paths = {VALIDATION: spec.data.validation, **spec.data.test}
-    return {name: str(path) for name, path in paths.items() if path is not None and is_import_path(str(path))}
-
-
-def _asked_number(spec: StudySpec) -> str | None:
-    """Which of the function's numbers drives: the metric's usual name stands for the first."""
-    return None if spec.metric == DEFAULT_METRIC else spec.metric
-
-
-def _metric(spec: StudySpec, validation: AnyEvaluator) -> Metric:
-    """What drives: the metric asked for, or a user's own number."""
-    if isinstance(validation, OwnEvaluator):
-        return own_metric(validation.metric or SCORE)
-    return METRICS[spec.metric]
 
 
 def _precision(

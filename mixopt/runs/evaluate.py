@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mixopt.assemble import family_of, family_of_recipe, open_splits, own_functions
+from mixopt.assemble import family_of, family_of_recipe, functions_of, open_splits
 from mixopt.errors import MixoptError, SpecError
 from mixopt.imports import is_import_path
 from mixopt.listener import Listener
@@ -61,7 +61,7 @@ def evaluate(
     else:
         family = family_of(spec)
     splits = open_splits(spec, family, heard)
-    functions = own_functions(spec)
+    functions = functions_of(spec)
     if not splits and not functions:
         raise SpecError("--data: give the split to score on (--data FILE), or --test NAME=FILE")
     device = resolve_device(spec.device)

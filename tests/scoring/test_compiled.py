@@ -17,9 +17,9 @@ from mixopt import MixoptError, Objective, RunError, load_spec, open_objective
 from mixopt.scoring import compiled
 from mixopt.values.groups import make_groups
 from tests.conftest import random_mix
-from tests.families.test_text import write_text_pool
 from tests.listening import Recorder
-from tests.scoring.test_batchnorm import ingredients, trained, write_pool
+from tests.scoring.batchnorm_pool import ingredients, trained, write_pool
+from tests.text_family import write_text_pool
 
 
 class Counting:

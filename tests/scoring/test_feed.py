@@ -8,7 +8,7 @@ import torch
 
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.feed import Feed
-from tests.scoring.test_evaluator import ENCODING, make_model, make_split
+from tests.scoring.memory import ENCODING, make_model, make_split
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 4, 5, 3), dtype=np.uint8)

@@ -22,7 +22,7 @@ from mixopt.scoring.precision import Measured, low_precisions, measure
 from mixopt.values.groups import make_groups
 from tests.conftest import random_mix
 from tests.listening import Recorder
-from tests.scoring.test_evaluator import ENCODING, make_model, make_split
+from tests.scoring.memory import ENCODING, make_model, make_split
 
 CPU = torch.device("cpu")
 LOW = ("bf16", "fp16")

@@ -27,27 +27,8 @@ from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant
 from mixopt.weights.saving import load_recipe
 from tests.listening import Recorder
-from tests.study.test_trials import Killed, facts_of, kill_after, model_hash, trials_of
-
-SAMPLES, HELD = 96, 19
-STEERING = SAMPLES - HELD
-TRIALS = 16  # the start, a generation of 12, and some of the next
-
-
-def options_of(pool: Path, folder: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "models": pool,
-        "trials": TRIALS,
-        "device": "cpu",
-        "precision": "fp32",
-        "out": folder / "run",
-        "cache": folder / "cache",
-        **more,
-    }
-
-
-def rows_of(result: SearchResult) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in result.report.as_dict()["methods"]}
+from tests.stages.default import HELD, SAMPLES, STEERING, TRIALS, lacking, options_of, rows_of, run_killed
+from tests.study.killing import facts_of, model_hash, trials_of
 
 
 def without_times(result: SearchResult) -> list[dict[str, Any]]:
@@ -120,16 +101,6 @@ def assert_same(one: Path, other: Path) -> None:
     ]
     assert model_hash(one) == model_hash(other)
     assert (one / "recipe.json").read_bytes() == (other / "recipe.json").read_bytes()
-
-
-def run_killed(writes: tuple[int, ...], **options: Any) -> SearchResult:
-    """Run a search that is killed at its so many-th journal write, each time it goes on."""
-    for count in writes:
-        with pytest.MonkeyPatch.context() as patch:
-            kill_after(patch, count, torn=True)
-            with pytest.raises(Killed):
-                mixopt.search(**options)
-    return mixopt.search(**options)
 
 
 def test_killed_it_goes_on_to_the_same_bits(searched: SearchResult, clip_pool_template: Path, tmp_path: Path) -> None:
@@ -305,14 +276,6 @@ def test_a_comparison_holds_samples_back_too(clip_pool_template: Path, run_optio
 
 
 # Starts and spaces
-
-
-def lacking(pool: Path) -> None:
-    """Take a class out of the selection split."""
-    with np.load(pool / "val.npz") as arrays:
-        kept = arrays["y"] != 3
-        found = {name: arrays[name][kept] if name != "classes" else arrays[name] for name in arrays.files}
-    np.savez(pool / "val.npz", **found)
 
 
 def test_a_learned_row_that_cannot_be_is_left_out_with_a_warning(clip_pool: Path, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from mixopt.runs.search import SearchResult
 from mixopt.study.fronts import undominated
 from mixopt.values.mix import Mix
 from mixopt.weights.saving import load_recipe
-from tests.stages.test_default_search import run_killed
-from tests.stages.test_select import objective_of, options_of, pool
-from tests.study.test_trials import trials_of
+from tests.stages.default import run_killed
+from tests.stages.several import objective_of, options_of, pool
+from tests.study.killing import trials_of
 
 __all__ = ["pool"]
 TRIALS = 14

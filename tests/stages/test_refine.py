@@ -20,9 +20,9 @@ from mixopt.stages.refine import refine
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant, rows_on
 from mixopt.weights.saving import load_recipe
-from tests.stages.test_default_search import STEERING, lacking, options_of, rows_of, run_killed
-from tests.stages.test_select import options_of as several_options
-from tests.stages.test_select import pool
+from tests.stages.default import STEERING, lacking, options_of, rows_of, run_killed
+from tests.stages.several import options_of as several_options
+from tests.stages.several import pool
 
 __all__ = ["pool"]
 TRIALS, FIRST = 11, 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -28,46 +27,12 @@ from mixopt.values.mix import Mix, one_hot
 from mixopt.weights.saving import load_recipe
 from tests.conftest import make_images
 from tests.listening import Recorder
-
-TRIALS = 6
-
-
-@pytest.fixture(scope="module")
-def pool(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny pool with one split more, of 40 samples."""
-    folder = Path(shutil.copytree(clip_pool_template, tmp_path_factory.mktemp("select") / "pool"))
-    np.savez(folder / "extra.npz", **make_images(40, seed=9))
-    return folder
-
-
-def options_of(pool: Path, folder: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "models": pool,
-        "trials": TRIALS,
-        "sampler": "random",
-        "groups": "2",
-        "space": "simplex",
-        "signal": "smooth",
-        "race": "on",
-        "confirm": 0.25,
-        "start": "uniform",
-        "device": "cpu",
-        "precision": "fp32",
-        "out": folder / "run",
-        "cache": folder / "cache",
-        "select": {"extra": f"{pool / 'extra.npz'}:0.2"},
-        "shifts": "synthetic:0.3",
-        **more,
-    }
+from tests.stages.several import TRIALS, objective_of, options_of
 
 
 def trials_of(out: Path) -> list[optuna.trial.FrozenTrial]:
     storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
     return optuna.load_study(study_name=None, storage=storage).trials
-
-
-def objective_of(pool: Path, folder: Path, **more: Any) -> Objective:
-    return open_objective(load_spec(options_of(pool, folder, **more)))
 
 
 def ingredient(objective: Objective, number: int) -> Mix:

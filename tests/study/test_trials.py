@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
@@ -38,52 +36,12 @@ from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
 from mixopt.weights.saving import load_recipe
 from tests.listening import Recorder
+from tests.study.killing import Killed, facts_of, kill_after, model_hash, trials_of
 
 SAMPLERS = ("cmaes", "tpe", "gp", "random")
 # The search in its simplest form; tests/test_default_search.py has the default one.
 PLAIN = {"space": "simplex", "start": "greedy", "signal": "metric", "confirm": 0, "race": "off"}
 TRIALS = 14  # CMA-ES's first generation has 12 trials in these dimensions
-
-
-def trials_of(out: Path) -> list[optuna.trial.FrozenTrial]:
-    storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
-    return optuna.load_study(study_name=None, storage=storage).trials
-
-
-def facts_of(out: Path) -> list[tuple[Any, ...]]:
-    """All of a study that a resumed run must repeat: everything but the times."""
-    return [
-        (trial.number, trial.state, trial.value, trial.params, trial.user_attrs.get("coefficients"))
-        for trial in trials_of(out)
-    ]
-
-
-def model_hash(out: Path) -> str:
-    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
-
-
-class Killed(BaseException):
-    """Stands in for a kill: nothing in the package may catch it."""
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, writes: int, torn: bool) -> None:
-    """Stop the process at its n-th journal write: before it, or with ``torn`` in the middle of a line half-way."""
-    real = JournalFileBackend.append_logs
-    left = writes
-
-    def append(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            if torn:
-                if half := logs[: len(logs) // 2]:
-                    real(self, half)
-                with open(self._file_path, "ab") as stream:
-                    stream.write(b'{"op_code": 4, "worker')
-            raise Killed
-        real(self, logs)
-
-    monkeypatch.setattr(JournalFileBackend, "append_logs", append)
 
 
 def small(pool: Path, folder: Path, sampler: str = "cmaes", **more: Any) -> dict[str, Any]:
