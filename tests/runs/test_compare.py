@@ -299,11 +299,16 @@ def test_the_dimensions_of_a_search_over_mixes_follow_their_number(
     assert result.report.as_dict()["space"]["dims"] == 4 * 2, "four blocks, two mixes"
 
 
-def test_a_study_from_before_there_were_sources_goes_on(clip_pool_template: Path, run_options: dict[str, Any]) -> None:
+def test_a_study_of_another_version_is_refused_in_one_line(
+    clip_pool_template: Path, run_options: dict[str, Any]
+) -> None:
     mixopt.search(clip_pool_template, trials=2, **run_options)
-    journal = (run_options["out"] / "study.journal").read_text()
-    assert '"facts"' in journal
-    assert '"from"' not in journal
+    journal = run_options["out"] / "study.journal"
+    text = journal.read_text()
+    assert '"from"' not in text, "what was not asked for is not part of what a study keeps to"
+    journal.write_text(text.replace('"identity"', '"facts"'))
+    with pytest.raises(RunError, match="holds a study of another version of mixopt; choose another folder with --out"):
+        mixopt.search(clip_pool_template, trials=2, **run_options)
 
 
 # Rows that cannot be scored
