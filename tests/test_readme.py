@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -65,7 +66,7 @@ def test_there_is_something_to_run() -> None:
     assert len(commands(README)) >= 6
     assert {name: len(blocks("python", text)) for name, text in PAGES.items() if blocks("python", text)} == {
         "README": 1,
-        "files": 1,
+        "files": 3,
         "python": 3,
     }
     assert {"search", "recipes", "several-splits", "files"} <= {name for name, text in PAGES.items() if commands(text)}
@@ -217,3 +218,33 @@ def test_no_file_names_the_development_folder_or_hosts() -> None:
     for folder in ("mixopt", "benchmarks"):
         for path in [*(ROOT / folder).rglob("*.py"), *GUIDE.glob("*.md"), ROOT / "README.md"]:
             assert "shared/" not in path.read_text(), path
+
+
+def test_the_guides_own_family_and_objective_drive_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    import mixopt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for example in blocks("python", PAGES["files"]):
+        name = example.split("\n")[0].removeprefix("# ").split(";")[0].split()[0]
+        (tmp_path / name).write_text(example)
+    import importlib
+
+    texts = importlib.import_module("mytexts")
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for number in range(3):
+        torch.manual_seed(number)
+        save_file(texts.Bag().state_dict(), pool / f"model_{number}.safetensors")
+    lines = [f'{{"text": "{"word " * (number % 5 + 1)}", "label": {number % 2}}}\n' for number in range(20)]
+    (pool / "val.jsonl").write_text("".join(lines))
+    options: dict[str, Any] = {"family": "mytexts:bag", "cache": tmp_path / "cache", "device": "cpu", "trials": 3}
+    found = mixopt.search(pool, data={"validation": pool / "val.jsonl"}, out=tmp_path / "texts", **options)
+    assert found.report.splits["validation"].samples == 20
+    monkeypatch.setattr(texts.Bag, "forward", lambda self, *_: torch.zeros(8, 2) + self.head.bias)
+    scored = mixopt.search(pool, data={"validation": "myscores:likelihood"}, out=tmp_path / "scores", **options)
+    assert scored.report.metric == "score"
+    assert scored.report.splits["validation"].samples == 8

@@ -37,7 +37,13 @@ class DataSpec(BaseModel):
 
     validation: Annotated[
         Path | None,
-        Option("The split that selects: .npz, or a folder of class folders.", DATA, EVERY, common=True, flag="data"),
+        Option(
+            "The split that selects: .npz, a folder of class folders, .jsonl, or your own package.module:function.",
+            DATA,
+            EVERY,
+            common=True,
+            flag="data",
+        ),
     ] = None
     test: Annotated[
         dict[str, Path],
