@@ -56,10 +56,10 @@ def _every_command(name: str) -> list[Parameter]:
         Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AS_JSON),
     ]
     if name in LONG:
-        told = typer.Option(
+        flag = typer.Option(
             "--help-all", help="Show every option.", rich_help_panel=RUN, is_eager=True, callback=_show_all
         )
-        shared.append(Parameter("help_all", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, told]))
+        shared.append(Parameter("help_all", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, flag]))
     return shared
 
 

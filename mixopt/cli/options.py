@@ -50,15 +50,15 @@ def named(flag: str, values: list[str], form: str) -> dict[str, str]:
 def _flag(each: Described, command: str) -> Parameter:
     flag = f"{each.flag}/--no-{each.flag[2:]}" if each.kind is bool else each.flag
     kind: Any = list[str] if each.kind is list else each.kind
-    told = typer.Option(
+    flag = typer.Option(
         flag,
-        help=each.told(command),
+        help=each.help_of(command),
         rich_help_panel=each.option.panel,
         show_default=False,
         metavar=each.option.metavar,
         hidden=command in LONG and not each.option.common,
     )
-    return Parameter(each.parameter, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, told])
+    return Parameter(each.parameter, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, flag])
 
 
 def _as_given(value: Any, each: Described) -> Any:

@@ -20,8 +20,8 @@ class Ensemble:
 
     Attributes:
         members: Their mixes, by name.
-        curves: As in `mixopt.methods.Choice`.
-        notes: As in `mixopt.methods.Choice`.
+        curves: As in `mixopt.methods.Chosen`.
+        notes: As in `mixopt.methods.Chosen`.
     """
 
     members: dict[str, Mix]

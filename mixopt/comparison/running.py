@@ -12,7 +12,7 @@ from mixopt.comparison.ensembles import Ensemble
 from mixopt.comparison.rows import Request, function_of
 from mixopt.errors import MixoptError, RunError, ScoreError, SpecError, names
 from mixopt.listener import Listener
-from mixopt.methods import Choice, arguments_of
+from mixopt.methods import Chosen, arguments_of
 from mixopt.methods.individual import ranking
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.tally import Tally
@@ -37,7 +37,7 @@ class Entry:
     """
 
     request: Request
-    choice: Choice | Ensemble | None
+    choice: Chosen | Ensemble | None
     tally: Tally
     peak_memory: int | None = None
     error: MixoptError | None = None
@@ -45,7 +45,7 @@ class Entry:
     @property
     def mix(self) -> Mix | None:
         """The mix; None for an ensemble and for a failure."""
-        return self.choice.mix if isinstance(self.choice, Choice) else None
+        return self.choice.mix if isinstance(self.choice, Chosen) else None
 
 
 def run_requests(

@@ -1,6 +1,6 @@
 """Data sources: a file or folder of labelled records to `mixopt.Samples`, encoded once, memory-mapped afterwards.
 
-A newcomer is one module here with ``matches(path)``, ``facts(path)`` and ``open_source(path)``; its name goes into
+A newcomer is one module here with ``matches(path)``, ``stamp(path)`` and ``open_source(path)``; its name goes into
 `SOURCES`.
 """
 
@@ -57,7 +57,7 @@ class SourceModule(Protocol):
     def matches(self, path: Path) -> bool:
         """Whether this source opens such a path."""
 
-    def facts(self, path: Path) -> str:
+    def stamp(self, path: Path) -> str:
         """A cheap text that changes when the files do (names, sizes, times)."""
 
     def open_source(self, path: Path) -> Source:
@@ -94,7 +94,7 @@ def open_split(
     """
     heard = listener or Listener()
     module = _module_for(path)
-    folder = decoded_folder(cache, f"{path.resolve()}|{module.facts(path)}|{encoding.key}")
+    folder = decoded_folder(cache, f"{path.resolve()}|{module.stamp(path)}|{encoding.key}")
     found = load_decoded(folder)
     if found is None:
         _decode(path, module.open_source(path), encoding, folder, heard)

@@ -43,11 +43,11 @@ def match_classes(
     strange = [name for name in classes if _plain(name) not in places]
     absent = [name for name in classnames if _plain(name) not in found]
     if strange or absent or len(found) != len(classes) or len(places) != len(classnames):
-        told = [f"unknown: {names(strange)}"] if strange else []
-        told += [f"missing: {names(absent)}"] if absent else []
+        odd = [f"unknown: {names(strange)}"] if strange else []
+        odd += [f"missing: {names(absent)}"] if absent else []
         raise DataError(
             f"{path}: its classes are not those of the model: expected {names(classnames)}; found {names(classes)} "
-            f"({'; '.join(told) or 'a name stands there twice'}). "
+            f"({'; '.join(odd) or 'a name stands there twice'}). "
             "Correct classnames in pool.toml or the classes of the split"
         )
     mapping = np.array([places[_plain(name)] for name in classes], dtype=np.int64)

@@ -43,9 +43,9 @@ class Decoded:
     resized: str
 
 
-def decoded_folder(cache: Path, facts: str) -> Path:
-    """Where the decoded copy of a split lies that follows from some facts."""
-    return cache / "splits" / hashlib.sha256(f"{CACHE_VERSION}|{facts}".encode()).hexdigest()[:32]
+def decoded_folder(cache: Path, content: str) -> Path:
+    """Where the decoded copy of a split lies that follows from what it depends on."""
+    return cache / "splits" / hashlib.sha256(f"{CACHE_VERSION}|{content}".encode()).hexdigest()[:32]
 
 
 class _Fixed:

@@ -20,7 +20,7 @@ def matches(path: Path) -> bool:
     return path.is_dir()
 
 
-def facts(path: Path) -> str:
+def stamp(path: Path) -> str:
     """Name, size and time of every image."""
     lines = []
     for _, image in _images(path):

@@ -24,7 +24,7 @@ def matches(path: Path) -> bool:
     return path.is_file() and path.suffix == ".jsonl"
 
 
-def facts(path: Path) -> str:
+def stamp(path: Path) -> str:
     """Size and time of the file."""
     stat = path.stat()
     return f"{stat.st_size}|{stat.st_mtime_ns}"

@@ -37,7 +37,7 @@ SHIFTS: dict[str, dict[str, float]] = {
 }
 
 
-def facts() -> dict[str, Any]:
+def describe_shifts() -> dict[str, Any]:
     """What was done to the images, as plain JSON values."""
     return {"assignment": "number in the fixed order modulo 5", "seed": SEED, "shifts": SHIFTS}
 
@@ -60,7 +60,7 @@ def open_shifted(split: Samples, name: str, cache: Path, progress: Progress | No
             f"{split.source}: its samples are not images ({', '.join(split.arrays)}), and --shifts synthetic changes "
             "images alone; leave it out, or give a split that is shifted itself: --select NAME=FILE:WEIGHT"
         )
-    folder = decoded_folder(cache, f"{json.dumps(facts())}|{split.fingerprint}")
+    folder = decoded_folder(cache, f"{json.dumps(describe_shifts())}|{split.fingerprint}")
     decoded = load_decoded(folder)
     if decoded is None:
         write_decoded(folder, _shifted(split, progress), split.labels, split.classes)

@@ -65,10 +65,10 @@ def add_steering(
     shifts: dict[str, Any] = {}
     if SYNTHETIC in spec.weights:
         # Imports torchvision, which other runs can do without.
-        from mixopt.data.shifts import facts, open_shifted
+        from mixopt.data.shifts import describe_shifts, open_shifted
 
         steering[SYNTHETIC] = open_shifted(splits[VALIDATION], SYNTHETIC, spec.cache, listener.progress)
-        shifts = facts()
+        shifts = describe_shifts()
     tests = {name: split for name, split in splits.items() if name != VALIDATION}
     for name, split in steering.items():
         if own is not None and (shared := split.shared_with(own)):

@@ -1,6 +1,6 @@
 """Methods: each chooses a mix. A newcomer is one file here with ``choose``; it is found by its name.
 
-The contract: ``choose(objective, columns, *, seed, **options) -> Choice``, where ``columns`` maps names to mixes
+The contract: ``choose(objective, columns, *, seed, **options) -> Chosen``, where ``columns`` maps names to mixes
 (ingredients as one-hot mixes, or other methods' mixes) in a fixed order. A method asks ``objective.score`` (and
 ``objective.gradient``) for everything, on the selection split alone, and counts nothing itself. What it needs of the
 checkpoints is in ``objective.pool``. Its options are its keyword arguments, each with a type and a default; where they
@@ -30,7 +30,7 @@ TENTHS = tuple(tenth / 10 for tenth in range(11))
 
 
 @dataclass(frozen=True)
-class Choice:
+class Chosen:
     """What a method chose.
 
     Attributes:
@@ -50,7 +50,7 @@ class Choice:
 class Method(Protocol):
     """The contract of a method's ``choose``."""
 
-    def __call__(self, objective: Objective, columns: Mapping[str, Mix], *, seed: int, **options: Any) -> Choice:
+    def __call__(self, objective: Objective, columns: Mapping[str, Mix], *, seed: int, **options: Any) -> Chosen:
         """Choose a mix of the columns."""
 
 
@@ -129,7 +129,7 @@ def swept(option: str, values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(set(values)))
 
 
-def sweep_choice(objective: Objective, along: Mapping[float, Mix], axis: str, notes: dict[str, Any]) -> Choice:
+def sweep_choice(objective: Objective, along: Mapping[float, Mix], axis: str, notes: dict[str, Any]) -> Chosen:
     """The best mix along one parameter, of equals the first, with the curve of scores on the selection split.
 
     A mix whose score is not finite is not eligible and is told under ``not_finite`` in the notes.
@@ -138,7 +138,7 @@ def sweep_choice(objective: Objective, along: Mapping[float, Mix], axis: str, no
         objective: Scores the mixes.
         along: The parameter's value to the mix there.
         axis: The parameter's name.
-        notes: More facts about the choice.
+        notes: More about the choice.
 
     Raises:
         ScoreError: No mix has a finite score.
@@ -157,5 +157,5 @@ def sweep_choice(objective: Objective, along: Mapping[float, Mix], axis: str, no
         if objective.metric.better(value, values[best]):
             best = x
     curve = [{"x": x, "value": value} for x, value in values.items()]
-    facts = {axis: best, **notes, **({"not_finite": failed} if failed else {})}
-    return Choice(along[best], curves={axis: curve}, notes=facts)
+    every = {axis: best, **notes, **({"not_finite": failed} if failed else {})}
+    return Chosen(along[best], curves={axis: curve}, notes=every)

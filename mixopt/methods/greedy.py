@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mixopt.methods import Choice
+from mixopt.methods import Chosen
 from mixopt.methods.individual import ranking
 from mixopt.scoring.objective import Objective
 from mixopt.values.mix import Mix, combine
@@ -20,7 +20,7 @@ def choose(
     seed: int,
     rule: Literal["at-least", "strict"] = "at-least",
     order: Literal["best", "random"] = "best",
-) -> Choice:
+) -> Chosen:
     """From the best down, or in random order, add a column to the uniform soup where that does not hurt.
 
     Evaluations, from the best down: one per column, then one per column but the first; never below the best
@@ -50,7 +50,7 @@ def choose(
         if added:
             chosen, soup, best = members, candidate, value
     notes: dict[str, Any] = {"rule": rule, "chosen": chosen}
-    return Choice(soup, curves={"greedy": curve}, notes=notes if order == "best" else {**notes, "order": order})
+    return Chosen(soup, curves={"greedy": curve}, notes=notes if order == "best" else {**notes, "order": order})
 
 
 def _ordered(

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mixopt.methods import Choice
+from mixopt.methods import Chosen
 from mixopt.scoring.objective import Objective
 from mixopt.values.mix import Mix
 
 
-def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Choice:
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Chosen:
     """Score every column once and take the best; of equals, the first.
 
     Evaluations: one per column.
     """
     ranked = ranking(objective, columns)
-    return Choice(
+    return Chosen(
         columns[ranked[0][0]],
         curves={"individuals": [{"name": name, "value": value} for name, value in ranked]},
         notes={"best": ranked[0][0]},

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mixopt.errors import MixError, PoolError, ScoreError, SpecError, names
-from mixopt.methods import Choice
+from mixopt.methods import Chosen
 from mixopt.scoring.objective import Objective
 from mixopt.values.groups import Groups, make_groups
 from mixopt.values.mix import Mix, rows_on
@@ -84,7 +84,7 @@ class Options:
     step: float = 0.1
 
 
-def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Choice:
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Chosen:
     """Learn one row for all layer groups, by AdamW on the selection split's loss from the uniform soup.
 
     Evaluations: none; a pass over the split for gradients counts as one.
@@ -113,7 +113,7 @@ def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, optio
     return learn(objective, columns, make_groups("whole", objective.pool.sizes), training, seed)
 
 
-def learn(objective: Objective, columns: Mapping[str, Mix], groups: Groups, training: Training, seed: int) -> Choice:
+def learn(objective: Objective, columns: Mapping[str, Mix], groups: Groups, training: Training, seed: int) -> Chosen:
     """Learn one row of coefficients per layer group.
 
     Args:
@@ -178,7 +178,7 @@ def learn(objective: Objective, columns: Mapping[str, Mix], groups: Groups, trai
         mix = _mix(finest, columns, rows)
     except MixError as error:
         raise ScoreError(f"learning diverged in its last step: {error}; {advice}") from error
-    return Choice(mix, curves={"loss": curve}, notes=notes)
+    return Chosen(mix, curves={"loss": curve}, notes=notes)
 
 
 def _rows(parameters: Tensor, training: Training) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixopt.methods import Choice, layer_groups
+from mixopt.methods import Chosen, layer_groups
 from mixopt.methods.learned import Form, Schedule, Training, learn
 from mixopt.scoring.objective import Objective
 from mixopt.values.mix import Mix
@@ -40,7 +40,7 @@ class Options:
     schedule: Schedule = "constant"
 
 
-def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Choice:
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Chosen:
     """Learn a row for every tensor (the paper's) or layer group, by AdamW on the selection split's loss.
 
     Evaluations: none; a pass over the split for gradients counts as one.

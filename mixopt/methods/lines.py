@@ -16,7 +16,7 @@ import numpy as np
 
 from mixopt.errors import SpecError, names
 from mixopt.files import natural_key
-from mixopt.methods import TENTHS, Choice, sweep_choice, swept
+from mixopt.methods import TENTHS, Chosen, sweep_choice, swept
 from mixopt.methods.wise_ft import ends
 from mixopt.scoring.objective import Objective
 from mixopt.values.groups import Groups, block_names, make_groups
@@ -30,7 +30,7 @@ def choose(
     seed: int,
     alphas: tuple[float, ...] = TENTHS,
     beta: float | None = None,
-) -> Choice:
+) -> Chosen:
     """Choose the weight of the first block on the selection split; of equals, the smallest.
 
     Evaluations: one per column where there are several, then one per alpha.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import SpecError, listing
-from mixopt.methods import Choice, layer_groups
+from mixopt.methods import Chosen, layer_groups
 from mixopt.methods._cobyla import Vector, minimize_in_box
 from mixopt.methods.individual import ranking
 from mixopt.scoring.objective import Objective
@@ -80,7 +80,7 @@ class Options:
             raise SpecError(listing("manifold", wrong))
 
 
-def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Choice:
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Chosen:
     """From the best down, fuse each column into the soup with one coefficient per component, found by COBYLA.
 
     Evaluations: one per column, one per inspected column, and up to three times ``budget`` per live component for
@@ -144,7 +144,7 @@ def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, optio
         "saved_evaluations": saved,
         **({"cut_short": rules.left(objective) < 1} if options.images is not None else {}),
     }
-    return Choice(mix, curves={"manifold": curve}, notes=notes)
+    return Chosen(mix, curves={"manifold": curve}, notes=notes)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixopt.errors import PoolError, listing, names
-from mixopt.methods import Choice, base_mix
+from mixopt.methods import Chosen, base_mix
 from mixopt.scoring.objective import Objective
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
@@ -45,7 +45,7 @@ class Ratio(NamedTuple):
     cosine: float | None
 
 
-def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Choice:
+def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Chosen:
     """Per tensor, pull the mean of the columns towards the base, as far as the angle between their deltas tells.
 
     No evaluations. A tensor that some column leaves as in the base is the mean of the columns (t = 1), and so is
@@ -78,7 +78,7 @@ def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int) -> Ch
     t = np.array([each.t for each in ratios.values()])[:, None]
     mix = Mix(make_groups("tensor", pool.sizes), pool.columns, t * rows.mean(axis=0) + (1 - t) * pull)
     curve = [{"name": name, "value": each.t, "cosine": each.cosine} for name, each in ratios.items()]
-    return Choice(mix, curves={"ratio": curve}, notes=_notes(ratios, pool.sizes))
+    return Chosen(mix, curves={"ratio": curve}, notes=_notes(ratios, pool.sizes))
 
 
 def merge(states: Sequence[Mapping[str, Tensor]], base: Mapping[str, Tensor]) -> dict[str, Tensor]:

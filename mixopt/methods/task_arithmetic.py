@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from mixopt.methods import Choice, base_mix, sweep_choice, swept
+from mixopt.methods import Chosen, base_mix, sweep_choice, swept
 from mixopt.scoring.objective import Objective
 from mixopt.values.mix import Mix, combine
 
@@ -20,7 +20,7 @@ def choose(
     *,
     seed: int,
     lambdas: tuple[float, ...] = (),
-) -> Choice:
+) -> Chosen:
     """Choose lambda on the selection split; of equals, the smallest.
 
     A lambda whose score is not finite is not eligible, and is told in the notes.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from mixopt.errors import SpecError, listing, names
-from mixopt.methods import Choice, sweep_choice
+from mixopt.methods import Chosen, sweep_choice
 from mixopt.scoring.objective import Objective
 from mixopt.values.mix import Mix, combine
 
@@ -28,7 +28,7 @@ def choose(
     form: Literal["uniform", "ema"] = "uniform",
     last: int | None = None,
     decays: tuple[float, ...] = DECAYS,
-) -> Choice:
+) -> Chosen:
     """Average the last k checkpoints, or all with weights that decay; k or the decay by the selection split.
 
     Of equals the smallest k or decay. Evaluations: one per checkpoint (uniform; none with ``last``), or one per decay.
@@ -61,7 +61,7 @@ def choose(
     if last is not None:
         if not 1 <= last <= len(mixes):
             raise SpecError(f"last: expected a number from 1 to {len(mixes)}, the checkpoints, found {last}")
-        return Choice(_mean(mixes[-last:]), notes={"last": last, **notes})
+        return Chosen(_mean(mixes[-last:]), notes={"last": last, **notes})
     along = {count: _mean(mixes[-count:]) for count in range(1, len(mixes) + 1)}
     return sweep_choice(objective, along, "last", notes)
 

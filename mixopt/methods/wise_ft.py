@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mixopt.errors import SpecError
-from mixopt.methods import TENTHS, Choice, base_mix, sweep_choice, swept
+from mixopt.methods import TENTHS, Chosen, base_mix, sweep_choice, swept
 from mixopt.methods.individual import best_column
 from mixopt.scoring.objective import Objective
 from mixopt.values.mix import Mix, combine
@@ -22,7 +22,7 @@ def choose(
     seed: int,
     alphas: tuple[float, ...] = TENTHS,
     alpha: float | None = None,
-) -> Choice:
+) -> Chosen:
     """Go from the base to the best column, and stop where the selection split scores best; of equals, at the first.
 
     Evaluations: one per column where there are several, then one per alpha; with ``alpha`` given, the former alone.
@@ -40,13 +40,13 @@ def choose(
         ScoreError: No alpha gives a finite score.
     """
     if alpha is not None and alphas != TENTHS:
-        told = f"found alpha={alpha:g} and alphas={'/'.join(f'{value:g}' for value in alphas)}"
-        raise SpecError(f"wise_ft: expected alpha or alphas, {told}; give only one of them")
+        given = f"found alpha={alpha:g} and alphas={'/'.join(f'{value:g}' for value in alphas)}"
+        raise SpecError(f"wise_ft: expected alpha or alphas, {given}; give only one of them")
     weights = swept("alphas", alphas) if alpha is None else swept("alpha", (alpha,))
     name, base, column = ends(objective, columns)
     along = {weight: combine([base, column], [1 - weight, weight]) for weight in weights}
     if alpha is not None:
-        return Choice(along[alpha], notes={"alpha": alpha, "column": name})
+        return Chosen(along[alpha], notes={"alpha": alpha, "column": name})
     choice = sweep_choice(objective, along, "alpha", {"column": name})
     return replace(choice, sweep={point["x"]: along[point["x"]] for point in choice.curves["alpha"]})
 

@@ -17,7 +17,7 @@ from mixopt.errors import PoolError, ScoreError
 from mixopt.families import Family
 from mixopt.files import write_text
 from mixopt.listener import Listener
-from mixopt.methods import Choice
+from mixopt.methods import Chosen
 from mixopt.reporting.rows import Failure, Row, Samples
 from mixopt.reporting.schema import SweepPoint, Verification
 from mixopt.runs.folder import RunFolder
@@ -59,7 +59,7 @@ def base_entry(objective: Objective) -> dict[str, Entry]:
     mix = checkpoint_mix(objective, objective.pool.base)
     with suppress(ScoreError):  # told as a row that failed, once all rows are scored
         counted.score(mix)
-    return {BASE: Entry(Request(BASE, BASE), Choice(mix), counted.tally)}
+    return {BASE: Entry(Request(BASE, BASE), Chosen(mix), counted.tally)}
 
 
 def score_rows(objective: Objective, entries: Mapping[str, Entry], listener: Listener) -> list[Row | Failure]:
@@ -94,7 +94,7 @@ def samples_of(mix: Mix, objective: Objective) -> Samples:
 
 def make_row(
     name: str,
-    choice: Choice | Ensemble,
+    choice: Chosen | Ensemble,
     objective: Objective,
     tally: Tally,
     outcomes: Mapping[str, Outcomes],
@@ -225,13 +225,13 @@ def score_checkpoint(
     return scored
 
 
-def _score(objective: Objective, choice: Choice | Ensemble, split: str) -> Score:
+def _score(objective: Objective, choice: Chosen | Ensemble, split: str) -> Score:
     if isinstance(choice, Ensemble):
         return objective.score_ensemble(list(choice.members.values()), split)
     return objective.score(choice.mix, split)
 
 
-def _sweep(objective: Objective, choice: Choice | Ensemble) -> tuple[SweepPoint, ...]:
+def _sweep(objective: Objective, choice: Chosen | Ensemble) -> tuple[SweepPoint, ...]:
     """Every mix along a sweep, on every split."""
     if isinstance(choice, Ensemble):
         return ()

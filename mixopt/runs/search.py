@@ -13,7 +13,7 @@ from mixopt import study as studies
 from mixopt.assemble import Assembly, assemble
 from mixopt.errors import RunError
 from mixopt.listener import Listener
-from mixopt.methods import Choice as Chosen
+from mixopt.methods import Chosen
 from mixopt.reporting.build import best_row, entries
 from mixopt.reporting.rows import Failure, Row
 from mixopt.reporting.schema import Front, Race, Refined, Report, SpaceInfo

@@ -193,7 +193,7 @@ class Evaluator:
                     raise
                 error = str(raised)  # the error itself would keep alive what did not fit
             else:
-                self._settle_on(size)
+                self._go_on_with(size)
                 return batch
             # Before anything else, what is kept from earlier passes makes room.
             if not (isinstance(predict, Resumed) and predict.drop()):
@@ -222,7 +222,7 @@ class Evaluator:
                 logits = predict(inputs())
         return logits.float(), self._labels[samples]
 
-    def _settle_on(self, size: int) -> None:
+    def _go_on_with(self, size: int) -> None:
         """Go on with a batch size, and say so where it is a smaller one than before."""
         before = min(self._fitting[0], len(self.split))
         if size < before:

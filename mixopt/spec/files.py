@@ -147,6 +147,6 @@ def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ").replace("valid tuple", "list of texts")
     message = message.replace("valid dictionary or instance of DataSpec", "table, [data] with the key search")
     value = detail.get("input")
-    told = isinstance(value, (dict, list)) or message.startswith("unknown") or "(found " in message
-    shown = "" if told else f" (found {value!r})"
+    has_value = isinstance(value, (dict, list)) or message.startswith("unknown") or "(found " in message
+    shown = "" if has_value else f" (found {value!r})"
     return f"{head}: {message[0].lower()}{message[1:]}{shown}"

@@ -61,7 +61,7 @@ class Described:
         flag: On the command line, such as ``--greedy-rule``.
         parameter: In Python: the flag as a name.
         kind: What the command line reads: one of str, int, float, bool, Path, or list for several texts.
-        default: As told; empty where there is none.
+        default: As shown; empty where there is none.
         option: The rest.
     """
 
@@ -72,7 +72,7 @@ class Described:
     default: str
     option: Option
 
-    def told(self, command: str) -> str:
+    def help_of(self, command: str) -> str:
         """Its help in a command."""
         text = self.option.otherwise.get(command, self.option.help)
         return f"{text} (default: {self.default})" if self.default and "(default: " not in text else text

@@ -25,6 +25,6 @@ def option_reference() -> str:
 def _entry(each: Described) -> str:
     key = "" if each.key == each.flag[2:] else f" (key `{each.key}`)"
     flag = f"{each.flag} {each.option.metavar}" if each.option.metavar else each.flag
-    lines = [f"- `{flag}`{key}: {each.told(each.option.commands[0])} *{', '.join(each.option.commands)}*"]
-    lines += [f"  In {command}: {each.told(command)}" for command in each.option.otherwise]
+    lines = [f"- `{flag}`{key}: {each.help_of(each.option.commands[0])} *{', '.join(each.option.commands)}*"]
+    lines += [f"  In {command}: {each.help_of(command)}" for command in each.option.otherwise]
     return "\n".join(lines).replace("<", "\\<") + "\n"  # no HTML

@@ -196,8 +196,8 @@ def _notices(
     kinds = {name: tuple(sorted(count)) for name, count in by_dtype.items()}
     if len(set(kinds.values())) > 1:
         spread = Counter(" and ".join(kind) for kind in kinds.values())
-        told = ", ".join(f"{count} in {kind}" for kind, count in spread.items())
-        yield f"checkpoints of different dtypes ({told}): mixed in fp32; tensors whose dtypes differ are saved in fp32"
+        shares = ", ".join(f"{count} in {kind}" for kind, count in spread.items())
+        yield f"checkpoints of different dtypes ({shares}): mixed in fp32; tensors whose dtypes differ are saved in fp32"
     if any("float64" in kind for kind in kinds.values()):
         yield "float64 tensors are searched in fp32; the saved model is made from the float64 values"
     if whole := [tensor for tensor in differing if tensor not in set(floating)]:

@@ -195,7 +195,7 @@ def test_flags_of_a_command_are_the_same_as_ever(name: str) -> None:
 def test_help_has_the_default_and_is_written_once(each: Described) -> None:
     for command in each.option.commands:
         parameter = parameters_of(command)[each.parameter]
-        assert parameter.help == each.told(command)
+        assert parameter.help == each.help_of(command)
         assert parameter.default is None, "None is not given; the spec knows what then"
         assert each.default in parameter.help or command in each.option.otherwise
 

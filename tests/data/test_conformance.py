@@ -67,7 +67,7 @@ def test_every_module_is_listed() -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_module_has_the_contracts_functions(name: str) -> None:
     module = importlib.import_module(f"mixopt.data.{name}")
-    for member in ("matches", "facts", "open_source"):
+    for member in ("matches", "stamp", "open_source"):
         assert list(inspect.signature(getattr(module, member)).parameters) == ["path"]
     assert module.__doc__, "says what the source is"
 
@@ -92,13 +92,13 @@ def test_gives_labels_classes_and_records(source: tuple[SourceModule, Path]) -> 
     assert all(isinstance(opened.where(place), str) for place in range(7))
 
 
-def test_facts_change_with_the_files(source: tuple[SourceModule, Path]) -> None:
+def test_the_stamp_changes_with_the_files(source: tuple[SourceModule, Path]) -> None:
     module, path = source
-    before = module.facts(path)
-    assert module.facts(path) == before
+    before = module.stamp(path)
+    assert module.stamp(path) == before
     file = path if path.is_file() else next(path.rglob("*.png"))
     os.utime(file, ns=(1, 1))
-    assert module.facts(path) != before
+    assert module.stamp(path) != before
 
 
 def test_opens_as_samples_whatever_their_order(source: tuple[SourceModule, Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mixopt import Mix, SpecError, combine, one_hot
-from mixopt.methods import Choice, manifold
+from mixopt.methods import Chosen, manifold
 from mixopt.values.groups import make_groups
 from mixopt.values.metrics import METRICS, Metric
 from mixopt.weights.builder import tensor_rows
@@ -39,7 +39,7 @@ def shared(make_pool: Callable[..., Pool]) -> Pool:
     return make_pool(states[:3], states[3])
 
 
-def chosen(landscape: Landscape, candidates: dict[str, Mix] | None = None, **options: Any) -> Choice:
+def chosen(landscape: Landscape, candidates: dict[str, Mix] | None = None, **options: Any) -> Chosen:
     objective: Any = landscape
     columns = candidates or ingredients_of(landscape.pool)
     return manifold.choose(objective, columns, seed=0, options=manifold.Options(**options))

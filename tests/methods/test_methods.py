@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from mixopt import Mix, SpecError, combine
-from mixopt.methods import Choice, arguments_of, greedy, individual, method, method_names, options_of, uniform
+from mixopt.methods import Chosen, arguments_of, greedy, individual, method, method_names, options_of, uniform
 from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool
 from tests.methods.landscape import Landscape, ingredients_of, random_pool
@@ -23,8 +23,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     return random_pool(tmp_path_factory.mktemp("landscape"))
 
 
-def chosen(module: Any, landscape: Landscape, candidates: Mapping[str, Mix] | None = None, **options: Any) -> Choice:
-    choice: Choice = module.choose(landscape, candidates or ingredients_of(landscape.pool), seed=0, **options)
+def chosen(module: Any, landscape: Landscape, candidates: Mapping[str, Mix] | None = None, **options: Any) -> Chosen:
+    choice: Chosen = module.choose(landscape, candidates or ingredients_of(landscape.pool), seed=0, **options)
     return choice
 
 

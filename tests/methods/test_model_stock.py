@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mixopt import Mix, PoolError, combine, one_hot
-from mixopt.methods import Choice, model_stock
+from mixopt.methods import Chosen, model_stock
 from mixopt.methods.model_stock import merge, products, ratio
 from mixopt.values.groups import make_groups
 from mixopt.weights.builder import tensor_rows
@@ -67,7 +67,7 @@ def built(mix: Mix, pool: Pool) -> State:
     return state
 
 
-def choose(pool: Pool, columns: dict[str, Mix] | None = None, seed: int = 0) -> Choice:
+def choose(pool: Pool, columns: dict[str, Mix] | None = None, seed: int = 0) -> Chosen:
     landscape: Any = Landscape(pool)
     choice = model_stock.choose(landscape, columns or ingredients_of(pool), seed=seed)
     assert not landscape.asked, "Model Stock asks for nothing"
@@ -75,7 +75,7 @@ def choose(pool: Pool, columns: dict[str, Mix] | None = None, seed: int = 0) -> 
     return choice
 
 
-def shares_of(choice: Choice) -> dict[str, float]:
+def shares_of(choice: Chosen) -> dict[str, float]:
     return {point["name"]: point["value"] for point in choice.curves["ratio"]}
 
 

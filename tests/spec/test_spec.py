@@ -151,7 +151,7 @@ def test_every_option_says_what_it_is(each: Described) -> None:
     assert "(default" not in each.option.help, "made of the field's default"
     assert set(each.option.otherwise) <= set(each.option.commands)
     for command in each.option.commands:
-        assert each.told(command)
+        assert each.help_of(command)
     assert each.kind in (str, int, float, bool, Path, list)
 
 

@@ -103,6 +103,34 @@ def assert_same(one: Path, other: Path) -> None:
     assert (one / "recipe.json").read_bytes() == (other / "recipe.json").read_bytes()
 
 
+def test_computed_counts_what_really_ran(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mixes and gradients that were not in the cache, each once, whoever asked for them and however often."""
+    ran: set[str] = set()
+    see, gradient = Scorer.see, Scorer.gradient
+
+    def seen(self: Scorer, mix: Any, split: str, *more: Any) -> Any:
+        found = see(self, mix, split, *more)
+        if found.runs and split == "validation":
+            ran.add(found.key)
+        return found
+
+    def differentiated(self: Scorer, *given: Any) -> Any:
+        found = gradient(self, *given)
+        if found[1].runs:
+            ran.add(found[1].key)
+        return found
+
+    monkeypatch.setattr(Scorer, "see", seen)
+    monkeypatch.setattr(Scorer, "gradient", differentiated)
+    row = mixopt.search(**options_of(clip_pool_template, tmp_path)).report.row("search")
+    # The base has a row of its own, and the first checkpoint was scored to time one evaluation.
+    assert row.computed == len(ran) - 2
+    again = mixopt.search(**options_of(clip_pool_template, tmp_path)).report.row("search")
+    assert (again.computed, again.evaluations, again.images) == (0, row.evaluations, row.images)
+
+
 def test_killed_it_goes_on_to_the_same_bits(searched: SearchResult, clip_pool_template: Path, tmp_path: Path) -> None:
     result = run_killed((3, 5, 4), **options_of(clip_pool_template, tmp_path))
     assert_same(result.folder, searched.folder)
