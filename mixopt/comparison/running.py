@@ -113,7 +113,7 @@ def _run(objective: Objective, request: Request, found: Mapping[str, Entry], see
         return Entry(request, None, objective.tally, error=short)
     tally = objective.tally
     tally.own[request.name] = max(0.0, own)
-    fresh = tally.computed > 0 or not (tally.asked or tally.learned)
+    fresh = bool(tally.runs) or not (tally.asked or tally.learned)
     return Entry(request, choice, before.merged(tally), highest if fresh else None)
 
 

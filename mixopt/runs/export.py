@@ -110,7 +110,7 @@ def make_row(
         metrics=metrics,
         samples={split: Samples(labels[split], found.predicted, found.losses) for split, found in outcomes.items()},
         evaluations=tally.evaluations,
-        computed=tally.computed,
+        computed=tally.computed(objective.scorer.ran),
         images=tally.images,
         gradient_images=tally.gradient_images,
         seconds=tally.seconds,

@@ -82,6 +82,7 @@ class Scorer:
         recompute: Sets the BatchNorm statistics of mixes of several checkpoints; None averages them.
         reuse: Reuses what the first segments gave for an earlier mix; None runs every mix from its samples.
         stopwatch: Told where time goes.
+        ran: Content keys of what was computed rather than found in the cache; grows.
     """
 
     pool: Pool
@@ -93,6 +94,7 @@ class Scorer:
     recompute: Recompute | None = None
     reuse: Prefix | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    ran: set[str] = field(default_factory=set)
     _sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def key(self, mix: Mix, split: str) -> str:
@@ -198,6 +200,7 @@ class Scorer:
             if on_batch:
                 on_batch(len(samples))
             seconds = runs[0] = time.perf_counter() - started
+            self.ran.add(key)
             self.cache.put_gradient(key, found, seconds)
         else:
             found, seconds = stored
@@ -237,6 +240,7 @@ class Scorer:
             if stop < looks.stops[-1] and looks.enough(known.first(stop)):
                 break
         if runs:
+            self.ran.add(key)
             with self.stopwatch("cache"):
                 self.cache.put(key, known, seconds)
         found = known.first(stop)

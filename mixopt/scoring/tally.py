@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -57,10 +58,13 @@ class Tally:
         """The number of distinct mixes; a pass over the split for gradients counts as one."""
         return len(self.asked) + math.ceil(sum(each.share for each in self.learned.values()) - 1e-6)
 
-    @property
-    def computed(self) -> int:
-        """How many of the mixes and gradients were computed, at least in part, rather than found in the cache."""
-        return len({key for key, _ in self.runs} & (self.asked.keys() | self.learned.keys()))
+    def computed(self, ran: Set[str]) -> int:
+        """How many of the mixes and gradients are among those that were computed, at least in part.
+
+        Args:
+            ran: Content keys of what was not found in the cache, whoever asked first.
+        """
+        return len(ran & (self.asked.keys() | self.learned.keys()))
 
     @property
     def spent(self) -> float:

@@ -197,7 +197,8 @@ def _notices(
     if len(set(kinds.values())) > 1:
         spread = Counter(" and ".join(kind) for kind in kinds.values())
         shares = ", ".join(f"{count} in {kind}" for kind, count in spread.items())
-        yield f"checkpoints of different dtypes ({shares}): mixed in fp32; tensors whose dtypes differ are saved in fp32"
+        saved = "mixed in fp32; tensors whose dtypes differ are saved in fp32"
+        yield f"checkpoints of different dtypes ({shares}): {saved}"
     if any("float64" in kind for kind in kinds.values()):
         yield "float64 tensors are searched in fp32; the saved model is made from the float64 values"
     if whole := [tensor for tensor in differing if tensor not in set(floating)]:

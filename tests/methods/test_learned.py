@@ -145,7 +145,7 @@ def test_a_gradient_is_computed_once_and_counted_always(clip_pool_template: Path
     for objective, computed in ((first, 9), (again, 0)):
         assert objective.tally.evaluations == 3, "three passes over the split"
         assert objective.tally.images == objective.tally.gradient_images == 3 * 96
-        assert objective.tally.computed == computed
+        assert len(objective.tally.runs) == computed
     assert again.tally.seconds == first.tally.seconds > 0
 
 

@@ -136,8 +136,10 @@ def test_evaluations_are_distinct_mixes_cached_or_not(clip_pool_template: Path, 
         first.score(mix)
     second.score(mixes[0])
     second.score(mixes[1], "test")
-    assert (first.tally.evaluations, first.tally.computed, first.tally.images) == (2, 2, 2 * 96)
-    assert (second.tally.evaluations, second.tally.computed) == (1, 0)
+    assert (first.tally.evaluations, len(first.tally.runs), first.tally.images) == (2, 2, 2 * 96)
+    assert (second.tally.evaluations, len(second.tally.runs)) == (1, 0)
+    assert second.tally.computed(second.scorer.ran) == 1, "the first one ran it"
+    assert first.tally.merged(first.tally) == first.tally, "twice is once"
     assert first.tally.merged(second.tally).evaluations == 2
     assert objective.tally.evaluations == 0
 
