@@ -89,3 +89,21 @@ def test_the_interval_is_students(winning: Any) -> None:
     show: Any = importlib.import_module("show")
     assert show.spread([1.0, 2.0, 3.0], 2) == "2.00 ± 2.48"
     assert show.spread([0.5]) == "0.5000"
+
+
+@pytest.mark.parametrize("name", ["batchnorm", "cifar10", "demo"])
+def test_a_count_of_more_mixes_than_were_asked_for_is_said_to_be_wrong(name: str) -> None:
+    results = json.loads((ROOT / "studies" / name / "results.json").read_text())
+    rows = [each["row"] for runs in results["arms"].values() for each in runs]
+    assert any(row["computed"] > row["evaluations"] for row in rows), "control: the record is an old one"
+    assert "twice" in results["computed_note"]
+    assert "added twice" in " ".join((ROOT / "studies" / name / "README.md").read_text().split())
+
+
+def test_a_search_computes_no_more_mixes_than_it_asks_for(
+    winning: Any, clip_pool_template: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"trials": 4, "cache": tmp_path / "cache", "precision": "fp32"}
+    plan = winning.Plan(clip_pool_template, tmp_path, 1, 4, ("default",), ("greedy",), (), options)
+    row = winning.searched(plan, "default", 0, "fp32")["row"]
+    assert 0 < row["computed"] <= row["evaluations"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 
 from mixopt.reporting import tables
@@ -10,8 +12,11 @@ from mixopt.reporting.schema import MadeRow, Report
 from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
 
-# Hubs read the card's metadata from YAML, of which JSON's scalars are a part.
 TAGS = ("model-soup", "weight-averaging", "mixopt")
+# Hubs' names of tasks, by family; that of a family of the user's own is not known.
+TASKS = {"open_clip": "zero-shot-image-classification"}
+# What a hub calls a model: owner and name.
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 KEY_ROWS = ("base", "individual", "uniform", "greedy")
 
 
@@ -27,7 +32,7 @@ def model_card(report: Report, recipe: Recipe, name: str) -> str:
     """
     title = _plain(name)
     parts = [
-        *_metadata(report, name),
+        *_metadata(report, recipe, name),
         f"# {title}",
         "",
         *_what(report, recipe),
@@ -40,36 +45,42 @@ def model_card(report: Report, recipe: Recipe, name: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _metadata(report: Report, name: str) -> Iterator[str]:
+def _metadata(report: Report, recipe: Recipe, name: str) -> Iterator[str]:
+    family = str(recipe.family["name"])
     yield "---"
     yield "# license: (that of the checkpoints and of the data they were trained on)"
-    yield "library_name: mixopt"
+    if ":" not in family:  # a function of the user's own is no library
+        yield f"library_name: {_scalar(family)}"
+    if recipe.base and HUB_NAME.fullmatch(recipe.base):
+        yield f"base_model: {_scalar(recipe.base)}"
+        yield "base_model_relation: merge"
     yield "tags:"
     yield from (f"- {tag}" for tag in TAGS)
     yield "metrics:"
-    yield f"- {json.dumps(report.metric)}"
+    yield f"- {_scalar(report.metric)}"
     yield "model-index:"
-    yield f"- name: {json.dumps(name)}"
-    yield "  results:"
-    for split, value in _saved(report).test.items():
+    yield f"- name: {_scalar(name)}"
+    known = {split: value for split, value in _saved(report).test.items() if math.isfinite(value)}
+    yield "  results:" if known else "  results: []"
+    for split, value in known.items():
         yield "  - task:"
-        yield "      type: classification"
+        yield f"      type: {TASKS.get(family, 'other')}"
         yield "    dataset:"
-        yield f"      name: {json.dumps(split)}"
-        yield f"      type: {json.dumps(split)}"
+        yield f"      name: {_scalar(split)}"
+        yield f"      type: {_scalar(split)}"
         yield "    metrics:"
-        yield f"    - type: {json.dumps(report.metric_of(split))}"
-        yield f"      value: {json.dumps(value)}"
+        yield f"    - type: {_scalar(report.metric_of(split))}"
+        yield f"      value: {value:.6f}"
     yield "---"
     yield ""
 
 
 def _what(report: Report, recipe: Recipe) -> Iterator[str]:
     used = [column for column in recipe.mix.support() if column != recipe.base]
-    based = f", fine-tuned from `{_plain(recipe.base)}`" if recipe.base else ""
+    based = f", fine-tuned from {_code(recipe.base)}" if recipe.base else ""
     yield (
         f"One model whose weights are a mix of {len(used)} checkpoints{based}: same size, same cost to run as each of "
-        f"them. Chosen by `{_plain(recipe.method)}`, by {report.metric} on a validation split of "
+        f"them. Chosen by {_code(recipe.method)}, by {report.metric} on a validation split of "
         f"{report.splits[VALIDATION].samples:,} samples."
     )
     yield ""
@@ -80,7 +91,11 @@ def _what(report: Report, recipe: Recipe) -> Iterator[str]:
         mark = " (base)" if column == recipe.base else ""
         yield f"| {_plain(column)}{mark} | {means[column]:.4f} | `{recipe.ingredients[column][:12]}` |"
     yield ""
-    yield f"Coefficients differ by layer group; all {len(recipe.mix.groups)} rows are in `recipe.json`."
+    rows = len(recipe.mix.groups)
+    if rows > 1:
+        yield f"Coefficients differ by layer group; all {rows} rows are in `recipe.json`."
+    else:
+        yield "The coefficients are the same for all layers; every digit is in `recipe.json`."
     yield ""
 
 
@@ -121,4 +136,21 @@ def _saved(report: Report) -> MadeRow:
 
 def _plain(text: str) -> str:
     """A text that Markdown shows as it stands, in a table's cell too."""
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#" else letter for letter in " ".join(text.split()))
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#&~" else letter for letter in " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """A text that Markdown shows as code, as it stands."""
+    one_line = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", one_line)), default=0))
+    return f"{fence} {one_line} {fence}" if "`" in one_line else f"`{one_line}`"
+
+
+def _scalar(text: str) -> str:
+    """A text as YAML reads it back, in JSON's quotes; what YAML takes for a line break or not for text is escaped."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in quoted)
+
+
+def _escaped(letter: str) -> str:
+    return f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}"

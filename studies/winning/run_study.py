@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from show import show
 import mixopt
 from mixopt.files import write_json
 from mixopt.listener import Listener, TrialEvent
+from mixopt.reporting.schema import FailedRow, MadeRow, Report
 from mixopt.study import read_trials
 from mixopt.values.metrics import METRICS
 
@@ -100,26 +101,27 @@ def heard(label: str) -> Listener:
     return Listener(warn=lambda text: print(f"{label}: {text}", flush=True), trial=trial)
 
 
-def kept(row: dict[str, Any]) -> dict[str, Any]:
+def kept(row: MadeRow | FailedRow) -> dict[str, Any]:
     """What the results keep of a report's row."""
-    return {key: row[key] for key in KEPT if key in row}
+    values = row.model_dump()
+    return {key: values[key] for key in KEPT if key in values}
 
 
-def best_so_far(folder: Path, report: Mapping[str, Any]) -> list[list[float]]:
+def best_so_far(folder: Path, report: Report) -> list[list[float]]:
     """Where the best signal of a run improved, and its end: images scored in trials, and the signal.
 
     Trials that were given up count their images; what was estimated of them is no score. Where several splits steer,
     the signal is another one, and there is no curve.
     """
-    if "front" in report:
+    if report.front is not None:
         return []
-    sign = METRICS[report["metric"]].sign
+    sign = METRICS[report.metric].sign
     images, best, points = 0, -np.inf, []
     for trial in read_trials(folder / "study.journal"):
-        images += trial["images"]
-        if not trial["estimated"] and sign * trial["value"] > best:
-            best = sign * trial["value"]
-            points.append([float(images), trial["value"]])
+        images += trial.images
+        if not trial.estimated and sign * trial.value > best:
+            best = sign * trial.value
+            points.append([float(images), trial.value])
     return [*points, [float(images), points[-1][1]]]
 
 
@@ -133,18 +135,18 @@ def searched(plan: Plan, arm: str, seed: int, precision: str) -> dict[str, Any]:
     resumed = (folder / "study.journal").exists()
     options = {**plan.options, "precision": precision, **ARMS[arm], "trials": plan.trials, "seed": seed, "out": folder}
     report = mixopt.search(plan.models, listener=heard(folder.name), **options).report
-    row = kept(next(row for row in report["methods"] if row["name"] == "search"))
+    row, said = report.row("search"), report.as_dict()
     found = {
         "seed": seed,
         # Of the last session alone where there were several: nothing that compares.
-        "wall_seconds": None if resumed else report["wall_seconds"],
-        "start_stayed": row["notes"]["share"] == 0,
-        **{key: report[key] for key in ("signal", "time", "race", "trials", "space", "steering")},
-        "row": row,
+        "wall_seconds": None if resumed else report.wall_seconds,
+        "start_stayed": row.notes["share"] == 0,
+        **{key: said[key] for key in ("signal", "time", "race", "trials", "space", "tuning")},
+        "row": kept(row),
         "best_so_far": best_so_far(folder, report),
     }
     write_json(record, found)
-    print(f"{folder.name}: selection {row['search']:.4f}, {row['images']:,} images", flush=True)
+    print(f"{folder.name}: selection {row.search:.4f}, {row.images:,} images", flush=True)
     return found
 
 
@@ -154,8 +156,8 @@ def study(plan: Plan) -> dict[str, Any]:
     first = {**plan.options, "listener": heard("compare")}
     compared = mixopt.compare(plan.models, methods=plan.rows, out=plan.out / "compare", **first).report
     # What one run measured to be fast enough another might not: all share the first one's precision, and its cache.
-    precision = compared["precision"]["mode"]
-    print(f"compare: {len(compared['methods'])} rows, in {precision}", flush=True)
+    precision = compared.precision["mode"]
+    print(f"compare: {len(compared.methods)} rows, in {precision}", flush=True)
     arms = {
         arm: [searched(plan, arm, seed, precision) for seed in range(plan.seeds)] for arm in plan.arms
     }  # an arm's seeds after one another, so that the first arm is whole first
@@ -166,11 +168,11 @@ def study(plan: Plan) -> dict[str, Any]:
     return {
         "pool": plan.models.absolute().name,
         "trials": plan.trials,
-        "steering": compared["steering"],
-        "splits": {name: each["samples"] for name, each in compared["splits"].items()},
-        "precision": compared["precision"],
-        "batchnorm": compared["batchnorm"],
-        "rows": [kept(row) for row in [*compared["methods"], *again["methods"][-len(cut) :]]],
+        "tuning": compared.tuning,
+        "splits": {name: each.samples for name, each in compared.splits.items()},
+        "precision": compared.precision,
+        "batchnorm": compared.batchnorm,
+        "rows": [kept(row) for row in [*compared.methods, *again.methods[-len(cut) :]]],
         "arms": arms,
     }
 
