@@ -78,7 +78,7 @@ def test_run_folder_holds_what_is_promised(searched: SearchResult) -> None:
     names = {path.name for path in searched.folder.iterdir()}
     promised = {"study.journal", "run.toml", "recipe.json", "model.safetensors", "report.json", "run.log"}
     assert promised | {"open_clip_config.json"} <= names
-    assert json.loads((searched.folder / "report.json").read_text()) == searched.report
+    assert json.loads((searched.folder / "report.json").read_text()) == searched.report.as_dict()
     assert "trial 7" in (searched.folder / "run.log").read_text()
     spec = tomllib.loads((searched.folder / "run.toml").read_text())
     assert spec["trials"] == 8

@@ -652,4 +652,4 @@ def test_a_crowned_checkpoint_keeps_its_own_statistics(tmp_path: Path) -> None:
 def test_images_that_racing_could_spare_include_those_for_statistics(searched: SearchResult) -> None:
     race = searched.report.as_dict()["race"]
     assert race["given_up"] == 0
-    assert race["images"] == race["unraced_images"] > 4 * searched.report.as_dict()["steering"]
+    assert race["images"] == race["unraced_images"] > 4 * searched.report.tuning

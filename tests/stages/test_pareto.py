@@ -75,7 +75,7 @@ def test_the_report_holds_the_front(done: SearchResult) -> None:
     assert {point["trial"] for point in front["points"] if point["on_front"]} == optunas
     assert 1 <= len(optunas) < TRIALS, "a front of all or none would show nothing"
     assert front["picked"] == done.report.as_dict()["verification"]["trial"]
-    assert json.loads((done.folder / "report.json").read_text()) == done.report
+    assert json.loads((done.folder / "report.json").read_text()) == done.report.as_dict()
 
 
 def test_the_best_of_the_front_by_weighted_mean_go_to_the_last_choice(
