@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mixopt.reporting.rows import Failure, Row, Samples
+from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import FailedRow, MadeRow
 from mixopt.reporting.statistics import interval, mcnemar, wilson
 from mixopt.values.metrics import Metric, metric_named, shown_metric, smoothed
@@ -113,7 +113,7 @@ def _made(row: Row, metric: Metric, tuning: int | None, steering: Sequence[str],
     )
 
 
-def _signals(samples: Samples, metric: Metric, tuning: int | None) -> dict[str, float]:
+def _signals(samples: LabelledOutcomes, metric: Metric, tuning: int | None) -> dict[str, float]:
     """What a sampler could be told of a row: the metric, raw and smoothed, on the samples that tune."""
     first = slice(tuning)
     return {

@@ -16,7 +16,7 @@ Correct = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class LabelledOutcomes:
     """What one model did on every sample of a split.
 
     Attributes:
@@ -63,7 +63,7 @@ class Row:
 
     name: str
     metrics: Mapping[str, Mapping[str, float]]
-    samples: Mapping[str, Samples]
+    samples: Mapping[str, LabelledOutcomes]
     evaluations: int
     computed: int
     images: int

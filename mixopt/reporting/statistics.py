@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from mixopt.reporting.rows import Correct, Samples
+from mixopt.reporting.rows import Correct, LabelledOutcomes
 from mixopt.values.metrics import metric_named
 
 CONFIDENCE = 0.95
 RESAMPLES = 999
 
 
-def interval(metric: str, samples: Samples) -> tuple[float, float]:
+def interval(metric: str, samples: LabelledOutcomes) -> tuple[float, float]:
     """95 % interval of a metric: Wilson's for accuracy, else the percentile bootstrap's over samples."""
     if metric == "accuracy":
         return wilson(samples.correct)

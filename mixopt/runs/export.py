@@ -18,7 +18,7 @@ from mixopt.families import Family
 from mixopt.files import write_text
 from mixopt.listener import Listener
 from mixopt.methods import Chosen
-from mixopt.reporting.rows import Failure, Row, Samples
+from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import SweepPoint, Verification
 from mixopt.runs.folder import RunFolder
 from mixopt.scoring.objective import Objective
@@ -86,10 +86,10 @@ def _scored(name: str, entry: Entry, objective: Objective) -> Row | Failure:
     return make_row(name, entry.choice, objective, entry.tally, outcomes, metrics, entry.peak_memory)
 
 
-def samples_of(mix: Mix, objective: Objective) -> Samples:
+def samples_of(mix: Mix, objective: Objective) -> LabelledOutcomes:
     """What a mix does on every sample of the selection split."""
     found = objective.whole().score(mix).outcomes
-    return Samples(objective.evaluators[VALIDATION].split.labels, found.predicted, found.losses)
+    return LabelledOutcomes(objective.evaluators[VALIDATION].split.labels, found.predicted, found.losses)
 
 
 def make_row(
@@ -108,7 +108,9 @@ def make_row(
     return Row(
         name=name,
         metrics=metrics,
-        samples={split: Samples(labels[split], found.predicted, found.losses) for split, found in outcomes.items()},
+        samples={
+            split: LabelledOutcomes(labels[split], found.predicted, found.losses) for split, found in outcomes.items()
+        },
         evaluations=tally.evaluations,
         computed=tally.computed(objective.scorer.ran),
         images=tally.images,

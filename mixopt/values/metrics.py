@@ -18,7 +18,7 @@ Labels = NDArray[np.int64]
 Losses = NDArray[np.float64]
 
 
-class Samples(Protocol):
+class HasOutcomes(Protocol):
     """What one model did on each sample."""
 
     @property
@@ -53,11 +53,11 @@ class Metric:
         """1 where higher is better, else -1."""
         return 1 if self.direction == "maximize" else -1
 
-    def of(self, labels: Labels, outcomes: Samples) -> float:
+    def of(self, labels: Labels, outcomes: HasOutcomes) -> float:
         """The metric of what a model did."""
         return self.value(labels, outcomes.predicted, outcomes.losses)
 
-    def gains(self, labels: Labels, ours: Samples, theirs: Samples) -> NDArray[np.float64]:
+    def gains(self, labels: Labels, ours: HasOutcomes, theirs: HasOutcomes) -> NDArray[np.float64]:
         """How much better the first outcomes are than the second, sample by sample, ``[n]``."""
         found = [self.per_sample(labels, each.predicted, each.losses) for each in (ours, theirs)]
         return np.asarray(self.sign * (found[0] - found[1]))

@@ -27,7 +27,7 @@ from mixopt.cli import app, runs
 from mixopt.cli.exits import EXIT_SOME_FAILED
 from mixopt.errors import MixoptError
 from mixopt.listener import Listener
-from mixopt.reporting.rows import Failure, Row, Samples
+from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import Report
 from mixopt.reporting.tables import comparisons, table, widths
 from mixopt.spec import StudySpec, load_spec
@@ -408,7 +408,7 @@ def three_rows(splits: list[str], failed: dict[str, str] | None = None) -> Repor
         samples = {}
         for split in splits:
             wrong = random.random(100) < 0.3
-            samples[split] = Samples(labels[split], np.where(wrong, 3, labels[split]), random.random(100))
+            samples[split] = LabelledOutcomes(labels[split], np.where(wrong, 3, labels[split]), random.random(100))
         metrics = {split: {"accuracy": float(each.correct.mean())} for split, each in samples.items()}
         rows.append(Row(name, metrics, samples, 4, 4, 400, 0, 0.5, 3))
     every = [*rows, *(Failure(*each) for each in (failed or {}).items())]

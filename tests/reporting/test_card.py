@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mixopt.reporting.card import model_card
-from mixopt.reporting.rows import Row, Samples
+from mixopt.reporting.rows import LabelledOutcomes, Row
 from mixopt.reporting.schema import Report
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
@@ -42,7 +42,7 @@ def report(*tests: str, metric: str = "accuracy", **fields: Any) -> Report:
         samples = {}
         for split in ("validation", *tests):
             labels = random.integers(0, 3, 50)
-            samples[split] = Samples(labels, np.where(random.random(50) < 0.3, 3, labels), random.random(50))
+            samples[split] = LabelledOutcomes(labels, np.where(random.random(50) < 0.3, 3, labels), random.random(50))
         metrics = {
             split: {"accuracy": float(each.correct.mean()), "nll": float(each.losses.mean())}
             for split, each in samples.items()

@@ -12,7 +12,7 @@ import pytest
 
 from mixopt.reporting import plots
 from mixopt.reporting.page import page as make_page
-from mixopt.reporting.rows import Failure, Row, Samples, TrialPoint
+from mixopt.reporting.rows import Failure, LabelledOutcomes, Row, TrialPoint
 from mixopt.reporting.schema import Front, Report, SweepPoint
 from mixopt.reporting.tables import front
 from tests.reports import report_of
@@ -45,7 +45,7 @@ def made(metric: str = "accuracy", **fields: Any) -> Report:
         samples = {}
         for split in ("validation", "test", "sketch"):
             labels = random.integers(0, 3, 50)
-            samples[split] = Samples(labels, np.where(random.random(50) < 0.3, 3, labels), random.random(50))
+            samples[split] = LabelledOutcomes(labels, np.where(random.random(50) < 0.3, 3, labels), random.random(50))
         metrics = {
             split: {"accuracy": float(each.correct.mean()), "nll": float(each.losses.mean())}
             for split, each in samples.items()
@@ -77,7 +77,7 @@ def texts(drawn: str) -> list[str]:
 def test_signals_are_of_the_samples_that_steer() -> None:
     random = np.random.default_rng(1)
     labels = np.zeros(50, dtype=np.int64)
-    samples = Samples(labels, np.where(random.random(50) < 0.5, 1, 0), random.random(50))
+    samples = LabelledOutcomes(labels, np.where(random.random(50) < 0.5, 1, 0), random.random(50))
     one = Row(
         "one", {"validation": {"accuracy": float(samples.correct.mean())}}, {"validation": samples}, 1, 1, 1, 0, 1.0, 1
     )

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from mixopt.reporting.build import best_row
-from mixopt.reporting.rows import Failure, Row, Samples
+from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import Report, SweepPoint
 from mixopt.reporting.statistics import interval, mcnemar, wilson
 from mixopt.reporting.tables import comparisons, table, ties, widths
 from tests.reports import report_of
 
 
-def samples(correct: list[bool], losses: list[float] | None = None) -> Samples:
+def samples(correct: list[bool], losses: list[float] | None = None) -> LabelledOutcomes:
     flags = np.array(correct)
     labels = np.zeros(len(flags), dtype=np.int64)
-    return Samples(labels, np.where(flags, 0, 1), np.array(losses or [1.0] * len(flags)))
+    return LabelledOutcomes(labels, np.where(flags, 0, 1), np.array(losses or [1.0] * len(flags)))
 
 
 def row(name: str, correct: list[bool], evaluations: int = 3, **more: object) -> Row:
@@ -161,7 +161,7 @@ def test_the_best_row_is_chosen_by_samples_that_steered_nothing() -> None:
         predicted = np.ones(40, dtype=np.int64)
         predicted[:steered] = 0
         predicted[30 : 30 + held] = 0
-        samples = Samples(labels, predicted, np.where(predicted == 0, 0.1, 2.0))
+        samples = LabelledOutcomes(labels, predicted, np.where(predicted == 0, 0.1, 2.0))
         accuracy = float(np.mean(predicted == 0))
         return Row(name, {"validation": {"accuracy": accuracy}}, {"validation": samples}, 0, 0, 0, 0, 0.0, 1)
 

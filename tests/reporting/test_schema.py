@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from mixopt.errors import RunError
-from mixopt.reporting.rows import Failure, Row, Samples
+from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import Front, Race, Report, SpaceInfo, SweepPoint, Verification
 from tests.reports import report_of
 
@@ -20,7 +20,7 @@ REFUSED = "the run's own command writes it anew, with scores from the cache"
 
 def report(**fields: Any) -> Report:
     labels = np.zeros(20, dtype=np.int64)
-    samples = Samples(labels, np.arange(20, dtype=np.int64) % 3, np.full(20, 0.1))
+    samples = LabelledOutcomes(labels, np.arange(20, dtype=np.int64) % 3, np.full(20, 0.1))
     metrics = {split: {"accuracy": 0.1 + 0.2, "nll": 1 / 3} for split in ("validation", "test")}
     row = Row("uniform", metrics, dict.fromkeys(metrics, samples), 1, 1, 20, 0, 0.1234567, 3)
     return report_of([row, Failure("model_stock", "no base")], **fields)
