@@ -14,7 +14,7 @@ from mixopt.comparison.rows import default_rows, parse, requests_of, source_name
 from mixopt.comparison.running import ingredient_mixes, run_requests
 from mixopt.methods import greedy
 from mixopt.scoring.objective import Objective
-from mixopt.scoring.scorer import Scorer
+from tests.counting import count_fused
 from tests.listening import Recorder
 
 CHECKPOINTS = ("model_0", "model_1", "model_2", "model_3", "base")
@@ -242,16 +242,9 @@ def test_ensembles_average_logits(objective: Objective) -> None:
 def test_one_more_member_costs_one_more_forward_pass(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
     found = run(objective, "individual")
     assert found
-    fused: list[Any] = []
-    real = Scorer.fuse
-
-    def counting(self: Scorer, mix: Any) -> None:
-        fused.append(mix)
-        real(self, mix)
-
-    monkeypatch.setattr(Scorer, "fuse", counting)
+    fused = count_fused(monkeypatch)
     entry = run(objective, "greedy_ensemble")["greedy_ensemble"]
-    assert len(fused) <= 1 + 3, "the first member once, then one for each candidate"
+    assert fused[0] <= 1 + 3, "the first member once, then one for each candidate"
     assert entry.tally.evaluations == 7
     assert entry.mix is None
 

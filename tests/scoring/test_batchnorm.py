@@ -23,13 +23,13 @@ from mixopt.runs.search import SearchResult
 from mixopt.scoring.batchnorm import BATCH, IMAGES, Recompute, find_layers, negative_variance
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
-from mixopt.scoring.scorer import Scorer
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import constant, one_hot
 from mixopt.values.recipe import Recipe
 from mixopt.weights import saving
 from tests.batchnorm_family import Net
 from tests.conftest import CLASSES, State, make_images, random_mix
+from tests.counting import count_fused
 from tests.listening import Recorder
 from tests.scoring.batchnorm_pool import STATISTICS, ingredients, trained, write_pool
 
@@ -353,25 +353,13 @@ def test_auto_keeps_the_better_and_says_so(better: str, pool: Path, tmp_path: Pa
 
 
 def test_auto_scores_each_way_once(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = count_evaluations(monkeypatch)
+    calls = count_fused(monkeypatch)
     for _ in range(2):
         opened(pool, tmp_path, "auto")
     assert calls == [2]
     for mode in ("average", "recompute"):
         uniform_losses(pool, tmp_path, mode)
     assert calls == [2]
-
-
-def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    calls = [0]
-    real = Scorer.fuse
-
-    def counting(self: Scorer, *arguments: Any) -> Any:
-        calls[0] += 1
-        return real(self, *arguments)
-
-    monkeypatch.setattr(Scorer, "fuse", counting)
-    return calls
 
 
 def test_equal_scores_keep_the_average(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +379,7 @@ def test_one_ingredient_and_a_base_are_compared_halfway(pool: Path, tmp_path: Pa
 def test_without_such_layers_nothing_is_scored(
     batchnorm: str, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = count_evaluations(monkeypatch)
+    calls = count_fused(monkeypatch)
     state = trained(own_statistics=True)
     states = ingredients(state)
     for tuned in states:

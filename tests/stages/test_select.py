@@ -27,7 +27,9 @@ from mixopt.values.mix import Mix, one_hot
 from mixopt.weights.saving import load_recipe
 from tests.conftest import make_images
 from tests.listening import Recorder
-from tests.stages.several import TRIALS, objective_of, options_of
+from tests.stages.several import TRIALS, objective_of, options_of, pool
+
+__all__ = ["pool"]  # a fixture
 
 
 def trials_of(out: Path) -> list[optuna.trial.FrozenTrial]:
