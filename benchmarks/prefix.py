@@ -24,7 +24,7 @@ import torch
 
 from mixopt import load_spec
 from mixopt.assemble import assemble
-from mixopt.comparison.rows import requests_of
+from mixopt.comparison.requests import requests_of
 from mixopt.comparison.running import run_requests
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import Resumed

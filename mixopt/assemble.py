@@ -16,16 +16,16 @@ from mixopt.data.splits import add_steering
 from mixopt.data.splits import open_splits as open_splits_of
 from mixopt.errors import CheckpointError, DataError, SpecError, names
 from mixopt.listener import Listener
-from mixopt.scoring.activation_reuse import Prefix, budget_on
+from mixopt.scoring.activation_reuse import ActivationReuse, budget_on
 from mixopt.scoring.batchnorm import Recompute, find_layers
-from mixopt.scoring.batchnorm_choice import AVERAGE, BatchNorm, choose_batchnorm
 from mixopt.scoring.cache import OutcomeCache
+from mixopt.scoring.choose_batchnorm import AVERAGE, BatchNorm, choose_batchnorm
+from mixopt.scoring.choose_precision import AUTO, Precision, choose_precision
 from mixopt.scoring.device import limit_threads, resolve_device
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
 from mixopt.scoring.keys import Keys
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.own_objective import OwnEvaluator
-from mixopt.scoring.precision import AUTO, Precision, choose_precision
 from mixopt.scoring.scorer import AnyEvaluator, Scorer
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
@@ -253,19 +253,19 @@ class _Model:
         """The function from a batch to logits, of the module as it is now."""
         return self._family.predict(self.module, self._fixed)
 
-    def reuse(self) -> Prefix | None:
+    def reuse(self) -> ActivationReuse | None:
         """Reuse of first segments, for a model that has any; the builder then fuses segment by segment."""
         family = self._family
-        if not isinstance(family, families.Staged):
+        if not isinstance(family, families.Segmented):
             return None
-        segments, predict_segments = family.stages(self.module), family.predict_stages
+        segments, predict_segments = family.segments(self.module), family.predict_segments
         if segments is None:
             return None
 
         def steps() -> Sequence[Predict]:
             return predict_segments(self.module, self._fixed)
 
-        return Prefix(self._pool, segments, steps, budget_on(self._device))
+        return ActivationReuse(self._pool, segments, steps, budget_on(self._device))
 
 
 def _evaluators(

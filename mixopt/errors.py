@@ -9,7 +9,8 @@ MixoptError
 ├── MixError          coefficients that are no mix
 └── RunError          the run folder: another study, another process, no space
 
-The command line turns each into one message and exit code 2; anything else is a bug and shows its traceback.
+The command line turns each into one message and exit code 2, as it does what the system says of a disk or a permission;
+anything else but an interrupt is a bug and shows its traceback.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ class TrialEvent:
     """A trial that was told.
 
     Attributes:
-        number: Its number in the study.
+        number: Its number; that of a second round's trial goes on counting from the first's.
         complete: Complete trials so far, the start included.
         total: Complete trials wanted.
         value: The driving metric; None for a failed trial.

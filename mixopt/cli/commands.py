@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mixopt.cli.exits import run_command
-from mixopt.cli.options import LONG, flags_of, options_of
+from mixopt.cli.flags import LONG, flags_of, options_of
 from mixopt.cli.screen import Screen
 from mixopt.spec.option import RUN
 

@@ -1,4 +1,4 @@
-"""Commands that look at what is there, a model, a pool or a run: build, evaluate, inspect, report."""
+"""Commands that make no run folder: build, evaluate, inspect, report."""
 
 from __future__ import annotations
 

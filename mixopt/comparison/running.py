@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mixopt.comparison.ensembles import Ensemble
-from mixopt.comparison.rows import Request, function_of
+from mixopt.comparison.requests import Request, function_of
 from mixopt.errors import MixoptError, RunError, ScoreError, SpecError, names
 from mixopt.listener import Listener
 from mixopt.methods import Chosen, arguments_of

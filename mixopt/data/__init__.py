@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.data.classes import match_classes
-from mixopt.data.decoded import decoded_folder, load_decoded, write_decoded
-from mixopt.data.encoded import Arrays, encoded, form_of
+from mixopt.data.encode import Arrays, encoded, form_of
+from mixopt.data.encoded_store import decoded_folder, load_decoded, write_decoded
 from mixopt.errors import DataError, RunError
 from mixopt.listener import Listener
 from mixopt.values.samples import IMAGES, Encoding, Samples, stratified_order

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixopt.data import CHUNK
-from mixopt.data.decoded import decoded_folder, load_decoded, write_decoded
+from mixopt.data.encoded_store import decoded_folder, load_decoded, write_decoded
 from mixopt.errors import DataError, RunError
 from mixopt.values.samples import IMAGES, Samples
 

@@ -1,7 +1,7 @@
 """Model families: how to build a model, what it wants of records, how it turns them into logits.
 
-A family here is one module with ``open_family(options) -> Family``; its name goes into `FAMILIES`. Any other
-is named by import path, ``package.module:function``, see `mixopt.families.custom`.
+A family here is one module with ``open_family(options) -> Family``; its name goes into `mixopt.spec.FAMILIES`. Any
+other is named by import path, ``package.module:function``, see `mixopt.families.custom`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from torch import nn
 
 from mixopt.errors import SpecError, unknown
 from mixopt.scoring.evaluator import Predict
+from mixopt.spec import FAMILIES
 from mixopt.values.samples import Encoding
 from mixopt.weights.checkpoints import Checkpoint
-
-FAMILIES = ("open_clip",)
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Family(Protocol):
 
     @property
     def encoding(self) -> Encoding:
-        """What the model wants of its records; for images see `mixopt.scoring.images.image_encoding`."""
+        """What the model wants of its records; for images see `mixopt.families.image_encoding.image_encoding`."""
 
     @property
     def classnames(self) -> Sequence[str] | None:
@@ -78,17 +77,17 @@ class Family(Protocol):
 
 
 @runtime_checkable
-class Staged(Protocol):
-    """What a family may offer besides, so that mixes which differ in late layers alone cost their late stages alone."""
+class Segmented(Protocol):
+    """What a family may offer besides: mixes that differ in late layers alone then cost their late segments alone."""
 
-    def stages(self, module: nn.Module) -> Sequence[frozenset[str]] | None:
-        """The forward pass in stages: the names of the tensors that each depends on, beside what the one before gives.
+    def segments(self, module: nn.Module) -> Sequence[frozenset[str]] | None:
+        """The forward pass in segments: the names of the tensors that each depends on, beside what comes before.
 
-        None where the model has no stages.
+        None where the model has no segments.
         """
 
-    def predict_stages(self, module: nn.Module, fixed: frozenset[str]) -> Sequence[Predict]:
-        """The stages' functions: `Family.predict` to the bit, one after another; each leaves its input as it is.
+    def predict_segments(self, module: nn.Module, fixed: frozenset[str]) -> Sequence[Predict]:
+        """The segments' functions: `Family.predict` to the bit, one after another; each leaves its input as it is.
 
         Args:
             module: As for `Family.predict`, which this replaces where it is called.

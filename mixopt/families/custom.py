@@ -36,9 +36,9 @@ from torch import nn
 
 from mixopt.errors import SpecError
 from mixopt.families import FamilyOptions
+from mixopt.families.image_encoding import image_encoding
 from mixopt.imports import import_function, source_hash
 from mixopt.scoring.evaluator import Predict
-from mixopt.scoring.images import image_encoding
 from mixopt.values.groups import depth_order
 from mixopt.values.samples import Encoding, Preprocess
 from mixopt.weights import checkpoints

@@ -26,8 +26,8 @@ from torch.nn import functional
 
 from mixopt.errors import SpecError, unknown
 from mixopt.families import FamilyOptions
+from mixopt.families.image_encoding import image_encoding
 from mixopt.scoring.evaluator import Predict
-from mixopt.scoring.images import image_encoding
 from mixopt.values.groups import depth_order
 from mixopt.values.samples import Encoding, Preprocess
 from mixopt.weights import checkpoints
@@ -97,7 +97,7 @@ class OpenClip:
 
         return logits
 
-    def stages(self, module: nn.Module) -> tuple[frozenset[str], ...] | None:
+    def segments(self, module: nn.Module) -> tuple[frozenset[str], ...] | None:
         """Of open_clip's own vision transformer: the stem, each block, and the rest."""
         model: Any = module
         # Anything derived from these may run its parts another way.
@@ -112,7 +112,7 @@ class OpenClip:
         found = [frozenset(name for name in names if name.startswith(start)) for start in (_STEM, *blocks)]
         return *found, frozenset(names).difference(*found)
 
-    def predict_stages(self, module: nn.Module, fixed: frozenset[str]) -> tuple[Predict, ...]:
+    def predict_segments(self, module: nn.Module, fixed: frozenset[str]) -> tuple[Predict, ...]:
         """What ``VisionTransformer.forward`` runs, part by part."""
         model: Any = module
         visual, classify = model.visual, self._classify(model, fixed)

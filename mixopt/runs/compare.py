@@ -10,7 +10,7 @@ from typing import Any
 
 from mixopt.assemble import Assembly, assemble, ingredient_files
 from mixopt.comparison.ensembles import ENSEMBLES
-from mixopt.comparison.rows import Request, default_rows, requests_of, soups_of_soups
+from mixopt.comparison.requests import Request, default_rows, requests_of, soups_of_soups
 from mixopt.comparison.running import run_requests
 from mixopt.errors import RunError, SpecError, listing, names
 from mixopt.listener import Listener
@@ -60,7 +60,7 @@ def compare(
         study: A study.toml.
         listener: Told about notices and progress.
         **options: Any field of `mixopt.StudySpec`; ``methods`` names the rows, see
-            `mixopt.comparison.rows.requests_of`.
+            `mixopt.comparison.requests.requests_of`.
 
     Raises:
         MixoptError: Bad input, or no method at all could choose a mix; nothing already computed is lost.

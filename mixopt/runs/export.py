@@ -11,7 +11,7 @@ import torch
 
 from mixopt.assemble import Assembly, saved_dtype
 from mixopt.comparison.ensembles import Ensemble
-from mixopt.comparison.rows import Request
+from mixopt.comparison.requests import Request
 from mixopt.comparison.running import BASE, Entry, checkpoint_mix
 from mixopt.errors import PoolError, ScoreError
 from mixopt.families import Family

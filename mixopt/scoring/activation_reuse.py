@@ -1,4 +1,4 @@
-"""Prefix reuse: a mix that equals an earlier one in its model's first stages goes on from what those gave."""
+"""Activation reuse: a mix that equals an earlier one in its model's first segments goes on from what those gave."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ Step = Callable[[Any], Tensor]
 
 @dataclass(eq=False)
 class _Boundary:
-    """What the first ``stages`` stages gave, by the batch's first sample and one past its last."""
+    """What the first ``segments`` segments gave, by the batch's first sample and one past its last."""
 
-    stages: int
+    segments: int
     activations: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     bytes: int = 0
 
 
-class Prefix:
-    """Keeps what stages gave, for as many samples as memory allows, and plans passes that start from there.
+class ActivationReuse:
+    """Keeps what segments gave, for as many samples as memory allows, and plans passes that start from there.
 
-    Where a mix shares its first stages with the mix before, the next is likely to share as many, or one more, as
+    Where a mix shares its first segments with the mix before, the next is likely to share as many, or one more, as
     coordinate steps move on by one: what comes out of those is kept. Where it shares none, nothing is kept, and
     nothing is different from a pass without any of this.
 
     Args:
         pool: What is mixed.
-        tensors: Stage by stage, the names of the tensors that it depends on.
-        steps: Gives the stages' functions, for the module as it is now; called once per pass.
+        tensors: Stage by segment, the names of the tensors that it depends on.
+        steps: Gives the segments' functions, for the module as it is now; called once per pass.
         budget: Bytes to keep at most.
 
     Attributes:
-        cuts: For `mixopt.weights.builder.FastBuilder.cuts`: where another stage begins among the pool's mixed tensors.
+        cuts: For `mixopt.weights.builder.FastBuilder.cuts`: where another segment begins among its mixed tensors.
         budget: Bytes to keep at most; 0 keeps nothing.
-        skipped: Stages times samples that were not computed anew.
-        total: Stages times samples of all passes.
+        skipped: Segments times samples that were not computed anew.
+        total: Segments times samples of all passes.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Prefix:
         self._pool = pool
         self._steps = steps
         named = [{pool.tied.get(name, name) for name in names} for names in tensors]
-        # What no stage names may matter anywhere: to the first it goes.
+        # What no segment names may matter anywhere: to the first it goes.
         numbers = [next((n for n, names in enumerate(named) if place.name in names), 0) for place in pool.mixed]
         self._members = [np.flatnonzero(np.array(numbers) == number) for number in range(len(named))]
         self.cuts = frozenset((np.flatnonzero(np.diff(numbers)) + 1).tolist())
@@ -80,11 +80,11 @@ class Prefix:
             split: Its samples.
         """
         keys = self._keys(mix, split)
-        # Each key holds those before it: as many are equal as stages are shared.
+        # Each key holds those before it: as many are equal as segments are shared.
         shared = sum(new == old for new, old in zip(keys, self._last, strict=False))
         self._last = keys
         found = [key for key in keys if key in self._kept]
-        deepest = self._kept[found[-1]].stages if found else 0
+        deepest = self._kept[found[-1]].segments if found else 0
         wanted = [n for n in (shared, shared + 1) if shared and deepest < n <= len(keys)]
         for n in ([deepest] if found else []) + wanted:
             self._kept[keys[n - 1]] = self._kept.pop(keys[n - 1], _Boundary(n))
@@ -121,7 +121,7 @@ class Prefix:
         return sum(boundary.bytes for boundary in self._kept.values())
 
     def _keys(self, mix: Mix, split: Samples) -> list[bytes]:
-        """What the outcome of every stage but the last depends on: the rows of its tensors, and all before it."""
+        """What the outcome of every segment but the last depends on: the rows of its tensors, and all before it."""
         rows = tensor_rows(mix, self._pool)
         digest = hashlib.sha256(split.fingerprint.encode())
         keys = []
@@ -132,15 +132,15 @@ class Prefix:
 
 
 class Resumed:
-    """One pass of a mix over a split, batch by batch, each from the last stage whose outcome is kept for it.
+    """One pass of a mix over a split, batch by batch, each from the last segment whose outcome is kept for it.
 
     Args:
         prefix: Keeps activations.
-        steps: The stages' functions, for the module as it is now.
+        steps: The segments' functions, for the module as it is now.
         boundaries: Those of this mix, in depth order, some perhaps still empty.
     """
 
-    def __init__(self, prefix: Prefix, steps: Sequence[Step], boundaries: Sequence[_Boundary]) -> None:
+    def __init__(self, prefix: ActivationReuse, steps: Sequence[Step], boundaries: Sequence[_Boundary]) -> None:
         self._prefix = prefix
         self._steps = steps
         self._boundaries = boundaries
@@ -154,9 +154,9 @@ class Resumed:
         """
         batch = (samples.start, samples.stop)
         start = next((each for each in reversed(self._boundaries) if batch in each.activations), None)
-        done = start.stages if start else 0
+        done = start.segments if start else 0
         hidden = start.activations[batch] if start else inputs()
-        places = {boundary.stages: boundary for boundary in self._boundaries}
+        places = {boundary.segments: boundary for boundary in self._boundaries}
         for number, step in enumerate(self._steps[done:], start=done + 1):
             hidden = step(hidden)
             if number in places:
@@ -165,7 +165,7 @@ class Resumed:
         return hidden
 
     def drop(self) -> bool:
-        """As `Prefix.drop`, to make room for this pass."""
+        """As `ActivationReuse.drop`, to make room for this pass."""
         return self._prefix.drop()
 
 

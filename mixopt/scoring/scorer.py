@@ -1,4 +1,4 @@
-"""Scorer: the single path by which a mix is fused, run and cached. What varies is in the `Objective` that asks."""
+"""Scorer: the single path by which a mix is scored: fused, run, cached. What varies is in the `Objective` that asks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixopt.errors import DataError, PoolError, ScoreError, names
-from mixopt.scoring.activation_reuse import Prefix, Resumed
+from mixopt.scoring.activation_reuse import ActivationReuse, Resumed
 from mixopt.scoring.batchnorm import Recompute, negative_variance
 from mixopt.scoring.cache import Gradient, OutcomeCache
 from mixopt.scoring.evaluator import Evaluator, Predict
@@ -92,7 +92,7 @@ class Scorer:
     cache: OutcomeCache
     keys: Keys
     recompute: Recompute | None = None
-    reuse: Prefix | None = None
+    reuse: ActivationReuse | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     ran: set[str] = field(default_factory=set)
     _sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)

@@ -36,7 +36,7 @@ class Learned(NamedTuple):
 
 @dataclass
 class Tally:
-    """What has been asked for on the validation split: distinct mixes, as if nothing had been cached.
+    """Distinct mixes asked for on the validation split, as if nothing had been cached; and what really ran.
 
     Attributes:
         asked: What was scored, by content key.

@@ -1,6 +1,7 @@
 """Coefficient spaces: the box of a sampler to the rows of a mix. Pure; no Optuna, no torch.
 
-A newcomer is one module here whose class obeys `Space`; its name goes into `SPACES`.
+A newcomer is one module here whose class obeys `Space`; its name goes into `SPACES`. To be a choice of ``--space``, it
+is made in `mixopt.stages.space` and named among the option's values in `mixopt.spec.options`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from mixopt.values.groups import SCHEMES
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 
 AUTO = "auto"
+# Model families by the name of their module in `mixopt.families`; any other is named by import path.
+FAMILIES = ("open_clip",)
 SYNTHETIC_WEIGHT = 0.5
 
 Count = int | Literal["auto"] | None

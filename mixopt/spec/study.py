@@ -9,8 +9,8 @@ from pydantic import ConfigDict, ValidationInfo, field_validator, model_validato
 
 from mixopt.imports import is_import_path
 from mixopt.spec import checks
-from mixopt.spec.checks import AUTO, known
-from mixopt.spec.fields import Fields
+from mixopt.spec.checks import AUTO, FAMILIES, known
+from mixopt.spec.options import Fields
 from mixopt.values.metrics import METRICS
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 
@@ -24,7 +24,7 @@ DTYPES = ("ingredients", "fp32", "fp16", "bf16")
 class StudySpec(Fields):
     """Everything a run depends on. Every field is a key of the TOML files and a flag.
 
-    The fields, and what each of them is, stand in `mixopt.spec.fields`; ``mixopt guide options`` lists them.
+    The fields, and what each of them is, stand in `mixopt.spec.options`; ``mixopt guide options`` lists them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -122,7 +122,7 @@ class StudySpec(Fields):
     @field_validator("family")
     @classmethod
     def _known_family(cls, value: str) -> str:
-        return value if ":" in value else known("family", value, ("open_clip",), ", or package.module:function")
+        return value if ":" in value else known("family", value, FAMILIES, ", or package.module:function")
 
     @field_validator("dtype")
     @classmethod

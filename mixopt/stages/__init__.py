@@ -1,1 +1,1 @@
-"""The steps of a search, each a function of frozen values."""
+"""The steps of a search, each a function of what those before it gave."""

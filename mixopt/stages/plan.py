@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mixopt.assemble import Assembly
-from mixopt.comparison.rows import Request, requests_of, source_names
+from mixopt.comparison.requests import Request, requests_of, source_names
 from mixopt.errors import PoolError, SpecError, names
 from mixopt.scoring.objective import Objective
 from mixopt.spaces.linear import POINTS

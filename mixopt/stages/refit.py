@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mixopt.assemble import Assembly
-from mixopt.comparison.rows import Request
+from mixopt.comparison.requests import Request
 from mixopt.comparison.running import run_requests
 from mixopt.errors import MixoptError
 from mixopt.listener import Listener

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mixopt.assemble import Assembly
-from mixopt.comparison.rows import Request
+from mixopt.comparison.requests import Request
 from mixopt.comparison.running import Entry, checkpoint_mix, run_requests
 from mixopt.listener import Listener
 from mixopt.methods.individual import ranking

@@ -21,8 +21,8 @@ from mixopt.assemble import family_of, open_splits
 from mixopt.data import open_split
 from mixopt.errors import DataError
 from mixopt.families import FamilyOptions, open_family
+from mixopt.families.image_encoding import image_encoding
 from mixopt.families.open_clip import OpenClip
-from mixopt.scoring.images import image_encoding
 from mixopt.values.samples import Preprocess, Samples, sample_digest, stratified_order
 from tests.conftest import CLASSES, CLIP_CONFIG, make_images
 from tests.listening import Recorder

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixopt.data import open_split
-from mixopt.data.decoded import load_decoded, write_decoded
+from mixopt.data.encoded_store import load_decoded, write_decoded
 from mixopt.data.shifts import open_shifted
 from mixopt.errors import DataError
-from mixopt.scoring.images import image_encoding
+from mixopt.families.image_encoding import image_encoding
 from mixopt.values.samples import Encoding, Preprocess, Samples
 from tests.conftest import make_images
 

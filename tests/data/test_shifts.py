@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mixopt.data import open_split
 from mixopt.data.shifts import SHIFTS, open_shifted, shifted
-from mixopt.scoring.images import image_encoding
+from mixopt.families.image_encoding import image_encoding
 from mixopt.values.samples import Preprocess, Samples
 from tests.conftest import make_images
 

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mixopt.data.encoded import encoded
+from mixopt.data.encode import encoded
 from mixopt.errors import SpecError
-from mixopt.families import FAMILIES, Family, FamilyOptions, Staged, from_identity, open_family
+from mixopt.families import Family, FamilyOptions, Segmented, from_identity, open_family
+from mixopt.spec import FAMILIES
 from mixopt.values.samples import Encoding
 from mixopt.weights.checkpoints import Checkpoint
 from tests.conftest import CLASSES, CLIP_CONFIG
@@ -149,30 +150,30 @@ def test_unknown_family_suggests_the_nearest() -> None:
 
 
 def test_stages_are_predict_to_the_bit(family: Family) -> None:
-    if not isinstance(family, Staged):
-        pytest.skip("the family offers no stages")
+    if not isinstance(family, Segmented):
+        pytest.skip("the family offers no segments")
     module = family.build().eval()
-    stages = family.stages(module)
-    assert stages is not None, "the example has stages"
-    names = [name for tensors in stages for name in tensors]
-    assert sorted(names) == sorted(module.state_dict()), "every tensor is in one stage"
+    segments = family.segments(module)
+    assert segments is not None, "the example has segments"
+    names = [name for tensors in segments for name in tensors]
+    assert sorted(names) == sorted(module.state_dict()), "every tensor is in one segment"
     inputs = batch(family)
     for dtype in (None, torch.bfloat16, torch.float16):
-        steps, predict = family.predict_stages(module, frozenset()), family.predict(module, frozenset())
-        assert len(steps) == len(stages)
+        steps, predict = family.predict_segments(module, frozenset()), family.predict(module, frozenset())
+        assert len(steps) == len(segments)
         with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype is not None):
             hidden = inputs
             for step in steps:
                 given = hidden.clone()
                 after = step(hidden)
-                assert torch.equal(hidden, given), "a stage leaves its input as it is"
+                assert torch.equal(hidden, given), "a segment leaves its input as it is"
                 hidden = after
             assert torch.equal(hidden, predict(inputs))
 
 
 def test_a_stage_depends_on_its_tensors_alone(family: Family) -> None:
-    if not isinstance(family, Staged):
-        pytest.skip("the family offers no stages")
+    if not isinstance(family, Segmented):
+        pytest.skip("the family offers no segments")
     module = family.build().eval()
     inputs = batch(family)
     state = module.state_dict()
@@ -180,11 +181,11 @@ def test_a_stage_depends_on_its_tensors_alone(family: Family) -> None:
     def outcomes() -> list[torch.Tensor]:
         found = [inputs]
         with torch.inference_mode():
-            for step in family.predict_stages(module, frozenset()):
+            for step in family.predict_segments(module, frozenset()):
                 found.append(step(found[-1]))
         return found[1:]
 
-    for number, tensors in enumerate(family.stages(module) or ()):
+    for number, tensors in enumerate(family.segments(module) or ()):
         before = outcomes()
         with torch.no_grad():
             for name in tensors:
@@ -192,7 +193,7 @@ def test_a_stage_depends_on_its_tensors_alone(family: Family) -> None:
         after = outcomes()
         equal = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
         assert equal[:number] == [True] * number
-        assert not equal[number], f"stage {number} depends on {names_of(tensors)}"
+        assert not equal[number], f"segment {number} depends on {names_of(tensors)}"
 
 
 def names_of(tensors: frozenset[str]) -> str:

@@ -352,7 +352,7 @@ def test_a_tower_of_another_kind_has_no_stages() -> None:
     config = fresh_config()
     config["model_cfg"]["vision_cfg"] = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
     family = opened(config)
-    assert family.stages(family.build()) is None
+    assert family.segments(family.build()) is None
 
 
 @pytest.mark.parametrize(
@@ -372,11 +372,11 @@ def test_stages_are_predict_for_every_kind_of_transformer(vision: dict[str, Any]
     config["model_cfg"]["custom_text"] = custom_text
     family = opened(config)
     module = family.build().eval()
-    stages = family.stages(module)
-    assert stages is not None
-    assert sum(map(len, stages)) == len(module.state_dict())
+    segments = family.segments(module)
+    assert segments is not None
+    assert sum(map(len, segments)) == len(module.state_dict())
     hidden = images = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
-        for step in family.predict_stages(module, frozenset()):
+        for step in family.predict_segments(module, frozenset()):
             hidden = step(hidden)
         assert torch.equal(hidden, family.predict(module, frozenset())(images))

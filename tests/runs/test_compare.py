@@ -14,7 +14,7 @@ import torch
 
 import mixopt
 from mixopt import Listener, RunError, ScoreError, SpecError, load_spec, open_objective
-from mixopt.comparison.rows import default_rows, requests_of
+from mixopt.comparison.requests import default_rows, requests_of
 from mixopt.comparison.running import run_requests
 from mixopt.families.open_clip import OpenClip
 from mixopt.runs.compare import CompareResult

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mixopt import Preprocess, Samples
-from mixopt.scoring.images import image_encoding
+from mixopt.families.image_encoding import image_encoding
 
 ENCODING = image_encoding(Preprocess(None, (0.2, 0.4, 0.6), (0.5, 0.25, 0.125), lambda image: image, "test"))
 

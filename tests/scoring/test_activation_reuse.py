@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixopt import Mix, Objective, load_spec, open_objective
 from mixopt.families.open_clip import OpenClip
-from mixopt.scoring.activation_reuse import BOUNDARIES, Prefix
+from mixopt.scoring.activation_reuse import BOUNDARIES, ActivationReuse
 from mixopt.scoring.evaluator import PRECISIONS
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.groups import make_groups
@@ -23,7 +23,7 @@ from tests.conftest import CLASSES, random_mix
 from tests.tiny_family import Mlp
 
 # Of the tiny model: the stem, two blocks, the head.
-STAGES = 4
+SEGMENTS = 4
 IMAGES = 96
 
 
@@ -40,7 +40,7 @@ def opened(pool: Path, cache: Path, **options: Any) -> Objective:
     return open_objective(load_spec(given))
 
 
-def prefix_of(objective: Objective) -> Prefix:
+def prefix_of(objective: Objective) -> ActivationReuse:
     assert objective.scorer.reuse is not None
     return objective.scorer.reuse
 
@@ -56,7 +56,7 @@ def changed(mix: Mix, *groups: int) -> Mix:
 def steps(objective: Objective) -> list[Mix]:
     """Groups are the stem, both blocks and the head; first all change, then one after another."""
     groups = make_groups("block", objective.pool.sizes)
-    assert len(groups) == STAGES
+    assert len(groups) == SEGMENTS
     start = random_mix(groups, objective.pool.columns)
     return [start, changed(start, 3), changed(start, 2), changed(start, 2, 3), changed(start, 1), changed(start, 0)]
 
@@ -84,8 +84,8 @@ def compare(pool: Path, cache: Path, damage: Callable[[Objective], None] = lambd
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_outcomes_are_the_same_bits(precision: str, clip_pool_template: Path, tmp_path: Path) -> None:
     reusing = compare(clip_pool_template, tmp_path, precision=precision)
-    # What step 1 keeps, 2 cannot use; 2 keeps what 3 stages gave, from which 3 starts; 4 and 5 find nothing.
-    assert reusing.reused == round(3 / (6 * STAGES), 4)
+    # What step 1 keeps, 2 cannot use; 2 keeps what 3 segments gave, from which 3 starts; 4 and 5 find nothing.
+    assert reusing.reused == round(3 / (6 * SEGMENTS), 4)
 
 
 def test_rows_that_are_equal_are_fused_to_the_same_bits(clip_pool_template: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_rows_that_are_equal_are_fused_to_the_same_bits(clip_pool_template: Path
     rows = np.tile(np.random.default_rng(0).dirichlet(np.ones(len(objective.pool.columns))), (len(groups), 1))
     mix = Mix(groups, objective.pool.columns, rows)
     builder = objective.scorer.builder
-    assert len(builder.cuts) == STAGES - 1
+    assert len(builder.cuts) == SEGMENTS - 1
     starts = [objective.pool.mixed[cut].start for cut in sorted(builder.cuts)]
     for group, start in enumerate(starts, start=1):
         builder.apply(mix)
@@ -135,7 +135,7 @@ def test_what_does_not_fit_in_the_budget_is_run_anew(
 
     reusing = compare(clip_pool_template, tmp_path, limit)
     assert prefix_of(reusing)._held() <= batches * batch
-    assert reusing.reused == round(20 * spared / (6 * STAGES * IMAGES), 4)
+    assert reusing.reused == round(20 * spared / (6 * SEGMENTS * IMAGES), 4)
 
 
 def test_few_boundaries_are_kept(clip_pool_template: Path, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_few_boundaries_are_kept(clip_pool_template: Path, tmp_path: Path) -> No
 def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
     clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = OpenClip.predict_stages
+    real = OpenClip.predict_segments
     most = 3 * 20 * 5 * 32 * 4  # three batches of one boundary
     failures: list[int] = []
 
@@ -166,7 +166,7 @@ def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
 
         return first, *rest, head
 
-    monkeypatch.setattr(OpenClip, "predict_stages", short)
+    monkeypatch.setattr(OpenClip, "predict_segments", short)
     objective, plain = opened(clip_pool_template, tmp_path / "one"), opened(clip_pool_template, tmp_path / "two")
     plain = without_reuse(plain)
     for mix in steps(objective):

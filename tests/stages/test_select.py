@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import mixopt
 from mixopt import DataError, MixoptError, Objective, SpecError, load_spec, open_objective
 from mixopt.cli import app
-from mixopt.cli.options import named
+from mixopt.cli.flags import named
 from mixopt.reporting.tables import table
 from mixopt.runs.search import SearchResult
 from mixopt.stages.confirm import choose_candidate

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mixopt.spec import checks
-from mixopt.spec.checks import AUTO
+from mixopt.spec.checks import AUTO, FAMILIES
 from mixopt.spec.option import (
     CHOICE,
     DATA,
@@ -25,6 +25,7 @@ from mixopt.spec.option import (
     SEARCH,
     Option,
 )
+from mixopt.values.metrics import METRICS
 from mixopt.values.samples import VALIDATION
 
 Positive = Annotated[int, Field(ge=1)]
@@ -79,7 +80,9 @@ class Fields(BaseModel):
             otherwise={"evaluate": "Folder whose pool.toml describes the model."},
         ),
     ]
-    family: Annotated[str, Option("open_clip, or package.module:function.", POOL, EVERY, common=True)] = "open_clip"
+    family: Annotated[str, Option(f"{', '.join(FAMILIES)}, or package.module:function.", POOL, EVERY, common=True)] = (
+        "open_clip"
+    )
     model: Annotated[str | None, Option("Architecture name or config file.", POOL, EVERY, common=True)] = None
     base: Annotated[
         Path | None, Option("The pretrained checkpoint; never an ingredient.", POOL, OPENING, common=True)
@@ -131,7 +134,7 @@ class Fields(BaseModel):
     metric: Annotated[
         str,
         Option(
-            "What every choice is made by: accuracy, nll or balanced_accuracy.",
+            f"What every choice is made by: {', '.join(METRICS)}; with your own objective, the name of its number.",
             CHOICE,
             SCORING,
             common=True,

@@ -17,7 +17,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.data.encoded import Arrays
+from mixopt.data.encode import Arrays
 from mixopt.files import atomic_write
 from mixopt.values.samples import LENGTH, sample_digest
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mixopt import Listener, RunError, SpecError, combine, load_spec, open_objective
-from mixopt.comparison.rows import default_rows, parse, requests_of, source_names
+from mixopt.comparison.requests import default_rows, parse, requests_of, source_names
 from mixopt.comparison.running import ingredient_mixes, run_requests
 from mixopt.methods import greedy
 from mixopt.scoring.objective import Objective

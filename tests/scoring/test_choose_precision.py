@@ -15,10 +15,10 @@ from torch import Tensor
 import mixopt
 from mixopt import RunError, load_spec, open_objective
 from mixopt.assemble import assemble
-from mixopt.scoring import precision
+from mixopt.scoring import choose_precision as precision
+from mixopt.scoring.choose_precision import Measured, low_precisions, measure
 from mixopt.scoring.device import limit_threads
 from mixopt.scoring.evaluator import Evaluator
-from mixopt.scoring.precision import Measured, low_precisions, measure
 from mixopt.values.groups import make_groups
 from tests.conftest import random_mix
 from tests.listening import Recorder
@@ -131,8 +131,8 @@ def choosing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append("measured")
         return Measured("bf16", {"fp32": 100.0, "bf16": 200.0}, {"bf16": 0.001}, {}, 96)
 
-    monkeypatch.setattr("mixopt.scoring.precision.measure", fake)
-    monkeypatch.setattr("mixopt.scoring.precision.low_precisions", lambda _: LOW)
+    monkeypatch.setattr("mixopt.scoring.choose_precision.measure", fake)
+    monkeypatch.setattr("mixopt.scoring.choose_precision.low_precisions", lambda _: LOW)
     return asked
 
 
