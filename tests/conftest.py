@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -27,6 +28,12 @@ torch.set_num_threads(1)
 # A busy machine is not a failing property.
 settings.register_profile("mixopt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mixopt")
+
+
+def pytest_collection_finish() -> None:
+    """Modules and test items stay until the end: no collection need walk them, and each row of a search makes one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -60,8 +60,8 @@ def test_module_has_open_family(name: str) -> None:
 
 def test_every_module_is_listed() -> None:
     folder = Path(inspect.getfile(open_family)).parent
-    found = {path.stem for path in folder.glob("*.py")} - {"__init__", "custom"}
-    assert found == set(FAMILIES)
+    found = {path.stem for path in folder.glob("*.py") if "def open_family(" in path.read_text()}
+    assert found - {"__init__", "custom"} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("member", CONTRACT)
