@@ -44,7 +44,7 @@ class Sizes:
 
     Attributes:
         ingredients: Checkpoints beside the base.
-        images: Images of the selection split.
+        images: Images of the validation split.
         image_size: Height and width of an image in pixels.
         patch_size: Of the image tower.
         width: Of the image tower.

@@ -319,4 +319,4 @@ def _needs_data(spec: StudySpec, files: list[Path]) -> None:
     pool_file = spec.models / POOL_FILE
     what = "Complete it after this one" if pool_file.is_file() else f"Write this to {pool_file}, filled in"
     none = f"{pool_file} does not name one" if pool_file.is_file() else f"there is no {pool_file} to name one"
-    raise SpecError(f"--data: no selection split is given, and {none}. {what}:\n\n{template}\n")
+    raise SpecError(f"--data: no validation split is given, and {none}. {what}:\n\n{template}\n")

@@ -30,6 +30,12 @@ ENVIRONMENT = frozenset(
 )
 
 
+def file_stamp(path: Path) -> str:
+    """Size and time of a file: of another stamp, its content is read again."""
+    stat = path.stat()
+    return f"{stat.st_size}|{stat.st_mtime_ns}"
+
+
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key of natural order: digits compare as numbers, so ``model_2`` comes before ``model_10``."""
     parts = re.findall(r"\d+|\D+", name)

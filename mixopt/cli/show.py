@@ -94,7 +94,7 @@ def _show_winner(screen: Screen, report: Report, folder: Path) -> None:
     equal = ties(report)
     tied = f" (as good there: {', '.join(equal)})" if equal else ""
     held = report.splits["validation"].samples - report.tuning
-    by = f"on the {held:,} selection samples held back" if held else "on the selection split"
+    by = f"on the {held:,} selection samples held back" if held else "on the validation split"
     screen.out(f"best {by}: {report.best}{tied}; saved as {folder / 'model.safetensors'}")
     screen.out(f"Next: mixopt evaluate {folder / 'model.safetensors'} --data FILE; for another row's model, the same")
     screen.out("command with --methods ROW and another --out, which takes its scores from the cache")

@@ -25,7 +25,7 @@ class Request:
         method: A file of `mixopt.methods`, or an ensemble.
         options: Keyword arguments of the method.
         sources: Names of rows (or checkpoints) whose mixes are the columns; the ingredients where there are none.
-        top: Only so many columns, the best on the selection split.
+        top: Only so many columns, the best on the validation split.
         seed: In place of the run's.
     """
 

@@ -65,7 +65,7 @@ def run_requests(
         seed: The run's.
         device: Whose memory is watched.
         listener: Told about progress and failures.
-        on_score: Told the content key of every mix scored on the selection split.
+        on_score: Told the content key of every mix scored on the validation split.
 
     Raises:
         RunError: The cache cannot be written.

@@ -130,7 +130,7 @@ def _decode(path: Path, source: Source, encoding: Encoding, folder: Path, listen
     """Encode every record, in evaluation order, and keep them in the cache."""
     count = len(source.labels)
     if count == 0:
-        raise DataError(f"{path}: the split is empty; expected labelled images")
+        raise DataError(f"{path}: the split is empty; expected at least one labelled record")
     order = stratified_order(source.labels)
     other_sizes: set[tuple[int, ...]] = set()
 

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mixopt.data import Source
 from mixopt.errors import DataError
-from mixopt.files import natural_key
+from mixopt.files import file_stamp, natural_key
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 
@@ -22,11 +22,7 @@ def matches(path: Path) -> bool:
 
 def stamp(path: Path) -> str:
     """Name, size and time of every image."""
-    lines = []
-    for _, image in _images(path):
-        stat = image.stat()
-        lines.append(f"{image.relative_to(path)}|{stat.st_size}|{stat.st_mtime_ns}")
-    return "\n".join(lines)
+    return "\n".join(f"{image.relative_to(path)}|{file_stamp(image)}" for _, image in _images(path))
 
 
 def open_source(path: Path) -> Source:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mixopt.data import Source
 from mixopt.errors import DataError
+from mixopt.files import file_stamp
 
 
 def matches(path: Path) -> bool:
@@ -20,8 +21,7 @@ def matches(path: Path) -> bool:
 
 def stamp(path: Path) -> str:
     """Size and time of the file."""
-    stat = path.stat()
-    return f"{stat.st_size}|{stat.st_mtime_ns}"
+    return file_stamp(path)
 
 
 def open_source(path: Path) -> Source:

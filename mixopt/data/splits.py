@@ -57,7 +57,7 @@ def add_steering(
     own = splits.get(VALIDATION)
     if own is None and SYNTHETIC in spec.weights:
         raise SpecError(
-            f"--shifts: the selection split is scored by your own function ({spec.data.validation}), and has "
+            f"--shifts: the validation split is scored by your own function ({spec.data.validation}), and has "
             "no images to shift; leave it out"
         )
     classnames = family.classnames or (None if own is None else own.classes)
@@ -72,7 +72,7 @@ def add_steering(
     tests = {name: split for name, split in splits.items() if name != VALIDATION}
     for name, split in steering.items():
         if own is not None and (shared := split.shared_with(own)):
-            listener.warn(f"{shared} {split.unit}s of split {name}, which steers, are in the selection split too")
+            listener.warn(f"{shared} {split.unit}s of split {name}, which steers, are in the validation split too")
         _refuse_overlap(tests, split, f"split {name}, which steers", listener)
     steering = {name: replace(split, steers=True) for name, split in steering.items()}
     return {**({} if own is None else {VALIDATION: own}), **steering, **tests}, shifts
@@ -100,7 +100,7 @@ def _check_overlap(splits: dict[str, Samples], listener: Listener) -> None:
     if validation.labels.min() == validation.labels.max():
         listener.warn(f"{validation.source}: all {len(validation)} samples have one label")
     tests = {name: split for name, split in splits.items() if name != VALIDATION}
-    _refuse_overlap(tests, validation, "selection split", listener)
+    _refuse_overlap(tests, validation, "validation split", listener)
 
 
 def _refuse_overlap(tests: Mapping[str, Samples], choosing: Samples, called: str, listener: Listener) -> None:

@@ -32,9 +32,9 @@ def make_pool(directory: Path, *, seed: int = 0, progress: Progress | None = Non
     """Train the demo's pool and write it into `directory` (made if absent), which is returned.
 
     Writes `base.safetensors`, `model_00.safetensors` ... (fp16; the text tower is the base's in all),
-    `hparams.jsonl`, `open_clip_config.json`, the selection split `val.npz`, the clean `test.npz`, its images
+    `hparams.jsonl`, `open_clip_config.json`, the validation split `val.npz`, the clean `test.npz`, its images
     again under four shifts, and last `pool.toml`: where that file is, the pool is complete. Training images,
-    selection split and test split are disjoint. One seed gives one pool, whatever the number of threads.
+    validation split and test split are disjoint. One seed gives one pool, whatever the number of threads.
 
     Args:
         directory: Where to; must not hold checkpoints, splits or a `pool.toml`.

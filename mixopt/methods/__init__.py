@@ -2,7 +2,7 @@
 
 The contract: ``choose(objective, columns, *, seed, **options) -> Chosen``, where ``columns`` maps names to mixes
 (ingredients as one-hot mixes, or other methods' mixes) in a fixed order. A method asks ``objective.score`` (and
-``objective.gradient``) for everything, on the selection split alone, and counts nothing itself. What it needs of the
+``objective.gradient``) for everything, on the validation split alone, and counts nothing itself. What it needs of the
 checkpoints is in ``objective.pool``. Its options are its keyword arguments, each with a type and a default; where they
 are many, it takes them as one ``options``, a frozen dataclass whose fields they are. An option that is wrong is a
 `SpecError`.
@@ -130,7 +130,7 @@ def swept(option: str, values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def sweep_choice(objective: Objective, along: Mapping[float, Mix], axis: str, notes: dict[str, Any]) -> Chosen:
-    """The best mix along one parameter, of equals the first, with the curve of scores on the selection split.
+    """The best mix along one parameter, of equals the first, with the curve of scores on the validation split.
 
     A mix whose score is not finite is not eligible and is told under ``not_finite`` in the notes.
 

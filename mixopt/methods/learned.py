@@ -1,6 +1,6 @@
 """Learned soup: one row of coefficients by gradient. Wortsman et al., ICML 2022, arXiv 2203.05482, appendix I.
 
-Minimises the cross-entropy of ``scale * logits`` on the selection split over the scale and the coefficients. The scale
+Minimises the cross-entropy of ``scale * logits`` on the validation split over the scale and the coefficients. The scale
 is an aid of the training: it is discarded. The rows are a softmax (the paper's) or affine: they sum to 1 and may hold
 negative entries, which "Learning Scalable Model Soup on a Single GPU", Li et al., ECCV 2024, arXiv 2407.03641, shows to
 be better. All checkpoints lie in the pool's stack; beyond it, this takes one model's activations and gradient.
@@ -35,7 +35,7 @@ class Training:
 
     Attributes:
         form: ``softmax``, or ``affine``: 1/N plus ``step`` times the centred parameters.
-        epochs: Passes over the selection split.
+        epochs: Passes over the validation split.
         lr: AdamW's learning rate.
         weight_decay: AdamW's.
         batch: Samples per step.
@@ -85,7 +85,7 @@ class Options:
 
 
 def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Chosen:
-    """Learn one row for all layer groups, by AdamW on the selection split's loss from the uniform soup.
+    """Learn one row for all layer groups, by AdamW on the validation split's loss from the uniform soup.
 
     Evaluations: none; a pass over the split for gradients counts as one.
 
@@ -98,7 +98,7 @@ def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, optio
     Raises:
         SpecError: An option that is not a positive number.
         PoolError: Fewer than two columns.
-        DataError: The selection split lacks classes of the model.
+        DataError: The validation split lacks classes of the model.
         ScoreError: The loss diverges.
     """
     affine = options.form == "affine"

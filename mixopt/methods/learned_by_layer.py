@@ -41,7 +41,7 @@ class Options:
 
 
 def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, options: Options = Options()) -> Chosen:
-    """Learn a row for every tensor (the paper's) or layer group, by AdamW on the selection split's loss.
+    """Learn a row for every tensor (the paper's) or layer group, by AdamW on the validation split's loss.
 
     Evaluations: none; a pass over the split for gradients counts as one.
 
@@ -54,7 +54,7 @@ def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, optio
     Raises:
         SpecError: An option that is not a positive number, or an unknown group scheme.
         PoolError: Fewer than two columns.
-        DataError: The selection split lacks classes of the model.
+        DataError: The validation split lacks classes of the model.
         ScoreError: The loss diverges.
     """
     rate = options.lr if options.lr is not None else 0.2 if options.form == "affine" else 0.05

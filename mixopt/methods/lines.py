@@ -31,7 +31,7 @@ def choose(
     alphas: tuple[float, ...] = TENTHS,
     beta: float | None = None,
 ) -> Chosen:
-    """Choose the weight of the first block on the selection split; of equals, the smallest.
+    """Choose the weight of the first block on the validation split; of equals, the smallest.
 
     Evaluations: one per column where there are several, then one per alpha.
 

@@ -21,7 +21,7 @@ def choose(
     seed: int,
     lambdas: tuple[float, ...] = (),
 ) -> Chosen:
-    """Choose lambda on the selection split; of equals, the smallest.
+    """Choose lambda on the validation split; of equals, the smallest.
 
     A lambda whose score is not finite is not eligible, and is told in the notes.
 

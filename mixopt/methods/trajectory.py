@@ -29,7 +29,7 @@ def choose(
     last: int | None = None,
     decays: tuple[float, ...] = DECAYS,
 ) -> Chosen:
-    """Average the last k checkpoints, or all with weights that decay; k or the decay by the selection split.
+    """Average the last k checkpoints, or all with weights that decay; k or the decay by the validation split.
 
     Of equals the smallest k or decay. Evaluations: one per checkpoint (uniform; none with ``last``), or one per decay.
 

@@ -23,7 +23,7 @@ def choose(
     alphas: tuple[float, ...] = TENTHS,
     alpha: float | None = None,
 ) -> Chosen:
-    """Go from the base to the best column, and stop where the selection split scores best; of equals, at the first.
+    """Go from the base to the best column, and stop where the validation split scores best; of equals, at the first.
 
     Evaluations: one per column where there are several, then one per alpha; with ``alpha`` given, the former alone.
 

@@ -101,7 +101,7 @@ def _what(report: Report, recipe: Recipe) -> Iterator[str]:
 
 def _scores(report: Report) -> Iterator[str]:
     splits = [VALIDATION, *report.tests]
-    yield f"{report.metric}, ± half the width of the 95 % interval. Every choice was made on the selection split alone."
+    yield f"{report.metric}, ± half the width of the 95 % interval. Every choice was made on the validation split."
     yield ""
     yield f"| row | selection | {' | '.join(map(_plain, report.tests))} |" if report.tests else "| row | selection |"
     yield "|---" * (len(splits) + 1) + "|"

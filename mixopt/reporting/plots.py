@@ -112,7 +112,7 @@ def progress(report: Report, trials: Sequence[TrialPoint]) -> str:
 
 
 def tests(report: Report) -> str:
-    """Each mix's score on every test split against that on the selection split, named."""
+    """Each mix's score on every test split against that on the validation split, named."""
     made = _mixes(report)
     splits = report.tests
     height = max(2.3, LINE * len(made) + 0.9)

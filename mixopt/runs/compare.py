@@ -72,7 +72,7 @@ def compare(
 def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareResult:
     started = time.monotonic()
     requests = _rows_wanted(spec, listener)
-    # Splits that steer a search's trials beside the selection split steer no method.
+    # Splits that steer a search's trials beside the validation split steer no method.
     assembly = assemble(spec.model_copy(update={"select": {}, "shifts": "none"}), listener)
     objective = assembly.objective
     compared = _compared(spec, assembly)

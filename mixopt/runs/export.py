@@ -87,7 +87,7 @@ def _scored(name: str, entry: Entry, objective: Objective) -> Row | Failure:
 
 
 def samples_of(mix: Mix, objective: Objective) -> LabelledOutcomes:
-    """What a mix does on every sample of the selection split."""
+    """What a mix does on every sample of the validation split."""
     found = objective.whole().score(mix).outcomes
     return LabelledOutcomes(objective.evaluators[VALIDATION].split.labels, found.predicted, found.losses)
 

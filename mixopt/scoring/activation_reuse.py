@@ -135,13 +135,13 @@ class Resumed:
     """One pass of a mix over a split, batch by batch, each from the last segment whose outcome is kept for it.
 
     Args:
-        prefix: Keeps activations.
+        reuse: Keeps activations.
         steps: The segments' functions, for the module as it is now.
         boundaries: Those of this mix, in depth order, some perhaps still empty.
     """
 
-    def __init__(self, prefix: ActivationReuse, steps: Sequence[Step], boundaries: Sequence[_Boundary]) -> None:
-        self._prefix = prefix
+    def __init__(self, reuse: ActivationReuse, steps: Sequence[Step], boundaries: Sequence[_Boundary]) -> None:
+        self._reuse = reuse
         self._steps = steps
         self._boundaries = boundaries
 
@@ -160,13 +160,13 @@ class Resumed:
         for number, step in enumerate(self._steps[done:], start=done + 1):
             hidden = step(hidden)
             if number in places:
-                self._prefix.keep(places[number], batch, hidden, self._boundaries)
-        self._prefix.skipped += done * (samples.stop - samples.start)
+                self._reuse.keep(places[number], batch, hidden, self._boundaries)
+        self._reuse.skipped += done * (samples.stop - samples.start)
         return hidden
 
     def drop(self) -> bool:
         """As `ActivationReuse.drop`, to make room for this pass."""
-        return self._prefix.drop()
+        return self._reuse.drop()
 
 
 def budget_on(device: torch.device) -> int:

@@ -176,7 +176,7 @@ def measure(
 
     Args:
         predict: Of a model with weights as they will be.
-        evaluator: Of the selection split.
+        evaluator: Of the validation split.
         candidates: From `low_precisions`.
         progress: ``(what, done, total)``.
 

@@ -134,8 +134,8 @@ class OwnEvaluator:
             PoolError: Always.
         """
         raise PoolError(
-            f"the selection split is scored by your own function ({self.path}), which gives no gradients: methods that "
-            "learn coefficients cannot run"
+            f"the validation split is scored by your own function ({self.path}), which gives no gradients: methods "
+            "that learn coefficients cannot run"
         )
 
     def logits(self, predict: Any, stop: int | None = None, *, on_batch: Any = None) -> Tensor:

@@ -120,7 +120,7 @@ def weight_of(value: str | float) -> float:
 
 
 def check_weights(weights: list[float]) -> None:
-    """Refuse weights that leave nothing for the selection split."""
+    """Refuse weights that leave nothing for the validation split."""
     if sum(weights) >= 1:
         shown = " + ".join(f"{weight:g}" for weight in weights)
-        raise ValueError(f"the weights {shown} leave nothing for the selection split; their sum must be below 1")
+        raise ValueError(f"the weights {shown} leave nothing for the validation split; their sum must be below 1")

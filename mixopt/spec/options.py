@@ -62,7 +62,7 @@ class DataSpec(BaseModel):
     @classmethod
     def _not_validation(cls, value: dict[str, Path]) -> dict[str, Path]:
         if taken := sorted({"search", VALIDATION} & value.keys()):
-            raise ValueError(f"a test split cannot be called {taken[0]!r}; that is the selection split's name")
+            raise ValueError(f"a test split cannot be called {taken[0]!r}; that is the validation split's name")
         return value
 
 
@@ -107,15 +107,15 @@ class Fields(BaseModel):
         tuple[str, ...] | None, Option("Prompt with {} for the class name (repeatable).", DATA, SCORING)
     ] = None
     data: DataSpec = Field(default_factory=DataSpec)
-    limit: Annotated[Positive | None, Option("Use the first so many images of the selection split.", DATA, SCORING)] = (
-        None
-    )
+    limit: Annotated[
+        Positive | None, Option("Use the first so many samples of the validation split.", DATA, SCORING)
+    ] = None
     select: Annotated[
         dict[str, tuple[Path, float]],
         BeforeValidator(checks.files_and_weights),
         Option(
-            "A split that steers the search's trials beside the selection split, and its weight (repeatable; the rest "
-            "of 1 is the selection split's).",
+            "A split that steers the search's trials beside the validation split, and its weight (repeatable; the rest "
+            "of 1 is the validation split's).",
             DATA,
             ONLY_SEARCH,
             metavar="NAME=FILE:WEIGHT",
@@ -180,7 +180,7 @@ class Fields(BaseModel):
         float,
         Field(ge=0, lt=1),
         Option(
-            "The share of the selection split, the last of its fixed order, that steers nothing, and decides last; 0 "
+            "The share of the validation split, the last of its fixed order, that steers nothing, and decides last; 0 "
             "steers by all.",
             CHOICE,
             RUNS,

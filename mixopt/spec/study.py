@@ -51,7 +51,7 @@ class StudySpec(Fields):
 
     @property
     def weights(self) -> dict[str, float]:
-        """What each split that steers a search beside the selection split weighs, which has the rest."""
+        """What each split that steers a search beside the validation split weighs, which has the rest."""
         found = {name: weight for name, (_, weight) in self.select.items()}
         return found if self.shifts == "none" else {**found, SYNTHETIC: checks.shift_weight(self.shifts)}
 

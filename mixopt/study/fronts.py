@@ -36,7 +36,7 @@ def front(trials: Mapping[int, FrozenTrial], weights: Mapping[str, float], signa
 
     Args:
         trials: Number to trial.
-        weights: What each split weighs, the selection split's first.
+        weights: What each split weighs, the validation split's first.
         signal: What was measured on each.
         picked: The number of the trial that was chosen.
     """

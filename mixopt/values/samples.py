@@ -73,7 +73,7 @@ class Samples:
         labels: ``[n]`` int64.
         digests: ``[n, 16]`` uint8, one hash per sample, see `sample_digest`.
         classes: The name of each label, where the source or the model knows them.
-        steers: Whether a search is steered by it beside the selection split; a test split is not.
+        steers: Whether a search is steered by it beside the validation split; a test split is not.
     """
 
     name: str

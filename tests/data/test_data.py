@@ -289,7 +289,7 @@ def test_overlap_with_the_selection_split_warns(clip_pool: Path, tmp_path: Path)
     assert splits["test"].shared_with(splits["validation"]) == 5
     assert splits["shift"].shared_with(splits["validation"]) == 0
     warnings = heard.warnings
-    assert warnings == ["5 images of test split test are in the selection split too"]
+    assert warnings == ["5 images of test split test are in the validation split too"]
 
 
 def test_selection_split_of_one_label_warns(clip_pool: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_search_and_evaluate(text_pool: Path, tmp_path: Path) -> None:
         assert score == pytest.approx(own_outcomes(saved, text_pool / f"{split}.jsonl")[1], abs=1e-5)
     base = own_outcomes(load_file(text_pool / "base.safetensors"), text_pool / "val.jsonl")
     assert rows["base"]["search"] == pytest.approx(base[1], abs=1e-5)
-    assert heard.warnings == ["3 samples of test split test are in the selection split too"], "those of no words"
+    assert heard.warnings == ["3 samples of test split test are in the validation split too"], "those of no words"
 
     again = mixopt.evaluate(
         result.folder / "model.safetensors", verify=True, data={"search": text_pool / "test.jsonl"}, **options

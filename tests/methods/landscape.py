@@ -75,7 +75,7 @@ class Landscape:
 
     def score(self, mix: Mix, split: str = "validation") -> Score:
         """As `mixopt.scoring.objective.Objective.score`; no other split than ``search`` may be asked for."""
-        assert split == "validation", "a method may look at the selection split alone"
+        assert split == "validation", "a method may look at the validation split alone"
         self.asked.append(tensor_rows(mix, self.pool).tobytes())
         nothing: Any = None
         return Score(self.value(mix), {}, nothing, 0.0, cached=False)

@@ -1,4 +1,4 @@
-"""Prefix reuse: the same bits as a full pass, whatever is kept; kept where it helps, dropped where it cannot stay."""
+"""Activation reuse: the bits of a full pass, whatever is kept; kept where it helps, dropped where it cannot stay."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def opened(pool: Path, cache: Path, **options: Any) -> Objective:
     return open_objective(load_spec(given))
 
 
-def prefix_of(objective: Objective) -> ActivationReuse:
+def reuse_of(objective: Objective) -> ActivationReuse:
     assert objective.scorer.reuse is not None
     return objective.scorer.reuse
 
@@ -110,7 +110,7 @@ def test_mixes_that_share_nothing_are_run_as_ever(clip_pool_template: Path, tmp_
     groups = make_groups("whole", objective.pool.sizes)
     for seed in range(3):
         mix = random_mix(groups, objective.pool.columns, seed)
-        assert prefix_of(objective).plan(mix, objective.evaluators["validation"].split) is None
+        assert reuse_of(objective).plan(mix, objective.evaluators["validation"].split) is None
 
 
 def test_another_split_shares_nothing(clip_pool_template: Path, tmp_path: Path) -> None:
@@ -129,12 +129,12 @@ def test_what_does_not_fit_in_the_budget_is_run_anew(
     batch = 20 * 5 * 32 * 4  # images, tokens, width, bytes
 
     def limit(objective: Objective) -> None:
-        prefix = prefix_of(objective)
-        prefix.drop()
-        prefix.budget = batches * batch + 1
+        reuse = reuse_of(objective)
+        reuse.drop()
+        reuse.budget = batches * batch + 1
 
     reusing = compare(clip_pool_template, tmp_path, limit)
-    assert prefix_of(reusing)._held() <= batches * batch
+    assert reuse_of(reusing)._held() <= batches * batch
     assert reusing.reused == round(20 * spared / (6 * SEGMENTS * IMAGES), 4)
 
 
@@ -144,8 +144,8 @@ def test_few_boundaries_are_kept(clip_pool_template: Path, tmp_path: Path) -> No
     for seed in range(5):
         objective.score(random_mix(start.groups, start.columns, seed))
         objective.score(changed(random_mix(start.groups, start.columns, seed), 2))
-        assert len(prefix_of(objective)._kept) <= BOUNDARIES
-    assert prefix_of(objective)._held() == BOUNDARIES * IMAGES * 5 * 32 * 4
+        assert len(reuse_of(objective)._kept) <= BOUNDARIES
+    assert reuse_of(objective)._held() == BOUNDARIES * IMAGES * 5 * 32 * 4
 
 
 def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
@@ -159,8 +159,8 @@ def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
         first, *rest, last = real(self, *arguments)
 
         def head(hidden: Tensor) -> Tensor:
-            if prefix_of(objective)._held() > most:
-                failures.append(prefix_of(objective)._held())
+            if reuse_of(objective)._held() > most:
+                failures.append(reuse_of(objective)._held())
                 raise torch.OutOfMemoryError("no more")
             return last(hidden)
 
@@ -172,7 +172,7 @@ def test_out_of_memory_drops_what_is_kept_before_it_halves_batches(
     for mix in steps(objective):
         assert same(objective.score(mix).outcomes, plain.score(mix).outcomes)
     assert len(failures) == 1
-    assert prefix_of(objective).budget == failures[0] // 2
+    assert reuse_of(objective).budget == failures[0] // 2
     assert objective.reused > 0, "what still fits is kept"
     evaluator: Any = objective.evaluators["validation"]
     assert evaluator._fitting == [20]

@@ -1,4 +1,4 @@
-"""A user's own objective in place of the selection split."""
+"""A user's own objective in place of the validation split."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_what_is_no_score_is_refused(pool: Path, tmp_path: Path, function: str, 
     ("options", "message"),
     [
         ({"data": {"validation": Path("tests.own_functions:missing")}}, "--data tests.own_functions:missing: cannot"),
-        ({"shifts": "synthetic"}, "--shifts: the selection split is scored by your own function"),
+        ({"shifts": "synthetic"}, "--shifts: the validation split is scored by your own function"),
         ({"compile": True}, "--compile: your own function"),
     ],
 )

@@ -48,7 +48,7 @@ def run_killed(writes: tuple[int, ...], **options: Any) -> SearchResult:
 
 
 def lacking(pool: Path) -> None:
-    """Take a class out of the selection split."""
+    """Take a class out of the validation split."""
     with np.load(pool / "val.npz") as arrays:
         kept = arrays["y"] != 3
         found = {name: arrays[name][kept] if name != "classes" else arrays[name] for name in arrays.files}

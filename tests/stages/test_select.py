@@ -171,8 +171,8 @@ def test_confirming_shifted_images_weigh_in_the_last_choice(pool: Path, tmp_path
         ({"select": {"a": "x.npz:heavy"}}, "above 0 and below 1"),
         ({"select": {"a": "x.npz:0"}}, "above 0 and below 1"),
         ({"select": {"a": ("x.npz", 1.5)}}, "above 0 and below 1"),
-        ({"select": {"a": "x.npz:0.6", "b": "y.npz:0.4"}}, "leave nothing for the selection split"),
-        ({"select": {"a": "x.npz:0.6"}, "shifts": "synthetic"}, "leave nothing for the selection split"),
+        ({"select": {"a": "x.npz:0.6", "b": "y.npz:0.4"}}, "leave nothing for the validation split"),
+        ({"select": {"a": "x.npz:0.6"}, "shifts": "synthetic"}, "leave nothing for the validation split"),
         ({"select": {"test": "x.npz:0.5"}}, "cannot also test"),
         ({"select": {"search": "x.npz:0.5"}}, "cannot be called 'search'"),
         ({"select": {"synthetic": "x.npz:0.5"}}, "cannot be called 'synthetic'"),
@@ -196,14 +196,14 @@ def test_images_that_steer_twice_are_told(pool: Path, tmp_path: Path) -> None:
     heard = Recorder()
     options = options_of(pool, tmp_path, select={"other": f"{pool / 'val.npz'}:0.2"}, shifts=None)
     open_objective(load_spec(options), heard.listener)
-    assert heard.warnings == ["96 images of split other, which steers, are in the selection split too"]
+    assert heard.warnings == ["96 images of split other, which steers, are in the validation split too"]
 
 
 def test_a_command_line_that_weighs_too_much_is_refused(pool: Path) -> None:
     arguments = ["search", "--models", str(pool), "--select", "a=x.npz:0.6", "--shifts", "synthetic:0.4"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "leave nothing for the selection split" in result.output
+    assert "leave nothing for the validation split" in result.output
 
 
 @pytest.mark.parametrize("value", ['"extra.npz:0.25"', '["extra.npz", 0.25]'])
