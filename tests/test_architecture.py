@@ -20,6 +20,8 @@ MODULES = {
 # From the ground up. A module imports from floors below its own and from its own package, not from above or beside.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
+    ("memory",),
+    ("untrusted",),
     ("files", "imports", "listener"),
     ("values",),
     ("weights", "spaces", "reporting", "spec"),
@@ -34,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__main__",),
 )
-NO_TORCH = {"errors", "files", "listener", "values", "spaces", "reporting", "spec"}
+NO_TORCH = {"errors", "memory", "untrusted", "files", "listener", "values", "spaces", "reporting", "spec"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -10,18 +10,11 @@ from pathlib import Path
 
 import torch
 
+from mixopt.memory import available_memory
+
 _RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs: resets the peak resident set size
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_MEMORY = Path("/proc/meminfo")
-# A container's own limit and what it uses of it: cgroup version 2, then 1.
-_LIMITS = tuple(
-    (Path("/sys/fs/cgroup") / limit, Path("/sys/fs/cgroup") / usage)
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    )
-)
 
 
 @contextmanager
@@ -53,14 +46,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can be had now: on a device that is a GPU, else in the process's container; 0 if nothing tells."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = []
-    with suppress(OSError):
-        lines = _MEMORY.read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    for limit, usage in _LIMITS:
-        with suppress(OSError, ValueError):  # no such limit: no file, or "max"
-            found.append(int(limit.read_text()) - int(usage.read_text()))
-    return max(0, min(found, default=0))
+    return available_memory()
 
 
 def _release() -> None:
