@@ -19,6 +19,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 LISTED = 20
+_LONGEST_NAME = 200
 
 
 class MixoptError(Exception):
@@ -74,13 +75,18 @@ def listing(head: str, problems: Sequence[str], limit: int = LISTED) -> str:
 def names(found: Iterable[str], limit: int = 5) -> str:
     """A short, readable list of names: the first few, the rest counted."""
     every = list(found)
-    shown = ", ".join(every[:limit])
+    shown = ", ".join(map(short, every[:limit]))
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
+
+
+def short(name: str) -> str:
+    """A name as it can be shown: of a very long one, its beginning and end."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> str:
     """The message for a name that is not known, with the nearest one suggested."""
     every = sorted(known)
-    near = difflib.get_close_matches(name, every, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], every, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"unknown {kind} {name!r}{hint} Known: {names(every, LISTED)}{more}"
+    return f"unknown {kind} {short(repr(name))}{hint} Known: {names(every, LISTED)}{more}"

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,53 +15,91 @@ from typing import Any, BinaryIO
 
 from mixopt.errors import RunError
 
-# What the system says of a disk, a folder or a permission, rather than of a mistake in the code.
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# What the system says of a disk, a folder, a name or a permission, rather than of a mistake in the code.
 ENVIRONMENT = frozenset(
     {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EROFS,
         errno.EACCES,
-        errno.EPERM,
+        errno.EBUSY,
+        errno.EDQUOT,
+        errno.EEXIST,
+        errno.EFBIG,
         errno.EIO,
-        errno.ENOTDIR,
         errno.EISDIR,
+        errno.ELOOP,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ENFILE,
+        errno.ENODEV,
+        errno.ENOENT,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.ENXIO,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ETXTBSY,
     }
 )
+# Longer numbers in names are compared as text: Python makes no integers of them.
+_LONGEST_NUMBER = 400
+_LONGEST_NAME = 256
+_TEMPORARY = ".tmp"
+_SHARED = stat.S_IWGRP | stat.S_IWOTH
 
 
-def file_stamp(path: Path) -> str:
-    """Size and time of a file: of another stamp, its content is read again."""
-    stat = path.stat()
-    return f"{stat.st_size}|{stat.st_mtime_ns}"
+def is_plain_name(name: str) -> bool:
+    """Whether a text names a file in some folder, and no other place."""
+    return 0 < len(name) < _LONGEST_NAME and name not in (".", "..") and not set(name) & set("/\\:\0")
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key of natural order: digits compare as numbers, so ``model_2`` comes before ``model_10``."""
     parts = re.findall(r"\d+|\D+", name)
-    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts)
+    return tuple((0, int(part), part) if _is_number(part) else (1, 0, part) for part in parts)
+
+
+def _is_number(part: str) -> bool:
+    return part.isdecimal() and len(part) <= _LONGEST_NUMBER
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, cache: Path | None = None) -> Iterator[BinaryIO]:
     """Open a binary file that appears at ``path`` whole, or not at all.
 
-    Written beside the target, flushed to disk, then renamed over it.
+    Written beside the target, flushed to disk, then renamed over it. What a killed process leaves of it is removed by
+    `remove_leftovers`.
+
+    Args:
+        path: The target; its folder is made.
+        cache: The cache that the file belongs to: it is written in one folder there, and whoever may write to the cache
+            may write to the folders that are made in it.
 
     Raises:
         RunError: The folder cannot be written or the disk is full; an older file at ``path`` is left as it was.
     """
     temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        make_folder(path.parent, cache)
+        beside = path.parent if cache is None else scratch_of(cache)
+        make_folder(beside, cache)
+        descriptor, temporary = _temporary(path.name, beside)
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o666 & (~_umask() | (0 if cache is None else _shared_by(cache))))
+            if fcntl is not None:
+                os.replace(temporary, path)  # while its lock is held
+        if fcntl is None:
+            os.replace(temporary, path)  # Windows renames no open file
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
@@ -74,15 +113,66 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all (UTF-8)."""
-    with atomic_write(path) as stream:
+def scratch_of(cache: Path) -> Path:
+    """The folder of a cache in which its files are written, before they are renamed to where they belong."""
+    return cache / "tmp"
+
+
+def make_folder(folder: Path, cache: Path | None = None) -> None:
+    """Make a folder and those around it; what is made in a cache lets those write who may write to the cache.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    absent = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if cache is not None and (mode := _shared_by(cache)):
+        for each in absent:
+            if each.is_relative_to(cache) and each != cache:
+                os.chmod(each, stat.S_IMODE(each.stat().st_mode) | mode | stat.S_IMODE(cache.stat().st_mode) & 0o7000)
+
+
+def _shared_by(folder: Path) -> int:
+    """The permissions of group and others on a folder that one of them may write to; none on any other folder."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    return mode & 0o077 if mode & _SHARED else 0
+
+
+def _temporary(name: str, folder: Path) -> tuple[int, str]:
+    """A new file, locked as long as it is open: by this, others know that it is not a leftover."""
+    while True:
+        descriptor, path = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=_TEMPORARY, dir=folder)
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, path
+        os.close(descriptor)  # taken for a leftover before it was locked
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in a folder whose writer is gone; where locks tell nothing, none is removed."""
+    if fcntl is None:
+        return
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def write_text(path: Path, text: str, *, cache: Path | None = None) -> None:
+    """Write a text file whole or not at all (UTF-8); ``cache`` as for `atomic_write`."""
+    with atomic_write(path, cache=cache) as stream:
         stream.write(text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=True) + "\n")
+def write_json(path: Path, value: Any, *, cache: Path | None = None) -> None:
+    """Write a value as indented JSON, whole or not at all; ``cache`` as for `atomic_write`."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=True) + "\n", cache=cache)
 
 
 def _umask() -> int:

@@ -14,6 +14,8 @@ _GROUPS = Path("/sys/fs/cgroup")
 # version 2, then 1.
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# torch has no class of error for a CPU's memory.
+_TORCH_SAYS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 
 
 def available_memory() -> int:
@@ -24,6 +26,13 @@ def available_memory() -> int:
 def gigabytes(count: float) -> str:
     """Bytes for people."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, as Python, NumPy or torch say it."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TORCH_SAYS)
 
 
 def _of_machine() -> Iterator[int]:

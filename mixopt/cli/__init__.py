@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -56,4 +58,7 @@ def root(
 
 def main() -> None:
     """The ``mixopt`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a locale without UTF-8 shows what it can, and codes for the rest
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +13,13 @@ import typer
 from mixopt.cli.screen import Screen
 from mixopt.errors import MixoptError
 from mixopt.files import ENVIRONMENT
+from mixopt.memory import available_memory, gigabytes, is_out_of_memory
+from mixopt.untrusted import reason_of
 
 EXIT_BAD_INPUT = 2
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
 
 
 def run_command(work: Callable[[Screen], None], quiet: bool, as_json: bool, resume: str = "") -> None:
@@ -40,10 +45,23 @@ def run_command(work: Callable[[Screen], None], quiet: bool, as_json: bool, resu
     except MixoptError as error:
         screen.error(str(error))
         raise typer.Exit(EXIT_BAD_INPUT) from error
+    except BrokenPipeError as error:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(EXIT_PIPE_CLOSED) from error
     except OSError as error:
         if error.errno not in ENVIRONMENT:
             raise
-        screen.error(f"{error.filename or 'a file'}: {error.strerror}; check its permissions and the disk")
+        screen.error(
+            f"{error.filename or 'a file'}: {error.strerror}; check that it is there, its permissions, the disk"
+        )
+        raise typer.Exit(EXIT_BAD_INPUT) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        screen.error(
+            f"not enough memory ({reason_of(error)}); {gigabytes(available_memory())} can be had now. Use fewer "
+            f"--ingredients, a smaller --batch-size, or a machine with more{resume}"
+        )
         raise typer.Exit(EXIT_BAD_INPUT) from error
     except KeyboardInterrupt as error:
         screen.error(f"interrupted{resume}")

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,8 +20,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from mixopt.listener import Listener, TrialEvent
+from mixopt.untrusted.printed import printable
 
 PLAIN_INTERVAL = 5.0
 PLAIN_WIDTH = 1000
@@ -34,16 +35,16 @@ class Screen:
     def __init__(self, quiet: bool, as_json: bool) -> None:
         self.as_json = as_json
         self._quiet = quiet
-        self._stderr = Console(stderr=True, soft_wrap=True, highlight=False)
-        self._stdout = Console(soft_wrap=True, highlight=False)
+        self._stderr = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        self._stdout = Console(soft_wrap=True, highlight=False, emoji=False)
         self._live = self._stderr.is_terminal and not quiet
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=self._stderr,
             transient=True,
         )
@@ -65,7 +66,7 @@ class Screen:
 
     def out(self, text: str) -> None:
         """Print a result."""
-        self._stdout.print(text, markup=False)
+        self._stdout.print(_plain(text))
 
     def json(self, value: Any) -> None:
         """Print a result as JSON."""
@@ -79,9 +80,9 @@ class Screen:
         """
         width = self._stdout.width if self._stdout.is_terminal else PLAIN_WIDTH
         # The title stands outside the table, which would break it where it is longer.
-        self._stdout.print(title, style="bold", markup=False)
+        self._stdout.print(_plain(title), style="bold")
         for grid in _grids(header, cells, width):
-            Console(width=max(width, _width(grid)), highlight=False).print(grid)
+            Console(width=max(width, _width(grid)), highlight=False, emoji=False).print(grid)
 
     def fits(self, header: list[str], cells: list[list[str]]) -> bool:
         """Whether the terminal is wide enough for a table; where stdout is none, every table fits."""
@@ -89,18 +90,18 @@ class Screen:
 
     def error(self, text: str, kind: str = "error") -> None:
         """Print an error, also where the screen is quiet."""
-        self._stderr.print(f"[bold red]{kind}:[/bold red] {escape(text)}")
+        self._stderr.print(Text.assemble((f"{kind}:", "bold red"), " ", _plain(text)))
 
     def _info(self, text: str) -> None:
         if not self._quiet:
-            self._stderr.print(escape(text))
+            self._stderr.print(_plain(text))
 
     def _warn(self, text: str) -> None:
         if not self._quiet:
-            self._stderr.print(f"[yellow]warning:[/yellow] {escape(text)}")
+            self._stderr.print(Text.assemble(("warning:", "yellow"), " ", _plain(text)))
 
     def _show(self, what: str, done: int, total: int) -> None:
-        self._step(what, done, total, "")
+        self._step(printable(what), done, total, "")
 
     def _trial(self, event: TrialEvent) -> None:
         self._first = self._first or (time.monotonic(), event.complete)
@@ -126,7 +127,12 @@ class Screen:
             if what == "trials" and self._first and self._first[1] < done < total:
                 started, before = self._first
                 left = f", about {(now - started) / (done - before) * (total - done):.0f} s left"
-            self._stderr.print(f"{what}: {done} of {total}{', ' if detail else ''}{detail}{left}", markup=False)
+            self._stderr.print(_plain(f"{what}: {done} of {total}{', ' if detail else ''}{detail}{left}"))
+
+
+def _plain(text: str) -> Text:
+    """Text that may come from a file: no markup, no codes of emoji, nothing that moves a cursor."""
+    return Text(printable(text))
 
 
 def _grids(header: list[str], cells: list[list[str]], width: int) -> Iterator[Table]:
@@ -144,9 +150,9 @@ def _grid(header: list[str], cells: list[list[str]], first: int, last: int) -> T
     """The first column of a table, and those from ``first`` to before ``last``."""
     grid = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
     for number in (0, *range(first, last)):
-        grid.add_column(escape(header[number]), justify="right" if number else "left", no_wrap=True)
+        grid.add_column(_plain(header[number]), justify="right" if number else "left", no_wrap=True)
     for row in cells:
-        grid.add_row(*map(escape, [row[0], *row[first:last]]))
+        grid.add_row(*map(_plain, [row[0], *row[first:last]]))
     return grid
 
 

@@ -1,6 +1,6 @@
 """Data sources: a file or folder of labelled records to `mixopt.Samples`, encoded once, memory-mapped afterwards.
 
-A newcomer is one module here with ``matches(path)``, ``stamp(path)`` and ``open_source(path)``; its name goes into
+A newcomer is one module here with ``matches(path)``, ``files(path)`` and ``open_source(path)``; its name goes into
 `SOURCES`.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.data.classes import match_classes
+from mixopt.data.content import check_unchanged, content_of
 from mixopt.data.encode import Arrays, encoded, form_of
 from mixopt.data.encoded_store import decoded_folder, load_decoded, write_decoded
 from mixopt.errors import DataError, RunError
@@ -57,8 +58,8 @@ class SourceModule(Protocol):
     def matches(self, path: Path) -> bool:
         """Whether this source opens such a path."""
 
-    def stamp(self, path: Path) -> str:
-        """A cheap text that changes when the files do (names, sizes, times)."""
+    def files(self, path: Path) -> list[Path]:
+        """Every file that it reads, in an order that follows from their names."""
 
     def open_source(self, path: Path) -> Source:
         """Open it.
@@ -94,11 +95,14 @@ def open_split(
     """
     heard = listener or Listener()
     module = _module_for(path)
-    folder = decoded_folder(cache, f"{path.resolve()}|{module.stamp(path)}|{encoding.key}")
-    found = load_decoded(folder)
+    files = module.files(path)
+    content = content_of(path, files, cache)
+    folder = decoded_folder(cache, f"{content.hash}|{encoding.key}")
+    found = load_decoded(folder, heard)
     if found is None:
-        _decode(path, module.open_source(path), encoding, folder, heard)
-        found = load_decoded(folder)
+        _decode(path, module.open_source(path), encoding, cache, folder, heard)
+        check_unchanged(path, files, content.stamp)
+        found = load_decoded(folder, heard)
     if found is None:
         raise RunError(f"{folder}: the decoded copy of {path} cannot be read back; choose another --cache")
     if found.resized:
@@ -126,8 +130,8 @@ def _module_for(path: Path) -> SourceModule:
     )
 
 
-def _decode(path: Path, source: Source, encoding: Encoding, folder: Path, listener: Listener) -> None:
-    """Encode every record, in evaluation order, and keep them in the cache."""
+def _decode(path: Path, source: Source, encoding: Encoding, cache: Path, folder: Path, listener: Listener) -> None:
+    """Encode every record, in evaluation order, and keep them in a folder of the cache."""
     count = len(source.labels)
     if count == 0:
         raise DataError(f"{path}: the split is empty; expected at least one labelled record")
@@ -159,7 +163,7 @@ def _decode(path: Path, source: Source, encoding: Encoding, folder: Path, listen
     def resized() -> str:
         return ", ".join(f"{height}x{width}" for height, width in sorted(other_sizes)[:3])
 
-    write_decoded(folder, samples(), source.labels[order], source.classes, resized)
+    write_decoded(folder, samples(), source.labels[order], source.classes, resized, cache=cache)
 
 
 @contextmanager

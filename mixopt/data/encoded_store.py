@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,14 +12,22 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.data.encode import Arrays
 from mixopt.files import atomic_write
+from mixopt.listener import Listener
+from mixopt.untrusted import READER_ERRORS, open_regular, reason_of
+from mixopt.untrusted.arrays import packed, unpacked
 from mixopt.values.samples import LENGTH, sample_digest
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
+# What stands beside the arrays: labels, digests, and a text about them all.
+INDEX = "labels.npz"
+# Bytes of a file under one checksum: several are compared side by side, and a chunk is in the processor's caches.
+CHUNK = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +54,40 @@ def decoded_folder(cache: Path, content: str) -> Path:
     return cache / "splits" / hashlib.sha256(f"{CACHE_VERSION}|{content}".encode()).hexdigest()[:32]
 
 
+class _Summed:
+    """A file that is written, and a checksum of each chunk of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest, self._room = _new_digest(), CHUNK
+        self._sums: list[str] = []
+
+    def write(self, content: bytes) -> int:
+        """Write bytes."""
+        rest = memoryview(content)
+        while len(rest):
+            part, rest = rest[: self._room], rest[self._room :]
+            self._digest.update(part)
+            self._room -= len(part)
+            if not self._room:
+                self._end_chunk()
+        return self._stream.write(content)
+
+    def sums(self) -> list[str]:
+        """The checksums of all that was written."""
+        if self._room < CHUNK:
+            self._end_chunk()
+        return self._sums
+
+    def _end_chunk(self) -> None:
+        self._sums.append(self._digest.hexdigest())
+        self._digest, self._room = _new_digest(), CHUNK
+
+
 class _Fixed:
     """Rows of one shape, written as they come."""
 
-    def __init__(self, stream: BinaryIO, count: int, row: NDArray[Any]) -> None:
+    def __init__(self, stream: _Summed, count: int, row: NDArray[Any]) -> None:
         self._stream = stream
         _write_header(stream, row.dtype, (count, *row.shape))
 
@@ -66,7 +102,7 @@ class _Fixed:
 class _Padded:
     """Rows of any length: how long the longest is shows at the end, so that till then they wait in a nameless file."""
 
-    def __init__(self, stream: BinaryIO, stream_of_lengths: BinaryIO, waiting: IO[bytes], dtype: np.dtype[Any]) -> None:
+    def __init__(self, stream: _Summed, stream_of_lengths: _Summed, waiting: IO[bytes], dtype: np.dtype[Any]) -> None:
         self._stream, self._stream_of_lengths, self._waiting = stream, stream_of_lengths, waiting
         self._dtype = dtype
         self._lengths: list[int] = []
@@ -84,7 +120,9 @@ class _Padded:
         for length in self._lengths:
             used = length * self._dtype.itemsize
             self._stream.write(self._waiting.read(used).ljust(width * self._dtype.itemsize, b"\0"))
-        np.save(self._stream_of_lengths, np.array(self._lengths, dtype=np.int64))
+        lengths = np.array(self._lengths, dtype=np.int64)
+        _write_header(self._stream_of_lengths, lengths.dtype, lengths.shape)
+        self._stream_of_lengths.write(lengths.tobytes())
 
 
 def write_decoded(
@@ -93,6 +131,8 @@ def write_decoded(
     labels: NDArray[np.int64],
     classes: Sequence[str] | None,
     resized: Callable[[], str] = str,
+    *,
+    cache: Path | None = None,
 ) -> None:
     """Keep encoded samples, and hash each of them.
 
@@ -102,16 +142,19 @@ def write_decoded(
         labels: As in `Decoded`, like what follows.
         classes: The name of each label.
         resized: Asked once all samples are written.
+        cache: The cache that the folder lies in.
     """
     stream = iter(samples)
     first = next(stream)
     padded = [name for name, row in first.items() if row.ndim == 1]
     digests = np.empty((len(labels), 16), dtype=np.uint8)
+    summed: dict[str, _Summed] = {}
     # Written as streams: where a disk is full, a write says so, while a memory map would kill the process.
     with ExitStack() as files:
 
-        def opened(name: str) -> BinaryIO:
-            return files.enter_context(atomic_write(folder / f"{name}.npy"))
+        def opened(name: str) -> _Summed:
+            summed[name] = _Summed(files.enter_context(atomic_write(folder / f"{name}.npy", cache=cache)))
+            return summed[name]
 
         writers: dict[str, _Fixed | _Padded] = {}
         for name, row in first.items():
@@ -127,27 +170,66 @@ def write_decoded(
             digests[place] = np.frombuffer(sample_digest(arrays), dtype=np.uint8)
         for writer in writers.values():
             writer.close()
-    names = [*first, *(name + LENGTH for name in padded)]
-    meta = json.dumps({"arrays": names, "classes": classes, "resized": resized()})
-    with atomic_write(folder / "labels.npz") as stored:
-        np.savez(stored, digests=digests, labels=labels, meta=np.array(meta))
+    # The arrays of the samples first, then the lengths of those that are padded.
+    sums = {name: summed[name].sums() for name in [*first, *(name + LENGTH for name in padded)]}
+    meta = json.dumps({"sums": sums, "classes": classes, "resized": resized()})
+    with atomic_write(folder / INDEX, cache=cache) as stored:
+        stored.write(packed({"digests": digests, "labels": labels, "meta": np.array(meta)}))
 
 
-def load_decoded(folder: Path) -> Decoded | None:
-    """The decoded copy, or None where there is none or it is damaged (it is then decoded anew)."""
-    try:
-        with (folder / "labels.npz").open("rb") as stream, np.load(stream) as stored:
-            digests, labels, meta = stored["digests"], stored["labels"], json.loads(str(stored["meta"]))
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
-        classes = None if meta["classes"] is None else tuple(meta["classes"])
-        resized = meta["resized"]
-        if {len(each) for each in (*arrays.values(), digests)} != {len(labels)}:
-            return None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+def load_decoded(folder: Path, listener: Listener | None = None) -> Decoded | None:
+    """The decoded copy, every byte compared with its checksum.
+
+    Args:
+        folder: From `decoded_folder`.
+        listener: Told about a damaged copy.
+
+    Returns:
+        None where there is none, or it is damaged: it is then decoded anew.
+    """
+    if not (folder / INDEX).exists():
         return None
-    return Decoded(arrays, labels.astype(np.int64), digests, classes, resized)
+    try:
+        return _load(folder)
+    except READER_ERRORS as error:
+        (listener or Listener()).warn(f"damaged decoded copy {folder} ({reason_of(error)}): decoded again")
+        return None
 
 
-def _write_header(stream: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def _load(folder: Path) -> Decoded:
+    index = unpacked(folder / INDEX)
+    digests, labels, meta = index["digests"], index["labels"], json.loads(str(index["meta"]))
+    jobs = [
+        (folder / f"{name}.npy", place, expected)
+        for name, sums in meta["sums"].items()
+        for place, expected in enumerate(sums)
+    ]
+    with joblib.Parallel(n_jobs=-1, prefer="threads") as parallel:
+        parallel(joblib.delayed(_check_chunk)(*job) for job in jobs)
+    arrays = {}
+    for name, sums in meta["sums"].items():
+        if (folder / f"{name}.npy").stat().st_size > len(sums) * CHUNK:
+            raise ValueError(f"{name}.npy is longer than it was")
+        arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    classes = None if meta["classes"] is None else tuple(meta["classes"])
+    if {len(each) for each in (*arrays.values(), digests)} != {len(labels)}:
+        raise ValueError("its arrays are of different lengths")
+    return Decoded(arrays, labels.astype(np.int64), digests, classes, meta["resized"])
+
+
+def _check_chunk(path: Path, place: int, expected: str) -> None:
+    with open_regular(path) as stream:
+        stream.seek(place * CHUNK)
+        digest = _new_digest()
+        digest.update(stream.read(CHUNK))
+    if digest.hexdigest() != expected:
+        raise ValueError(f"{path.name} is not what was written")
+
+
+def _new_digest() -> hashlib._Hash:
+    return hashlib.sha256()
+
+
+def _write_header(stream: _Summed, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)

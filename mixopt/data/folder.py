@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mixopt.data import Source
 from mixopt.errors import DataError
-from mixopt.files import file_stamp, natural_key
+from mixopt.files import natural_key
+from mixopt.untrusted import refusing
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+
+# What is behind the suffixes. Pillow by itself looks at the content alone, and hands PostScript to another program.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF")
 
 
 def matches(path: Path) -> bool:
@@ -20,9 +25,9 @@ def matches(path: Path) -> bool:
     return path.is_dir()
 
 
-def stamp(path: Path) -> str:
-    """Name, size and time of every image."""
-    return "\n".join(f"{image.relative_to(path)}|{file_stamp(image)}" for _, image in _images(path))
+def files(path: Path) -> list[Path]:
+    """Every image."""
+    return [image for _, image in _images(path)]
 
 
 def open_source(path: Path) -> Source:
@@ -48,14 +53,22 @@ def _images(path: Path) -> list[tuple[str, Path]]:
         for folder in path.iterdir()
         if folder.is_dir() and not folder.name.startswith(".")
         for image in folder.rglob("*")
-        if image.suffix.lower() in SUFFIXES
+        if image.suffix.lower() in SUFFIXES and not image.is_dir()
     ]
     return sorted(found, key=lambda item: natural_key(item[1].relative_to(path).as_posix()))
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
+    with (
+        refusing(
+            DataError,
+            str(path),
+            found="this image does not decode",
+            cure="replace or remove it",
+            also=(Image.DecompressionBombError,),
+        ),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # what makes an image odd is no error, and what is one is raised
+        with Image.open(path, formats=FORMATS) as image:
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: this image does not decode ({error}); replace or remove it") from error

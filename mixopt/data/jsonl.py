@@ -5,7 +5,6 @@ A label is an integer, or a text: the classes are then the sorted texts. The oth
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from mixopt.data import Source
 from mixopt.errors import DataError
-from mixopt.files import file_stamp
+from mixopt.untrusted.texts import json_of
 
 LABEL = "label"
 # Beyond any model's classes, and within what an array of labels can hold.
@@ -25,9 +24,9 @@ def matches(path: Path) -> bool:
     return path.is_file() and path.suffix == ".jsonl"
 
 
-def stamp(path: Path) -> str:
-    """Size and time of the file."""
-    return file_stamp(path)
+def files(path: Path) -> list[Path]:
+    """The file itself."""
+    return [path]
 
 
 def open_source(path: Path) -> Source:
@@ -69,11 +68,10 @@ def _parsed(place: str, line: bytes) -> tuple[dict[str, Any], int | str]:
     """The record of a line, and its label."""
     wanted = f'expected a JSON object with a "{LABEL}"'
     try:
-        record = json.loads(line.decode())
+        text = line.decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: not UTF-8 text ({error.reason}); {wanted}, in UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not JSON ({error}); {wanted}") from error
+    record = json_of(text, place, DataError, cure=wanted)
     if not isinstance(record, dict):
         raise DataError(f"{place}: {wanted}, found a {type(record).__name__}")
     if LABEL not in record:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,10 @@ import numpy as np
 
 from mixopt.data import Source
 from mixopt.errors import DataError
-from mixopt.files import file_stamp
+from mixopt.untrusted import open_regular, refusing
+from mixopt.untrusted.arrays import names_in, read_arrays
+
+WANTED = "expected x uint8 [n, h, w, 3] and y integer [n]"
 
 
 def matches(path: Path) -> bool:
@@ -19,9 +21,9 @@ def matches(path: Path) -> bool:
     return path.is_file() and path.suffix == ".npz"
 
 
-def stamp(path: Path) -> str:
-    """Size and time of the file."""
-    return file_stamp(path)
+def files(path: Path) -> list[Path]:
+    """The file itself."""
+    return [path]
 
 
 def open_source(path: Path) -> Source:
@@ -30,26 +32,26 @@ def open_source(path: Path) -> Source:
     Raises:
         DataError: Damaged, ``x`` or ``y`` missing or of another dtype or shape.
     """
-    wanted = "expected x uint8 [n, h, w, 3] and y integer [n]"
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: not an .npz file, or only a part of one; {wanted}, written by numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if missing := [key for key in ("x", "y") if key not in arrays.files]:
-                raise DataError(
-                    f"{path}: lacks {' and '.join(missing)}; {wanted}, found {', '.join(arrays.files) or 'nothing'}"
-                )
-            images, labels = arrays["x"], arrays["y"]
-            stored = arrays["classes"] if "classes" in arrays.files else None
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a readable .npz file ({error}); {wanted}") from error
+    with refusing(DataError, str(path), found="not a readable .npz file", cure=f"{WANTED}, written by numpy.savez"):
+        with open_regular(path) as stream:
+            is_archive = zipfile.is_zipfile(stream)
+        if not is_archive:
+            raise DataError(f"{path}: not an .npz file, or only a part of one; {WANTED}, written by numpy.savez")
+        present = names_in(path)
+        arrays = read_arrays(path, ("x", "y", "classes"))
+    if missing := [key for key in ("x", "y") if key not in arrays]:
+        raise DataError(f"{path}: lacks {' and '.join(missing)}; {WANTED}, found {', '.join(present) or 'nothing'}")
+    images, labels, stored = arrays["x"], arrays["y"], arrays.get("classes")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise DataError(f"{path}: expected x uint8 [n, h, w, 3], found {images.dtype} {list(images.shape)}")
+    if 0 in images.shape[1:]:
+        raise DataError(f"{path}: expected images of 1 x 1 pixels or more, found x {list(images.shape)}")
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         raise DataError(f"{path}: expected y integer [{images.shape[0]}], found {labels.dtype} {list(labels.shape)}")
     if stored is not None and (stored.ndim != 1 or stored.dtype.kind not in "US"):
         raise DataError(f"{path}: expected classes as text [n_classes], found {stored.dtype} {list(stored.shape)}")
-    classes = None if stored is None else tuple(map(_text, stored))
+    with refusing(DataError, str(path), found="classes that are not UTF-8 text", cure="write them as texts"):
+        classes = None if stored is None else tuple(map(_text, stored))
     return Source(labels.astype(np.int64), classes, lambda index: images[index])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from torch import Tensor
 from mixopt.data import CHUNK
 from mixopt.data.encoded_store import decoded_folder, load_decoded, write_decoded
 from mixopt.errors import DataError, RunError
+from mixopt.listener import Listener
 from mixopt.values.samples import IMAGES, Samples
-
-Progress = Callable[[str, int, int], None]
 
 SEED = 0
 # In the order in which they take turns; all that the shifted images follow from, beside the images themselves.
@@ -42,14 +41,14 @@ def describe_shifts() -> dict[str, Any]:
     return {"assignment": "number in the fixed order modulo 5", "seed": SEED, "shifts": SHIFTS}
 
 
-def open_shifted(split: Samples, name: str, cache: Path, progress: Progress | None = None) -> Samples:
+def open_shifted(split: Samples, name: str, cache: Path, listener: Listener | None = None) -> Samples:
     """The same samples in the same order with shifted images, from the decoded cache where they are there already.
 
     Args:
         split: Whose images.
         name: What the shifted split is called.
         cache: The cache directory.
-        progress: Told ``(what, done, total)`` while shifting.
+        listener: Told about progress, and a damaged copy.
 
     Raises:
         DataError: The samples are not images.
@@ -61,16 +60,17 @@ def open_shifted(split: Samples, name: str, cache: Path, progress: Progress | No
             "images alone; leave it out, or give a split that is shifted itself: --select NAME=FILE:WEIGHT"
         )
     folder = decoded_folder(cache, f"{json.dumps(describe_shifts())}|{split.fingerprint}")
-    decoded = load_decoded(folder)
+    heard = listener or Listener()
+    decoded = load_decoded(folder, heard)
     if decoded is None:
-        write_decoded(folder, _shifted(split, progress), split.labels, split.classes)
-        decoded = load_decoded(folder)
+        write_decoded(folder, _shifted(split, heard), split.labels, split.classes, cache=cache)
+        decoded = load_decoded(folder, heard)
     if decoded is None:
         raise RunError(f"{folder}: the shifted copy of {split.source} cannot be read back; choose another --cache")
     return Samples(name, f"{split.source} (shifted)", decoded.arrays, split.labels, decoded.digests, split.classes)
 
 
-def _shifted(split: Samples, progress: Progress | None) -> Iterator[dict[str, NDArray[np.uint8]]]:
+def _shifted(split: Samples, listener: Listener) -> Iterator[dict[str, NDArray[np.uint8]]]:
     for start in range(0, len(split), CHUNK):
         numbers = np.arange(start, min(start + CHUNK, len(split)))
         images = np.array(split.arrays[IMAGES][start : start + CHUNK])
@@ -79,8 +79,7 @@ def _shifted(split: Samples, progress: Progress | None) -> Iterator[dict[str, ND
             if chosen.any():
                 images[chosen] = shifted(images[chosen], shift, numbers[chosen])
         yield from ({IMAGES: image} for image in images)
-        if progress:
-            progress("shifting images", int(numbers[-1]) + 1, len(split))
+        listener.progress("shifting images", int(numbers[-1]) + 1, len(split))
 
 
 def shifted(images: NDArray[np.uint8], shift: str, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:

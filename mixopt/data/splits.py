@@ -67,7 +67,7 @@ def add_steering(
         # Imports torchvision, which other runs can do without.
         from mixopt.data.shifts import describe_shifts, open_shifted
 
-        steering[SYNTHETIC] = open_shifted(splits[VALIDATION], SYNTHETIC, spec.cache, listener.progress)
+        steering[SYNTHETIC] = open_shifted(splits[VALIDATION], SYNTHETIC, spec.cache, listener)
         shifts = describe_shifts()
     tests = {name: split for name, split in splits.items() if name != VALIDATION}
     for name, split in steering.items():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +13,14 @@ from numpy.typing import NDArray
 from mixopt.files import atomic_write
 from mixopt.listener import Listener
 from mixopt.scoring.outcomes import Outcomes
+from mixopt.untrusted import READER_ERRORS, is_environment, open_regular, reason_of
+from mixopt.untrusted.arrays import packed, unpacked
 
 Arrays = Mapping[str, NDArray[Any]]
 Found = TypeVar("Found")
 
 # What an entry holds beside its arrays, whose names start otherwise.
-_KEY, _SECONDS, _CHECKSUM = "_key", "_seconds", "_checksum"
+_KEY, _SECONDS = "_key", "_seconds"
 # Before the names of a user's own numbers.
 _ALSO = "also."
 
@@ -93,26 +93,19 @@ class OutcomeCache:
 
     def _load(self, path: Path, key: str, read: Callable[[Arrays], Found]) -> tuple[Found, float] | None:
         try:
-            content = path.read_bytes()
+            with open_regular(path) as stream:
+                arrays, seconds = _unpacked(stream, key)
+            return read(arrays), seconds
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
-            self._tell_damage(path, error)
-            return None
-        try:
-            arrays, seconds = _unpacked(content, key)
-            return read(arrays), seconds
-        except Exception as error:  # damaged bytes can make the reader fail in any way; told here, never passed over
-            self._tell_damage(path, error)
+        except READER_ERRORS as error:
+            what = "cache entry that cannot be read" if is_environment(error) else "damaged cache entry"
+            self._listener.warn(f"{what}, {path} ({reason_of(error)}): scored again")
             return None
 
     def _store(self, path: Path, key: str, arrays: Arrays, seconds: float) -> None:
-        with atomic_write(path) as stream:
-            stream.write(_packed(key, arrays, seconds))
-
-    def _tell_damage(self, path: Path, error: Exception) -> None:
-        why = str(error) or type(error).__name__
-        self._listener.warn(f"damaged cache entry {path} ({why}): scored again")
+        with atomic_write(path, cache=self.folder) as stream:
+            stream.write(packed({**arrays, _KEY: np.array(key), _SECONDS: np.array(float(seconds))}))
 
     def _path(self, kind: str, key: str) -> Path:
         return self.folder / kind / key[:2] / f"{key}.npz"
@@ -142,37 +135,13 @@ def outcomes_from(arrays: Arrays) -> Outcomes:
     return outcomes
 
 
-def _packed(key: str, arrays: Arrays, seconds: float) -> bytes:
-    """An entry's file: its arrays, its key and seconds, and a checksum of them all."""
-    entry: dict[str, Any] = {**arrays, _KEY: np.array(key), _SECONDS: np.array(float(seconds))}
-    entry[_CHECKSUM] = np.array(_checksum(entry))
-    buffer = BytesIO()
-    np.savez(buffer, **entry)
-    return buffer.getvalue()
-
-
-def _unpacked(content: bytes, key: str) -> tuple[dict[str, NDArray[Any]], float]:
+def _unpacked(stream: BinaryIO, key: str) -> tuple[dict[str, NDArray[Any]], float]:
     """The arrays and the seconds in an entry's file.
 
     Raises:
-        Exception: Of any kind: damaged bytes, or the entry of another key.
+        Exception: One of `mixopt.untrusted.READER_ERRORS`: damaged bytes, or the entry of another key.
     """
-    with np.load(BytesIO(content), allow_pickle=False) as opened:
-        entry: dict[str, NDArray[Any]] = dict(opened)
-    checksum = entry.pop(_CHECKSUM)
-    if str(checksum) != _checksum(entry):
-        raise ValueError("its checksum does not fit")
+    entry = unpacked(stream)
     if str(entry.pop(_KEY)) != key:
         raise ValueError("an entry of another mix or split")
-    seconds = float(entry.pop(_SECONDS))
-    return entry, seconds
-
-
-def _checksum(entry: Arrays) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, whatever the order."""
-    digest = hashlib.sha256()
-    for name in sorted(entry):
-        array = np.ascontiguousarray(entry[name])
-        digest.update(f"{name} {array.dtype.str} {entry[name].shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    return entry, float(entry.pop(_SECONDS))

@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixopt.errors import DataError, ScoreError
 from mixopt.files import write_json
 from mixopt.listener import Listener
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
+from mixopt.untrusted import refusing
+from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, read_json
 from mixopt.values.samples import VALIDATION
 
 AUTO = "auto"
@@ -125,23 +128,27 @@ def choose_precision(
         return Precision(FP32)
     machine = [model, evaluator.batch_size, device_name(evaluator.device), torch.get_num_threads(), torch.__version__]
     kept = cache / "precision" / f"{hashlib.sha256(json.dumps(machine).encode()).hexdigest()}.json"
-    found = read_measured(kept)
+    found = read_measured(kept, listener) if kept.exists() else None
     if found is None:
         found = measure(soup(), evaluator, candidates, listener.progress)
         if found.images:
-            write_json(kept, found.as_dict())
+            values = found.as_dict()
+            write_json(kept, {**values, CHECKSUM: checksum_of(values)}, cache=cache)
     listener.info(f"precision: auto, {found.precision}, by the uniform soup on {VALIDATION}: {found}")
     return Precision(found.precision, found)
 
 
-def read_measured(path: Path) -> Measured | None:
-    """What `Measured.as_dict` wrote to a file, or None where there is none that can be read."""
+def read_measured(path: Path, listener: Listener) -> Measured | None:
+    """What was measured before; None where its file is damaged, which the listener is told."""
     try:
-        found = json.loads(path.read_text())
-        return Measured(
-            found["mode"], found["images_per_second"], found["differing"], found.get("failed", {}), found["images"]
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        values = read_json(path, ScoreError)
+        with refusing(ScoreError, str(path), found="no measurement of speeds", cure="remove it"):
+            check_checksum(values)
+            kept = ("mode", "images_per_second", "differing", "images")
+            mode, speeds, differing, images = (values[name] for name in kept)
+            return Measured(mode, speeds, differing, values.get("failed", {}), images)
+    except ScoreError as error:
+        listener.warn(f"{error}. Measured again")
         return None
 
 
@@ -192,7 +199,7 @@ def measure(
     for name in candidates:
         try:
             _seconds(predict, evaluator, name, batch)  # the first pass prepares more than it computes
-        except (RuntimeError, TypeError) as error:  # the model does what this dtype cannot
+        except (DataError, RuntimeError, TypeError) as error:  # the model does what this dtype cannot
             failed[name] = _first_line(error)
     # In turns, so that what else the machine does meets all alike.
     for _ in range(ROUNDS if len(failed) < len(candidates) else 0):

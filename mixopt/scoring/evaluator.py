@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from mixopt.errors import DataError, MixoptError, unknown
 from mixopt.listener import Listener
+from mixopt.memory import is_out_of_memory
 from mixopt.scoring.activation_reuse import Resumed
 from mixopt.scoring.compiled import compiled_pass, filled
 from mixopt.scoring.feed import Feed
 from mixopt.scoring.outcomes import Outcomes
+from mixopt.untrusted import reason_of
 from mixopt.values.metrics import METRICS
 from mixopt.values.samples import Encoding, Samples
 
@@ -189,8 +192,8 @@ class Evaluator:
                 if first + size < end:  # on a GPU, beside the pass that is under way
                     self.feed.ahead(slice(first + size, min(first + 2 * size, end)))
             except (RuntimeError, MemoryError) as raised:
-                if not out_of_memory(raised):
-                    raise
+                if not is_out_of_memory(raised):
+                    raise _failing(self.split, raised) from raised
                 error = str(raised)  # the error itself would keep alive what did not fit
             else:
                 self._go_on_with(size)
@@ -258,11 +261,15 @@ def _known(precision: str) -> str:
     return precision
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or a CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+def _failing(split: Samples, error: Exception) -> DataError:
+    """What a model's own error means for whoever gave it the samples: where it failed, and on what."""
+    frames = [each for each in extract_tb(error.__traceback__) if "site-packages" not in each.filename]
+    place = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "the model"
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in split.arrays.items())
+    return DataError(
+        f"{split.source}: the model fails on these samples ({shapes}): {reason_of(error)} ({place}). "
+        "Expected samples that the model of --family takes"
+    )
 
 
 def _outcomes(predicted: Tensor, losses: Tensor) -> Outcomes:

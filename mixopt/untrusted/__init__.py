@@ -6,12 +6,16 @@ Nothing in this package imports, unpickles or calls what a file names.
 from __future__ import annotations
 
 import lzma
+import os
 import pickle
+import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 from mixopt.errors import MixoptError
 
@@ -62,6 +66,20 @@ def refusing(
                 f"{where}: cannot be read ({reason_of(caught)}); check its permissions, the disk and the free memory"
             ) from caught
         raise error(f"{where}: {found} ({reason_of(caught)}); {cure}") from caught
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe, which might never end, and a device are refused.
+
+    Raises:
+        OSError: It is not there, or may not be read.
+        ValueError: It is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("a folder, pipe or device, where a file is expected")
+    return os.fdopen(descriptor, "rb")
 
 
 def is_environment(error: BaseException) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,9 +16,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mixopt.memory import available_memory, gigabytes
+from mixopt.untrusted import open_regular
 
 Arrays = dict[str, NDArray[Any]]
 
+# The name of a checksum among the arrays it is of.
+CHECKSUM = "_checksum"
 _SUFFIX = ".npy"
 _READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _ENCRYPTED = 0x1
@@ -36,16 +42,45 @@ def read_arrays(source: Path | IO[bytes], wanted: tuple[str, ...] | None = None)
         Exception: One of `mixopt.untrusted.READER_ERRORS`: not such a file, damaged, or asking for more memory than
             there is; says which member and why.
     """
-    with zipfile.ZipFile(source) as opened:
+    with _opened(source) as stream, zipfile.ZipFile(stream) as opened:
         members = {member.filename.removesuffix(_SUFFIX): member for member in opened.infolist()}
         chosen = {name: each for name, each in members.items() if wanted is None or name in wanted}
         _check_memory({name: each.file_size for name, each in chosen.items()})
         return {name: _read_member(opened, name, each) for name, each in chosen.items()}
 
 
+def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """An ``.npz`` file of arrays, with a checksum of them all."""
+    buffer = BytesIO()
+    np.savez(buffer, **{**arrays, CHECKSUM: np.array(_checksum(arrays))})  # type: ignore[arg-type]  # names are no options
+    return buffer.getvalue()
+
+
+def unpacked(source: Path | IO[bytes]) -> Arrays:
+    """What `packed` made a file of.
+
+    Raises:
+        Exception: As `read_arrays`, and where the checksum is absent or does not fit.
+    """
+    arrays = read_arrays(source)
+    if str(arrays.pop(CHECKSUM)) != _checksum(arrays):
+        raise ValueError("its checksum does not fit")
+    return arrays
+
+
+def _checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, whatever the order."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {arrays[name].shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def names_in(source: Path | IO[bytes]) -> list[str]:
     """The names of the arrays in an ``.npz``; raises as `read_arrays`."""
-    with zipfile.ZipFile(source) as opened:
+    with _opened(source) as stream, zipfile.ZipFile(stream) as opened:
         return [name.removesuffix(_SUFFIX) for name in opened.namelist()]
 
 
@@ -67,6 +102,10 @@ def header_of(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], 
     if nbytes >= 2**63 or any(size >= 2**63 for size in shape):
         raise ValueError(f"a shape beyond any memory: {list(shape)}")
     return shape, fortran, dtype, nbytes
+
+
+def _opened(source: Path | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    return open_regular(source) if isinstance(source, Path) else nullcontext(source)
 
 
 def _read_member(opened: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> NDArray[Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mixopt.errors import PoolError, listing, names
+from mixopt.memory import available_memory, gigabytes
 from mixopt.values.groups import depth_order
 from mixopt.weights import checkpoints
 from mixopt.weights.checks import duplicates, identical, misfits, not_finite
@@ -153,6 +154,7 @@ def _stack(
     floating = [tensor for tensor in differing if first.dtypes[tensor].is_floating_point]
     moving = set(floating)
     mixed = _layout([name for name in order(first.shapes) if name in moving], base, contents)
+    _check_memory(len(contents), mixed)
     stack, fixed = reading.stack(contents, {place.name: slice(place.start, place.stop) for place in mixed})
     _refuse(reading.files, contents)
     if not mixed:
@@ -169,6 +171,23 @@ def _stack(
         buffers_from=first_name if len(floating) < len(differing) else None,
         notices=tuple(_notices(contents, base, differing, floating)),
     )
+
+
+def _check_memory(columns: int, mixed: Sequence[MixedTensor]) -> None:
+    """Tell a pool that does not fit before any of it is stacked.
+
+    Raises:
+        PoolError: It does not.
+    """
+    one = 4 * max((place.stop for place in mixed), default=0)
+    free = available_memory()
+    if free and columns * one > free:
+        fitting = free // one
+        few = f"at most {fitting} of them fit: choose some with --ingredients" if fitting > 1 else "not even two fit"
+        raise PoolError(
+            f"{columns} checkpoints with {one // 4:,} parameters that differ need {gigabytes(columns * one)} of "
+            f"memory, and {gigabytes(free)} can be had; {few}, or use a machine with more"
+        )
 
 
 def _layout(ordered: Sequence[str], base: str | None, contents: Mapping[str, Contents]) -> tuple[MixedTensor, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +66,7 @@ def test_every_module_is_listed() -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_module_has_the_contracts_functions(name: str) -> None:
     module = importlib.import_module(f"mixopt.data.{name}")
-    for member in ("matches", "stamp", "open_source"):
+    for member in ("matches", "files", "open_source"):
         assert list(inspect.signature(getattr(module, member)).parameters) == ["path"]
     assert module.__doc__, "says what the source is"
 
@@ -92,13 +91,12 @@ def test_gives_labels_classes_and_records(source: tuple[SourceModule, Path]) -> 
     assert all(isinstance(opened.where(place), str) for place in range(7))
 
 
-def test_the_stamp_changes_with_the_files(source: tuple[SourceModule, Path]) -> None:
+def test_its_files_are_all_that_it_reads(source: tuple[SourceModule, Path]) -> None:
     module, path = source
-    before = module.stamp(path)
-    assert module.stamp(path) == before
-    file = path if path.is_file() else next(path.rglob("*.png"))
-    os.utime(file, ns=(1, 1))
-    assert module.stamp(path) != before
+    found = module.files(path)
+    assert found == module.files(path)
+    everything = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    assert sorted(found) == sorted(everything)
 
 
 def test_opens_as_samples_whatever_their_order(source: tuple[SourceModule, Path], tmp_path: Path) -> None:

@@ -162,7 +162,9 @@ def test_tensors_that_an_index_lists_in_vain_are_counted(tmp_path: Path) -> None
 def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     index = tmp_path / "m.safetensors.index.json"
     index.write_bytes(text.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=r"m\.safetensors\.index\.json: (not an index|the file is empty)"):
+    with pytest.raises(
+        CheckpointError, match=r"m\.safetensors\.index\.json: (not an index|the file is empty|lists '?1'?)"
+    ):
         read(index)
 
 
@@ -603,7 +605,7 @@ def test_metadata_of_other_kinds_is_empty_and_of_a_damaged_file_an_error(tmp_pat
     torch.save(state_of(), tmp_path / "m.pt")
     assert checkpoints.metadata_of(tmp_path / "m.pt") == {}
     touch(tmp_path, "m.safetensors")
-    with pytest.raises(CheckpointError, match="damaged safetensors file"):
+    with pytest.raises(CheckpointError, match="damaged or truncated safetensors file"):
         checkpoints.metadata_of(tmp_path / "m.safetensors")
 
 
@@ -615,7 +617,10 @@ def test_prefixes_go_from_safetensors_too(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.pt"
     torch.save({"a": torch.ones(2)}, path)
-    for error, told in ((PermissionError("Permission denied"), "Permission denied"), (MemoryError(), "MemoryError")):
+    for error, told in (
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (MemoryError(), "not enough memory"),
+    ):
 
         def fails(*_: Any, error: BaseException = error, **__: Any) -> None:
             raise error

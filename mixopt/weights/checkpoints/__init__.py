@@ -1,7 +1,8 @@
 """Checkpoint files to state dicts and back; the only package that reads or writes weights.
 
 Nothing here runs code from a file: safetensors holds none, and pickles are opened with
-``torch.load(weights_only=True)`` and torch's own allow-list, or refused.
+``torch.load(weights_only=True)`` and torch's own allow-list, or refused. Nothing is read outside the folder of the file
+that was named.
 
 A newcomer is one module here that obeys `Layout`; its name goes into `LAYOUTS`.
 """
@@ -16,7 +17,9 @@ import torch
 
 from mixopt.errors import CheckpointError, unknown
 from mixopt.files import natural_key
+from mixopt.untrusted import open_regular, refusing
 from mixopt.weights.checkpoints import pickled, safetensor_files, sharded
+from mixopt.weights.checkpoints.checks import check_tensors
 from mixopt.weights.checkpoints.hashing import Scan, content_hash, copy, hash_tensors, sample, scan, tensor_hash
 from mixopt.weights.checkpoints.layout import Checkpoint, Layout
 from mixopt.weights.checkpoints.safetensor_files import metadata_of, write
@@ -63,15 +66,20 @@ def find(directory: Path, patterns: Sequence[str] = ()) -> list[Path]:
         raise CheckpointError(f"{directory}: no such directory; --models takes the folder with the checkpoints")
     if wrong := [pattern for pattern in patterns if not pattern or Path(pattern).is_absolute()]:
         raise CheckpointError(f"{directory}: expected patterns relative to this folder, got {wrong[0]!r}")
-    found = {path for pattern in patterns or ("*",) for path in directory.glob(pattern) if _is_checkpoint(path)}
-    shards = {part for path in found if sharded.matches(path) for part in sharded.parts_of(path)}
+    with refusing(CheckpointError, str(directory), found="cannot be searched", cure="correct --ingredients"):
+        found = {path for pattern in patterns or ("*",) for path in directory.glob(pattern) if _is_checkpoint(path)}
+        indexes = {path for suffix in sharded.SUFFIXES for path in directory.rglob(f"*{suffix}") if path.is_file()}
+    claimed: dict[Path, Path] = {}
     # An index that a pattern missed still claims its parts.
-    for index in (path for suffix in sharded.SUFFIXES for path in directory.rglob(f"*{suffix}")):
+    for index in sorted(indexes):
         parts = set(sharded.parts_of(index))
-        if parts & found:
+        if index in found or parts & found:
             found.add(index)
-            shards |= parts
-    return sorted(found - shards, key=lambda path: natural_key(path.relative_to(directory).as_posix()))
+            if twice := parts & claimed.keys():
+                part = min(twice)
+                raise CheckpointError(f"{index}: lists {part.name}, as {claimed[part]} does; remove one of the two")
+            claimed |= dict.fromkeys(parts, index)
+    return sorted(found - claimed.keys(), key=lambda path: natural_key(path.relative_to(directory).as_posix()))
 
 
 def names_of(paths: Sequence[Path], directory: Path) -> list[str]:
@@ -92,14 +100,19 @@ def read(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: Missing, empty, truncated, of an unknown kind, or a pickle that would need to run code.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if path.stat().st_size == 0:
+    with refusing(CheckpointError, str(path), found="not a checkpoint", cure="name the file"):
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such file")
+        with open_regular(path) as stream:
+            is_empty = not stream.read(1)
+    if is_empty:
         raise CheckpointError(f"{path}: the file is empty (0 bytes); copy it again from where it was trained")
     layout = _layout_of(path)
     if layout is None:
         raise CheckpointError(f"{path}: expected a checkpoint ({', '.join(SUFFIXES[:-1])} or *{SUFFIXES[-1]})")
-    return _without_prefixes(layout.read(path))
+    opened = layout.read(path)
+    check_tensors(path, opened.tensors)
+    return _without_prefixes(opened)
 
 
 def dtype_of(name: str) -> torch.dtype:

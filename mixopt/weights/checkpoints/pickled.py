@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import reprlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixopt.errors import CheckpointError
+from mixopt.errors import CheckpointError, short
+from mixopt.memory import available_memory, gigabytes
+from mixopt.untrusted import READER_ERRORS, is_environment, reason_of
+from mixopt.weights.checkpoints import archived
+from mixopt.weights.checkpoints.checks import check_tensors
 from mixopt.weights.checkpoints.layout import Checkpoint
 
 SUFFIXES = (".pt", ".pth", ".bin")
@@ -53,21 +58,21 @@ def read(path: Path) -> Checkpoint:
 
 def _load(path: Path) -> tuple[Any, bool]:
     """What a pickle holds, and whether its tensors are mapped rather than read."""
+    mapped = archived.check(path)
+    if not mapped and (free := available_memory()) and (size := path.stat().st_size) > free:
+        raise CheckpointError(
+            f"{path}: is of a format that is read whole, which takes {gigabytes(size)} of memory, and "
+            f"{gigabytes(free)} can be had; save it again with a newer torch, which maps it"
+        )
     try:
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch explains protocols of pickles; the error below says what matters
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True), True
-            except RuntimeError as error:
-                if "mmap" not in str(error):
-                    raise
-                # The format before zip files cannot be mapped.
-                return torch.load(path, map_location="cpu", weights_only=True), False
-    except (OSError, MemoryError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({_reason(error)}); check its permissions, the disk and the free memory"
-        ) from error
-    except Exception as error:  # damaged bytes can make the reader fail in any way; told here, never passed over
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), mapped
+    except READER_ERRORS as error:
+        if is_environment(error):
+            raise CheckpointError(
+                f"{path}: cannot be read ({_reason(error)}); check its permissions, the disk and the free memory"
+            ) from error
         if not isinstance(error, pickle.UnpicklingError) or "Unsupported operand" in str(error):
             raise CheckpointError(
                 f"{path}: damaged or truncated checkpoint ({_reason(error)}); copy it again from where it was trained"
@@ -94,18 +99,15 @@ def _numpy_scalars() -> list[Any]:
 
 def _reason(error: Exception) -> str:
     """The telling line of torch's long messages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for line in lines:
-        if "GLOBAL" in line or "Unsupported" in line:
-            return line[:160]
-    return lines[0][:160] if lines else type(error).__name__
+    telling = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
+    return telling[0][:160] if telling else reason_of(error)
 
 
 def unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The state dict in what a pickle held, name to tensor, and its entries that are not tensors.
 
     Raises:
-        CheckpointError: There is none, or one of its tensors is not dense.
+        CheckpointError: There is none, or one of its tensors cannot be worked with.
     """
     state = loaded
     for _ in range(3):
@@ -115,11 +117,17 @@ def unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]
         state = inner[0]
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: expected a state dict (name to tensor), found a {type(state).__name__}")
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    ignored = tuple(str(name) for name, value in state.items() if not isinstance(value, Tensor))
+    tensors = {
+        str(name): value for name, value in state.items() if isinstance(name, (str, int)) and isinstance(value, Tensor)
+    }
+    # Of anything, however deep: a key may hold itself a thousand times over.
+    others = [
+        name if isinstance(name, str) else reprlib.repr(name)
+        for name, value in state.items()
+        if not (isinstance(name, (str, int)) and isinstance(value, Tensor))
+    ]
     if not tensors:
-        found = ", ".join(map(str, list(state)[:5])) or "nothing"
+        found = ", ".join(map(short, others[:5])) or "nothing"
         raise CheckpointError(f"{path}: no tensors found in it; its entries are {found}")
-    if odd := [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized]:
-        raise CheckpointError(f"{path}: {odd[0]} is sparse or quantized; only dense tensors can be mixed")
-    return tensors, ignored
+    check_tensors(path, tensors)
+    return tensors, tuple(others)

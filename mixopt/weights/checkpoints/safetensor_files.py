@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from mixopt.errors import CheckpointError
 from mixopt.files import atomic_write
+from mixopt.untrusted import refusing
 from mixopt.weights.checkpoints.hashing import bytes_of
 from mixopt.weights.checkpoints.layout import Checkpoint
 
@@ -60,25 +62,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: Damaged or truncated.
     """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-            return tensors, dict(opened.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: damaged or truncated safetensors file ({error}); copy it again from where it was trained"
-        ) from error
+    with _damaged(path), safe_open(path, framework="pt", device="cpu") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+        return tensors, dict(opened.metadata() or {})
 
 
 def metadata_of(path: Path) -> dict[str, str]:
     """The text stored in a safetensors file, without reading its tensors; empty for other kinds."""
     if not matches(path) or not path.is_file():
         return {}
-    try:
-        with safe_open(path, framework="pt") as opened:
-            return dict(opened.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged safetensors file ({error}); copy it again") from error
+    with _damaged(path), safe_open(path, framework="pt") as opened:
+        return dict(opened.metadata() or {})
+
+
+def _damaged(path: Path) -> AbstractContextManager[None]:
+    return refusing(
+        CheckpointError,
+        str(path),
+        found="damaged or truncated safetensors file",
+        cure="copy it again from where it was trained",
+        also=(SafetensorError,),
+    )
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], *, tied: Mapping[str, str], metadata: Mapping[str, str]) -> None:

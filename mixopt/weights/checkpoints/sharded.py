@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from mixopt.errors import CheckpointError
-from mixopt.files import natural_key
+from mixopt.errors import CheckpointError, short
+from mixopt.files import is_plain_name, natural_key
+from mixopt.untrusted.texts import read_json
 from mixopt.weights.checkpoints import safetensor_files
 from mixopt.weights.checkpoints.layout import Checkpoint
 
 SUFFIXES = (".safetensors.index.json",)
+_NUMBERED = re.compile(r"\d+-of-\d+\.safetensors$")
 
 
 def matches(path: Path) -> bool:
@@ -57,14 +59,26 @@ def _in_order(part_of: Mapping[str, str]) -> list[str]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor name to the name of the part that holds it."""
-    try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        return {name: _text(part) for name, part in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not an index of a sharded checkpoint: no 'weight_map' ({error})") from error
+    what = "not an index of a sharded checkpoint"
+    stored = read_json(index, CheckpointError, found=what, cure="copy it again")
+    weight_map = stored.get("weight_map") if isinstance(stored, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{index}: not an index of a sharded checkpoint: no 'weight_map' of tensor names to files"
+        )
+    stem = index.name.removesuffix(SUFFIXES[0])
+    for part in weight_map.values():
+        if problem := _problem_of(part, stem):
+            raise CheckpointError(f"{index}: lists {short(repr(part))} as a part, {problem}")
+    return dict(weight_map)
 
 
-def _text(part: object) -> str:
-    if not isinstance(part, str):
-        raise TypeError(f"expected the name of a file, found {part!r}")
-    return part
+def _problem_of(part: object, stem: str) -> str:
+    """Why a part cannot be one: it must be a file of this checkpoint's own, in the folder of the index."""
+    if not isinstance(part, str) or not is_plain_name(part):
+        return "expected the plain name of a file in its own folder"
+    if not safetensor_files.matches(Path(part)):
+        return "expected a .safetensors file"
+    if not (part.startswith(stem) or _NUMBERED.search(part)):
+        return f"which is a checkpoint of its own; expected names such as {stem}-00001-of-00002.safetensors"
+    return ""
