@@ -200,13 +200,13 @@ def family_of(spec: StudySpec) -> families.Family:
     )
 
 
-def family_of_recipe(identity: Mapping[str, Any], folder: Path) -> families.Family:
-    """The family that a recipe describes; relative paths are relative to a folder.
+def family_of_recipe(identity: Mapping[str, Any], path: Path, trusted: str | None) -> families.Family:
+    """The family that a model's recipe describes; relative paths are relative to its folder.
 
     Raises:
-        SpecError: The description is not complete.
+        SpecError: The description is not complete, or names a function other than the trusted one.
     """
-    return families.from_identity(identity, folder)
+    return families.from_identity(identity, path.parent, str(path), trusted)
 
 
 def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Samples]:

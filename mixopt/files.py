@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import re
@@ -51,6 +52,7 @@ ENVIRONMENT = frozenset(
 # Longer numbers in names are compared as text: Python makes no integers of them.
 _LONGEST_NUMBER = 400
 _LONGEST_NAME = 256
+_LONGEST_PREFIX = 100
 _TEMPORARY = ".tmp"
 _SHARED = stat.S_IWGRP | stat.S_IWOTH
 
@@ -141,7 +143,7 @@ def _shared_by(folder: Path) -> int:
 def _temporary(name: str, folder: Path) -> tuple[int, str]:
     """A new file, locked as long as it is open: by this, others know that it is not a leftover."""
     while True:
-        descriptor, path = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=_TEMPORARY, dir=folder)
+        descriptor, path = tempfile.mkstemp(prefix=f".{name[:_LONGEST_PREFIX]}.", suffix=_TEMPORARY, dir=folder)
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,11 +152,18 @@ def _temporary(name: str, folder: Path) -> tuple[int, str]:
         os.close(descriptor)  # taken for a leftover before it was locked
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files in a folder whose writer is gone; where locks tell nothing, none is removed."""
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of files; where locks do not tell which are gone, nothing is removed.
+
+    Args:
+        folder: Where they were written.
+        names: The names that the files would have had; any by default.
+    """
     if fcntl is None:
         return
-    for path in folder.glob(f".*{_TEMPORARY}"):
+    patterns = [glob.escape(name[:_LONGEST_PREFIX]) for name in names] or ["*"]
+    left = [path for name in patterns for path in folder.glob(f".{name}.*{_TEMPORARY}")]
+    for path in left:
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:

@@ -12,6 +12,8 @@ from mixopt.cli.exits import EXIT_BAD_INPUT
 from mixopt.cli.screen import Screen
 from mixopt.cli.show import show_pool, show_report, show_splits
 
+FORCE = "Replace the file also where mixopt did not write it, or reads it."
+
 
 def build(
     screen: Screen,
@@ -22,10 +24,11 @@ def build(
         typer.Option(help="Folder of the checkpoints, if it has moved since the run.", show_default=False),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read the file back and check its output hash.")] = False,
+    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
 ) -> None:
     """Rebuild a fused model from its recipe, anywhere its checkpoints are."""
     with screen.listening() as listener:
-        path = mixopt.build(recipe, output, models=models, verify=verify, listener=listener)
+        path = mixopt.build(recipe, output, models=models, verify=verify, force=force, listener=listener)
     if screen.as_json:
         screen.json({"model": str(path), "verified": verify})
     else:
@@ -35,7 +38,7 @@ def build(
 def evaluate(
     screen: Screen,
     model_file: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Check its output hash against its recipe first.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Refuse a model without a recipe.")] = False,
     **options: Any,
 ) -> None:
     """Score one checkpoint; one that mixopt saved knows how."""
@@ -64,8 +67,9 @@ def report(
         Path | None,
         typer.Option(help="Write tables and pictures as one page to this file.", metavar="FILE", show_default=False),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
 ) -> None:
     """Show the tables of a run again, or make a page of them with pictures."""
     with screen.listening() as listener:
-        found = mixopt.report(folder, html=html, listener=listener)
+        found = mixopt.report(folder, html=html, force=force, listener=listener)
     show_report(screen, found, folder)

@@ -94,11 +94,11 @@ def _write_pool(
     splits: Mapping[str, Part],
 ) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "open_clip_config.json").write_text(json.dumps(MODEL_CONFIG, indent=2) + "\n")
+    (directory / "open_clip_config.json").write_text(json.dumps(MODEL_CONFIG, indent=2) + "\n", encoding="utf-8")
     for name, state in checkpoints.items():
         write(directory / f"{name}.safetensors", state, tied={}, metadata={})
     rows = [{"model": name, **asdict(each)} for name, each in sweep.items()]
-    (directory / "hparams.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "hparams.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for name, (x, y) in splits.items():
         np.savez_compressed(directory / f"{name}.npz", x=x, y=y, classes=np.array(CLASSNAMES))
     lines = [
@@ -113,4 +113,4 @@ def _write_pool(
         "\n[data.test]",
         *(f'{name} = "{name}.npz"' for name in splits if name != "val"),
     ]
-    (directory / "pool.toml").write_text("\n".join(lines) + "\n")
+    (directory / "pool.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -7,16 +7,19 @@ other is named by import path, ``package.module:function``, see `mixopt.families
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from mixopt.errors import SpecError, unknown
+from mixopt.errors import SpecError, short, unknown
 from mixopt.scoring.evaluator import Predict
 from mixopt.spec import FAMILIES
+from mixopt.untrusted import refusing
 from mixopt.values.samples import Encoding
 from mixopt.weights.checkpoints import Checkpoint
 
@@ -111,21 +114,38 @@ def open_family(options: FamilyOptions) -> Family:
     return family
 
 
-def from_identity(identity: Mapping[str, Any], folder: Path) -> Family:
+def from_identity(identity: Mapping[str, Any], folder: Path, source: str, trusted: str | None = None) -> Family:
     """The family that a recipe describes.
 
+    Args:
+        identity: From `Family.identity`, as a file has it.
+        folder: What relative paths are relative to.
+        source: The file, for messages.
+        trusted: The function that the user named; no other is imported, whatever the file says.
+
     Raises:
-        SpecError: The description is not complete.
+        SpecError: The description is not complete, or names a function that the user did not name.
     """
-    try:
-        return open_family(
-            FamilyOptions(
-                name=identity["name"],
-                model=identity["model"],
-                classnames=None if identity["classnames"] is None else tuple(identity["classnames"]),
-                templates=None if identity["templates"] is None else tuple(identity["templates"]),
-                folder=folder,
-            )
+    with refusing(SpecError, source, found="the recipe does not describe its model family", cure="give --family"):
+        described = _Described.model_validate(dict(identity))
+    if ":" in described.name and described.name != trusted:
+        raise SpecError(
+            f"{source}: names the function {short(repr(described.name))} as its model family; importing it would run "
+            "code that only this file asks for. If you know it, name it yourself: "
+            f"--family {short(shlex.quote(described.name))}"
         )
-    except (KeyError, TypeError) as error:
-        raise SpecError(f"the recipe does not describe its model family: {error}") from error
+    return open_family(
+        FamilyOptions(described.name, described.model, described.classnames, described.templates, folder)
+    )
+
+
+class _Described(BaseModel):
+    """What a recipe says of its family, as `FamilyOptions` has it, and a hash of the source of a user's function."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    model: str | dict[str, Any] | None
+    classnames: tuple[str, ...] | None
+    templates: tuple[str, ...] | None
+    source: str = ""

@@ -27,12 +27,18 @@ from torch.nn import functional
 from mixopt.errors import SpecError, unknown
 from mixopt.families import FamilyOptions
 from mixopt.families.image_encoding import image_encoding
+from mixopt.memory import available_memory, gigabytes
 from mixopt.scoring.evaluator import Predict
+from mixopt.untrusted import refusing
+from mixopt.untrusted.texts import read_json
 from mixopt.values.groups import depth_order
 from mixopt.values.samples import Encoding, Preprocess
 from mixopt.weights import checkpoints
 
 CONFIG_NAME = "open_clip_config.json"
+REMOTE_CODE = "trust_remote_code"
+# Far beyond any tower, and soon refused by memory below.
+_MOST_LAYERS = 1000
 _TEXT_NAMES = re.compile(r"^(text\.|transformer\.|token_embedding\.|positional_embedding|ln_final\.|text_projection)")
 
 # What VisionTransformer._embeds runs.
@@ -207,21 +213,19 @@ def _config(options: FamilyOptions) -> dict[str, Any]:
         found = {"model_cfg": config}
     if "model_cfg" not in found:
         found = {"model_cfg": found}
-    vision = found["model_cfg"].get("vision_cfg")
+    vision = found["model_cfg"].get("vision_cfg") if isinstance(found["model_cfg"], Mapping) else None
     if not isinstance(vision, Mapping):
         raise SpecError("--model: the open_clip config lacks model_cfg.vision_cfg; expected open_clip_config.json")
-    default = merge_preprocess_dict(asdict(PreprocessCfg()), found.get("preprocess_cfg", {}))
-    default["size"] = vision.get("image_size", default["size"])
+    with refusing(SpecError, "--model", found="preprocess_cfg cannot be used", cure="correct the config"):
+        default = merge_preprocess_dict(asdict(PreprocessCfg()), found.get("preprocess_cfg", {}))
+        default["size"] = vision.get("image_size", default["size"])
+        # Made here, as what is wrong with it shows only then.
+        image_transform_v2(PreprocessCfg(**default), is_train=False)
     return {"model_cfg": found["model_cfg"], "preprocess_cfg": default}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise SpecError(f"--model {path}: {error.strerror}; name an open_clip architecture or its config") from error
-    except ValueError as error:
-        raise SpecError(f"--model {path}: not JSON ({error})") from error
+    found = read_json(path, SpecError, cure="name an open_clip architecture with --model, or its config")
     if not isinstance(found, dict):
         raise SpecError(f"--model {path}: expected a JSON object, found a {type(found).__name__}")
     return found
@@ -229,24 +233,43 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _create(config: Mapping[str, Any]) -> nn.Module:
     """open_clip's own factory, on a folder that holds the config alone; it downloads nothing."""
+    _check_size(config)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / CONFIG_NAME).write_text(json.dumps(config))
+        (Path(folder) / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
         level = logging.root.level
         logging.disable(logging.WARNING)
         try:
-            module: nn.Module = open_clip.create_model(
-                f"local-dir:{folder}", load_weights=False, pretrained_image=False, pretrained_text=False
-            )
-        except (TypeError, KeyError, ValueError, RuntimeError, OSError) as error:
-            raise SpecError(f"--model: open_clip cannot make this model: {error}") from error
+            with refusing(SpecError, "--model", found="open_clip cannot make this model", cure="correct its config"):
+                module: nn.Module = open_clip.create_model(
+                    f"local-dir:{folder}", load_weights=False, pretrained_image=False, pretrained_text=False
+                )
         finally:
             logging.disable(logging.NOTSET)
             logging.root.setLevel(level)
         return module
 
 
+def _check_size(config: Mapping[str, Any]) -> None:
+    """Refuse a tower that would take more memory than there is, before any of it is made."""
+    for name in ("vision_cfg", "text_cfg"):
+        tower = config["model_cfg"].get(name)
+        if not isinstance(tower, Mapping):
+            continue
+        sizes = {key: value for key, value in tower.items() if isinstance(value, int)}
+        layers, width = sizes.get("layers", 1), sizes.get("width", 1)
+        # Attention and MLP of every block, and a token's embedding: less than any tower has.
+        needed = 4 * width * (12 * layers * width + sizes.get("vocab_size", 0))
+        if layers > _MOST_LAYERS or ((free := available_memory()) and needed > free):
+            raise SpecError(
+                f"--model: {name} of {layers:,} layers of width {width:,} needs {gigabytes(needed)} of memory or more, "
+                f"and {gigabytes(free)} can be had; correct the config"
+            )
+
+
 def _tokenizer(config: Mapping[str, Any]) -> Any:
     text = config["model_cfg"].get("text_cfg", {})
+    if REMOTE_CODE in text.get("tokenizer_kwargs", {}):
+        raise SpecError(f"--model: tokenizer_kwargs ask for {REMOTE_CODE}, which runs a stranger's code; remove it")
     if source := text.get("hf_tokenizer_name"):
         return open_clip.tokenizer.HFTokenizer(
             source,
@@ -255,5 +278,5 @@ def _tokenizer(config: Mapping[str, Any]) -> Any:
             **text.get("tokenizer_kwargs", {}),
         )
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / CONFIG_NAME).write_text(json.dumps(config))
+        (Path(folder) / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
         return open_clip.get_tokenizer(f"local-dir:{folder}")

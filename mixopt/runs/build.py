@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mixopt.files import remove_leftovers
 from mixopt.listener import Listener
 from mixopt.runs.folder import RunFolder
+from mixopt.runs.replacing import check_replaceable
 from mixopt.weights import checkpoints, saving
 
 
@@ -15,6 +17,7 @@ def build(
     *,
     models: str | Path | None = None,
     verify: bool = False,
+    force: bool = False,
     listener: Listener | None = None,
 ) -> Path:
     """Rebuild a fused model from its recipe, wherever its checkpoints are: the same bytes as the run's.
@@ -24,17 +27,24 @@ def build(
         output: The safetensors file to write.
         models: The folder of the checkpoints; by default the one that the run used, then the recipe's own.
         verify: Read the written file back and compare it with the output hash as well.
+        force: Replace the output also where it is one of the checkpoints, or a file that mixopt did not write.
         listener: Told about progress.
 
     Raises:
-        MixoptError: Not a recipe, checkpoints that are not found, or other weights than the recipe promises.
+        MixoptError: Not a recipe, checkpoints that are not found, an output that would replace something else, or other
+            weights than the recipe promises.
     """
-    source, target = Path(recipe), Path(output)
+    source, target, heard = Path(recipe), Path(output), listener or Listener()
     loaded = saving.load_recipe(source)
     folders = [Path(models)] if models is not None else _likely_folders(source)
     statistics = saving.find_statistics(loaded, [source.parent, *folders])
-    paths = saving.locate(loaded, folders, checkpoints.read)
-    tensors, tied = saving.fuse(loaded, paths, checkpoints.read, listener or Listener(), statistics)
+    if not force:
+        check_replaceable(target, [source], "-o")
+    paths = saving.locate(loaded, folders, checkpoints.read, heard)
+    if not force:
+        check_replaceable(target, paths.values(), "-o")
+    remove_leftovers(target.parent, target.name)
+    tensors, tied = saving.fuse(loaded, paths, checkpoints.read, heard, statistics)
     saving.check_output(loaded, tensors, str(target))
     saving.save_model(target, tensors, tied, loaded)
     if verify:

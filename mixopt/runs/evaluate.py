@@ -27,10 +27,11 @@ def evaluate(
 
     Args:
         checkpoint: The file; for one that mixopt saved, the recipe in it says how to make the model.
-        verify: Compare its weights with the recipe's output hash first.
+        verify: Refuse one without a recipe, whose weights cannot be compared with their hash; others always are.
         listener: Told about notices.
         **options: Fields of `mixopt.StudySpec`: ``data`` (``search`` and ``test``) at least; ``models`` for a
-            folder whose pool.toml describes the model. ``precision`` is fp32 unless it says otherwise.
+            folder whose pool.toml describes the model; ``family`` where a recipe names a user's function, which is not
+            imported because a file says so. ``precision`` is fp32 unless it says otherwise.
 
     Returns:
         ``{"model": ..., "metric": ..., "splits": {name: {"samples": n, "metrics": {...}}}, "verified": ...}``; the
@@ -51,11 +52,12 @@ def evaluate(
     recipe = saving.load_recipe(path) if saving.METADATA_KEY in opened.metadata else None
     if verify and recipe is None:
         raise MixoptError(f"{path}: --verify needs a model that mixopt saved; this one carries no recipe")
-    if verify and recipe is not None:
+    if recipe is not None:
         saving.check_output(recipe, opened.tensors, str(path))
     described = given.keys() & {"family", "model", "classnames", "templates", "models"}
-    if recipe is not None and not described:
-        family = family_of_recipe(recipe.family, path.parent)
+    own = None if recipe is None else recipe.family.get("name")
+    if recipe is not None and (not described or (described == {"family"} and given["family"] == own)):
+        family = family_of_recipe(recipe.family, path, given.get("family"))
         if family.identity() != recipe.family:
             heard.warn(f"{path}: its family {recipe.family['name']} has changed since the model was saved")
     else:
@@ -86,7 +88,7 @@ def evaluate(
             called if name == VALIDATION else name: {"samples": len(outcomes), "metrics": metrics}
             for name, (outcomes, metrics) in scored.items()
         },
-        "verified": verify,
+        "verified": recipe is not None,
     }
 
 

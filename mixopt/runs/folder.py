@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,12 +14,19 @@ import filelock
 import tomli_w
 
 from mixopt.errors import RunError, names
-from mixopt.files import write_text
+from mixopt.files import remove_leftovers, write_text
 from mixopt.imports import is_import_path
 from mixopt.reporting.schema import Report
 from mixopt.spec import StudySpec
+from mixopt.untrusted import refusing
+from mixopt.untrusted.printed import printable
+from mixopt.untrusted.texts import read_json, read_text, read_toml
+from mixopt.weights import saving
 
 LOCK = "run.lock"
+# What a family may put beside a saved model, see `mixopt.families.Family.companions`.
+COMPANIONS = ("open_clip_config.json",)
+_LONGEST_HOLDER = 1000
 
 
 class RunFolder:
@@ -33,6 +38,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.holder = path / f"{LOCK}.holder"
         self.journal = path / "study.journal"
         self.spec = path / "run.toml"
         self.recipe = path / "recipe.json"
@@ -40,6 +46,12 @@ class RunFolder:
         self.report = path / "report.json"
         self.log = path / "run.log"
         self.card = path / "README.md"
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """What a run ends with, and replaces."""
+        others = (saving.STATISTICS_FILE, *COMPANIONS)
+        return (self.recipe, self.model, self.report, self.card, *(self.path / name for name in others))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -51,6 +63,7 @@ class RunFolder:
         lock = filelock.FileLock(self.path / LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._check_owner()
             self._check_contents()
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -61,10 +74,11 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path}: cannot write to the run folder: {error.strerror}; choose --out") from error
         try:
-            (self.path / f"{LOCK}.holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            remove_leftovers(self.path, *(path.name for path in (self.spec, *self.results)))
+            self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield
         finally:
-            (self.path / f"{LOCK}.holder").unlink(missing_ok=True)
+            self.holder.unlink(missing_ok=True)
             lock.release()
             self._remove_if_unused()
 
@@ -78,9 +92,11 @@ class RunFolder:
 
     def content(self) -> dict[str, Any]:
         """What report.json holds; nothing where there is none."""
+        if not self.report.exists():
+            return {}
         try:
-            found = json.loads(self.report.read_text())
-        except (OSError, ValueError):
+            found = read_json(self.report, RunError)
+        except RunError:
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -94,7 +110,7 @@ class RunFolder:
             if self.journal.exists() or self.spec.exists():
                 raise RunError(f"{self.path}: the run has no report yet; the same command that began it continues")
             raise RunError(f"{self.path}: not a run folder; expected the --out of a search or a comparison")
-        return Report.from_json(self.report.read_text(), str(self.report))
+        return Report.from_json(read_text(self.report, RunError), str(self.report))
 
     def check_free_for(self, command: str) -> None:
         """Refuse to write one command's result over the other's.
@@ -116,6 +132,7 @@ class RunFolder:
         """Keep the resolved options."""
         values = _plain(spec.model_dump(exclude_none=True, by_alias=True))
         values["out"] = str(self.path.resolve())
+        values.pop("force", None)  # meant for one session
         if "@" in str(values.get("storage", "")):
             del values["storage"]  # it holds a password
         write_text(self.spec, tomli_w.dumps(values))
@@ -125,26 +142,39 @@ class RunFolder:
         open_choices = [name for name in ("precision", "stack") if getattr(spec, name) == "auto"]
         if not open_choices or not self.spec.is_file():
             return spec
-        try:
-            kept = tomllib.loads(self.spec.read_text())
+        anew = f"remove it, and give --{' and --'.join(open_choices)} as the run began"
+        with refusing(RunError, str(self.spec), found="damaged", cure=anew):
+            kept = read_toml(self.spec, RunError)
             # Runs from before there was a choice were in fp32.
             chosen = {name: kept.get(name, "fp32") for name in open_choices}
             return StudySpec.model_validate({**spec.model_dump(), **chosen})
-        except (OSError, ValueError):
-            return spec
 
     def models(self) -> Path | None:
         """The pool that the run used, or None where the folder does not say."""
         try:
-            return Path(tomllib.loads(self.spec.read_text())["models"])
-        except (OSError, ValueError, KeyError, TypeError):
+            found = read_toml(self.spec, RunError).get("models") if self.spec.exists() else None
+        except RunError:
             return None
+        return Path(found) if isinstance(found, str) else None
 
     def note(self, text: str) -> None:
         """Add a line with the time to the run's log."""
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         with self.log.open("a", encoding="utf-8") as stream:
-            stream.write(f"{stamp} {text}\n")
+            stream.write(f"{stamp} {printable(text)}\n")
+
+    def _check_owner(self) -> None:
+        """Refuse what would have this process write somewhere else, or under somebody else's eyes."""
+        if links := [path for path in (self.path / LOCK, self.holder, self.journal, self.log) if path.is_symlink()]:
+            raise RunError(
+                f"{links[0]}: a link to {os.readlink(links[0])}; a run writes to no file outside its folder. Remove "
+                "it, or choose another --out"
+            )
+        if hasattr(os, "geteuid") and (owner := self.path.stat().st_uid) != os.geteuid():
+            raise RunError(
+                f"{self.path}: belongs to another user ({owner}, this is {os.geteuid()}), who could replace what the "
+                "run relies on; choose another --out"
+            )
 
     def _check_contents(self) -> None:
         known = {LOCK, self.spec.name, self.journal.name}
@@ -165,8 +195,8 @@ class RunFolder:
 
     def _holder(self) -> str:
         try:
-            return (self.path / f"{LOCK}.holder").read_text()
-        except OSError:
+            return read_text(self.holder, RunError, most=_LONGEST_HOLDER)
+        except RunError:
             return "it did not leave its name"
 
 

@@ -11,28 +11,35 @@ from mixopt.reporting import page as pages
 from mixopt.reporting.rows import TrialPoint
 from mixopt.reporting.schema import Report
 from mixopt.runs.folder import RunFolder
+from mixopt.runs.replacing import check_replaceable
 from mixopt.study import read_trials
 
 
-def report(folder: str | Path, *, html: str | Path | None = None, listener: Listener | None = None) -> Report:
+def report(
+    folder: str | Path, *, html: str | Path | None = None, force: bool = False, listener: Listener | None = None
+) -> Report:
     """What a run found, from what its folder holds.
 
     Args:
         folder: The run folder.
         html: Write a page of its tables and pictures, which stands alone, to this file.
+        force: Replace that file also where mixopt did not write it.
         listener: Told about notices.
 
     Returns:
         What report.json holds.
 
     Raises:
-        RunError: Not a run folder, a run without a report yet, or a report of another version.
+        RunError: Not a run folder, a run without a report yet, a report that is damaged or of another version, or a
+            page that would replace something else.
     """
     run, heard = RunFolder(Path(folder)), listener or Listener()
     found = run.finished_report()
     if not found.finished:
         heard.warn(f"{run.path}: the search was stopped before all its trials were complete")
     if html is not None:
+        if not force:
+            check_replaceable(Path(html), [], "--html")
         trials = _trials_of(run, heard) if found.command == "search" else []
         write_text(Path(html), pages.page(found, run.path.resolve().name, trials))
         heard.info(f"wrote {html}")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from mixopt.assemble import Assembly
+from mixopt.assemble import Assembly, ingredient_files
 from mixopt.errors import RunError
-from mixopt.files import ENVIRONMENT, write_text
+from mixopt.files import ENVIRONMENT, remove_leftovers, scratch_of, write_text
+from mixopt.imports import is_import_path
 from mixopt.listener import Listener, TrialEvent
 from mixopt.reporting.card import model_card
 from mixopt.reporting.rows import Failure, Row
 from mixopt.reporting.schema import Report, SplitInfo
 from mixopt.runs.folder import RunFolder
+from mixopt.runs.replacing import check_outputs
 from mixopt.spec import StudySpec
 from mixopt.values.recipe import Recipe
 from mixopt.version import __version__
@@ -37,6 +40,9 @@ def in_folder(
     with folder.locked():
         try:
             folder.check_free_for(command)
+            if not spec.force:
+                check_outputs(folder.results, inputs_of(spec), folder.path)
+            remove_leftovers(scratch_of(spec.cache))
             return work(folder.resolved(spec), folder, logged(listener or Listener(), folder))
         except OSError as error:
             if error.errno not in ENVIRONMENT:
@@ -45,6 +51,15 @@ def in_folder(
                 f"{error.filename or folder.path}: {error.strerror or error}; free space or check the disk. "
                 "Nothing already computed is lost: the same command continues from here"
             ) from error
+
+
+def inputs_of(spec: StudySpec) -> list[Path]:
+    """The files and folders that a run reads."""
+    files, base = ingredient_files(spec)
+    splits = [spec.data.validation, *spec.data.test.values(), *(path for path, _ in spec.select.values())]
+    named = [Path(spec.start)] if spec.start.endswith((".json", ".safetensors")) else []
+    found = [*files.values(), *([base[1]] if base else []), *(path for path in splits if path is not None), *named]
+    return [path for path in found if not is_import_path(str(path))]
 
 
 def logged(listener: Listener, folder: RunFolder) -> Listener:

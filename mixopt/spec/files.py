@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from mixopt.errors import SpecError, listing, unknown
+from mixopt.errors import SpecError, listing, short, unknown
 from mixopt.imports import is_import_path
 from mixopt.spec.checks import merged_ingredients, one_name
 from mixopt.spec.option import described
 from mixopt.spec.study import StudySpec
+from mixopt.untrusted.texts import read_toml
 
 POOL_FILE = "pool.toml"
 
@@ -45,6 +45,9 @@ def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
     where: dict[str, str] = {}
     for source, layer in layers:
         _lay_over(merged, where, layer, source)
+    if odd := [key for key, value in merged.items() if any("\0" in text for text in _texts(value))]:
+        head = f"{where[odd[0]]}: " if where[odd[0]] else ""
+        raise SpecError(f"{head}{odd[0]}: holds a NUL character, which no name of a file or class can have")
     try:
         return StudySpec.model_validate(merged)
     except ValidationError as error:
@@ -66,6 +69,18 @@ def _lay_over(merged: dict[str, Any], where: dict[str, str], layer: Mapping[str,
         else:
             merged[key] = value
         where[key] = source
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text and path in a value."""
+    if isinstance(value, (str, Path)):
+        yield str(value)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _texts(each)
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _texts([key, each])
 
 
 def pool_template(models: Path, checkpoints: list[str]) -> str:
@@ -91,12 +106,7 @@ def pool_template(models: Path, checkpoints: list[str]) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     """The keys of a file, with its relative paths made absolute."""
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not valid TOML ({error})") from error
+    values = read_toml(path, SpecError)
     folder = path.resolve().parent
     for key in ("models", "base", "cache", "out"):
         if isinstance(values.get(key), str):
@@ -134,7 +144,7 @@ def _in_folder(folder: Path, value: Any) -> Any:
 
 
 def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
-    place = ".".join(str(part) for part in detail["loc"])
+    place = short(".".join(str(part) for part in detail["loc"]))
     key = str(detail["loc"][0]) if detail["loc"] else ""
     source = where.get(".".join(str(part) for part in detail["loc"][:2]), where.get(key, ""))
     flags = {option.key: option.flag for option in described(StudySpec)}
@@ -148,5 +158,5 @@ def _problem(detail: Mapping[str, Any], where: Mapping[str, str]) -> str:
     message = message.replace("valid dictionary or instance of DataSpec", "table, [data] with the key search")
     value = detail.get("input")
     has_value = isinstance(value, (dict, list)) or message.startswith("unknown") or "(found " in message
-    shown = "" if has_value else f" (found {value!r})"
+    shown = "" if has_value else f" (found {short(repr(value))})"
     return f"{head}: {message[0].lower()}{message[1:]}{shown}"

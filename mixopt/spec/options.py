@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from mixopt.errors import SpecError
 from mixopt.spec import checks
 from mixopt.spec.checks import AUTO, FAMILIES
 from mixopt.spec.option import (
@@ -280,7 +281,7 @@ class Fields(BaseModel):
         Annotated[float, Field(gt=0)] | None, Option("Start no trial after so many seconds.", SEARCH, ONLY_SEARCH)
     ] = None
     # The run
-    seed: Annotated[int, Field(ge=0), Option("Of everything random.", RUN, (*RUNS, "demo"), common=True)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63), Option("Of everything random.", RUN, (*RUNS, "demo"), common=True)] = 0
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1.", RUN, SCORING, common=True)] = "auto"
     batch_size: Annotated[Positive | None, Option("Images per forward pass; chosen by device.", RUN, SCORING)] = None
     precision: Annotated[
@@ -319,12 +320,24 @@ class Fields(BaseModel):
             otherwise={"demo": "Folder for the pool and the run. (default: runs/demo)"},
         ),
     ] = None
+    force: Annotated[
+        bool, Option("Replace files in the run folder that mixopt did not write, or that the run reads.", RUN, RUNS)
+    ] = False
     storage: Annotated[
         str | None, Option("Optuna storage URL in place of the run folder's journal.", RUN, ONLY_SEARCH)
     ] = None
 
 
 def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/mixopt``, or ``~/.cache/mixopt``."""
+    """``$XDG_CACHE_HOME/mixopt``, or ``~/.cache/mixopt``.
+
+    Raises:
+        SpecError: There is no home folder.
+    """
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "mixopt"
+    if home:
+        return Path(home) / "mixopt"
+    try:
+        return Path.home() / ".cache" / "mixopt"
+    except RuntimeError as error:  # a user whom the system does not know, without HOME: usual in containers
+        raise SpecError("--cache: there is no home folder to keep it in; name a folder: --cache DIR") from error

@@ -7,7 +7,6 @@ expressions says the rest.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from mixopt.errors import SpecError, names, unknown
 from mixopt.files import natural_key
+from mixopt.untrusted import refusing
+from mixopt.untrusted.texts import read_toml
 
 SCHEMES = ("whole", "block", "tensor")
 
@@ -229,16 +230,13 @@ def _segments(sizes: Mapping[str, int], count: int) -> Groups:
 
 
 def _by_regex(path: Path, sizes: Mapping[str, int]) -> Groups:
-    try:
-        table = tomllib.loads(path.read_text())["groups"]
+    table = read_toml(path, SpecError)
+    wanted = "expected a table [groups] of names and regular expressions"
+    with refusing(SpecError, f"--groups {path}", found="no layer groups", cure=wanted, also=(re.error,)):
         patterns = {
             group: re.compile("|".join(f"(?:{text})" for text in ([value] if isinstance(value, str) else value)))
-            for group, value in table.items()
+            for group, value in table["groups"].items()
         }
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, re.error) as error:
-        raise SpecError(
-            f"--groups {path}: expected a table [groups] of names and regular expressions ({error})"
-        ) from error
     group_of: dict[str, str] = {}
     problems = []
     for name in sizes:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from mixopt.errors import MixoptError, names
+from pydantic import BaseModel, ConfigDict, Strict
+
+from mixopt.errors import MixoptError, names, short
+from mixopt.files import is_plain_name
+from mixopt.untrusted import refusing
+from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, json_of
 from mixopt.values.mix import Mix
 
 RECIPE_FORMAT = 1
@@ -59,8 +64,8 @@ class Recipe:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields |= {"mix": self.mix.as_dict(), "format": RECIPE_FORMAT}
         if self.statistics is None:
-            del fields["statistics"]  # so that a recipe from before there were any keeps its bytes
-        return json.dumps(fields, sort_keys=True, indent=indent)
+            del fields["statistics"]
+        return json.dumps({**fields, CHECKSUM: checksum_of(fields)}, sort_keys=True, indent=indent)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Recipe:
@@ -73,19 +78,62 @@ class Recipe:
         Raises:
             MixoptError: Not a recipe, or one of a newer format.
         """
-        try:
-            fields = json.loads(text)
-            if fields.pop("format") != RECIPE_FORMAT:
-                raise MixoptError(f"{source}: a recipe of another format; expected {RECIPE_FORMAT}; update mixopt")
-            recipe = cls(**{**fields, "mix": Mix.from_dict(fields["mix"])})
+        with refusing(MixoptError, source, found="not a mixopt recipe", cure="restore it from a copy"):
+            fields = json_of(text, source, MixoptError)
+            if not isinstance(fields, dict) or fields.get("format") != RECIPE_FORMAT:
+                found = fields.get("format", "no format") if isinstance(fields, dict) else f"a {type(fields).__name__}"
+                raise MixoptError(
+                    f"{source}: not a mixopt recipe of format {RECIPE_FORMAT}, the one that this version reads (found "
+                    f"{short(str(found))}); build it with the version that wrote it"
+                )
+            if CHECKSUM in fields:  # recipes from before there was one have none
+                check_checksum(fields)
+            written = _Written.model_validate(fields)
+            kept = {name: getattr(written, name) for name in cls.__dataclass_fields__ if name != "mix"}
+            recipe = cls(**kept, mix=Mix.from_dict(written.mix.model_dump()))
             if lost := [name for name in recipe.mix.columns if name not in recipe.ingredients]:
                 raise MixoptError(f"{source}: the recipe lacks the content hash of {names(lost)}")
+            for role, column in (("base", recipe.base), ("buffers_from", recipe.buffers_from)):
+                if column is not None and column not in recipe.mix.columns:
+                    raise MixoptError(f"{source}: the recipe's {role} {short(column)} is none of its columns")
             if "*" not in recipe.dtypes:
                 raise MixoptError(f"{source}: the recipe lacks the dtype of '*'")
             _check_statistics(recipe, source)
             return recipe
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MixoptError(f"{source}: not a mixopt recipe ({type(error).__name__}: {error})") from error
+
+
+class _WrittenMix(BaseModel):
+    """A mix, as `Mix.as_dict` has it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    columns: list[str]
+    groups: list[Annotated[tuple[str, list[str]], Strict(False)]]
+    coefficients: list[list[float]]
+
+
+class _Written(BaseModel):
+    """A recipe, as `Recipe.to_json` has it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: int
+    method: str
+    mix: _WrittenMix
+    ingredients: dict[str, str]
+    base: str | None
+    family: dict[str, Any]
+    dtypes: dict[str, str]
+    buffers_from: str | None
+    batchnorm: str
+    metric: str
+    data: dict[str, str]
+    scores: dict[str, dict[str, float]]
+    seed: int
+    output_hash: str
+    version: str
+    statistics: dict[str, Any] | None = None
+    checksum: str | None = None
 
 
 def _check_statistics(recipe: Recipe, source: str) -> None:
@@ -96,5 +144,7 @@ def _check_statistics(recipe: Recipe, source: str) -> None:
         return
     texts = [found["file"], found["hash"]]
     # A plain file name: the file is looked for where the reader says, never where a recipe points to.
-    if not all(isinstance(text, str) and text for text in texts) or set(texts[0]) & set("/\\"):
-        raise MixoptError(f"{source}: expected a file name and a hash in the recipe's statistics, found {texts}")
+    if not all(isinstance(text, str) and text for text in texts) or not is_plain_name(texts[0]):
+        raise MixoptError(
+            f"{source}: expected a file name and a hash in the recipe's statistics, found {short(repr(texts))}"
+        )

@@ -53,6 +53,8 @@ def build_exact(
     for number, (column, path) in enumerate(paths.items(), start=1):
         opened = reader(path)
         _check_hash(column, path, opened.tensors, hashes[column])
+        if lacking := [name for name in group_of if name not in opened.tensors]:
+            raise PoolError(f"the mix has coefficients for {names(lacking)}, but {path} has no such tensors")
         if number == 1:
             tied = dict(opened.tied)
             fused = {name: tensor.clone() for name, tensor in opened.tensors.items() if name not in group_of}

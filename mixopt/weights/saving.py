@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixopt.errors import CheckpointError, MixoptError, PoolError, names
+from mixopt.errors import CheckpointError, MixoptError, PoolError, names, short
 from mixopt.listener import Listener
+from mixopt.untrusted import refusing
+from mixopt.untrusted.texts import read_text
 from mixopt.values.recipe import Recipe
 from mixopt.weights import checkpoints
 from mixopt.weights.exact import build_exact
 from mixopt.weights.reading import Reader
 
 METADATA_KEY = "mixopt"
+# What a fused tensor can be saved in, by the names of recipes.
+_SAVED = {str(dtype).removeprefix("torch."): dtype for dtype in checkpoints.DTYPES.values()}
 STATISTICS_FILE = "batchnorm.safetensors"
+STATISTICS_KEY = "images"
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -27,17 +31,15 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         MixoptError: No such file, or not a recipe.
     """
-    if not path.is_file():
-        raise MixoptError(f"{path}: no such file; expected a recipe.json or a model.safetensors that mixopt made")
+    with refusing(MixoptError, str(path), found="not a recipe", cure="name a recipe.json"):
+        if not path.is_file():
+            raise MixoptError(f"{path}: no such file; expected a recipe.json or a model.safetensors that mixopt made")
     if path.suffix == ".safetensors":
         text = checkpoints.metadata_of(path).get(METADATA_KEY)
         if text is None:
             raise MixoptError(f"{path}: this model carries no mixopt recipe; give the recipe.json")
         return Recipe.from_json(text, str(path))
-    try:
-        return Recipe.from_json(path.read_text(), str(path))
-    except UnicodeDecodeError as error:
-        raise MixoptError(f"{path}: not a recipe.json ({error})") from error
+    return Recipe.from_json(read_text(path, MixoptError, found="not a recipe.json"), str(path))
 
 
 def save_model(path: Path, tensors: Mapping[str, Tensor], tied: Mapping[str, str], recipe: Recipe) -> None:
@@ -96,7 +98,7 @@ def keep_statistics(folder: Path, draft: Recipe, statistics: Mapping[str, Tensor
     if not statistics:
         path.unlink(missing_ok=True)
         return replace(draft, statistics=None)
-    checkpoints.write(path, statistics, tied={}, metadata={"images": str(images)})
+    checkpoints.write(path, statistics, tied={}, metadata={STATISTICS_KEY: str(images)})
     digest = checkpoints.content_hash(checkpoints.hash_tensors(statistics))
     return replace(draft, statistics={"file": STATISTICS_FILE, "hash": digest, "images": images})
 
@@ -162,7 +164,7 @@ def check_output(recipe: Recipe, tensors: Mapping[str, Tensor], where: str) -> N
         )
 
 
-def locate(recipe: Recipe, folders: Sequence[Path], reader: Reader) -> dict[str, Path]:
+def locate(recipe: Recipe, folders: Sequence[Path], reader: Reader, listener: Listener) -> dict[str, Path]:
     """Find a recipe's checkpoints by content: files of the column's name first, then all others.
 
     Raises:
@@ -174,9 +176,10 @@ def locate(recipe: Recipe, folders: Sequence[Path], reader: Reader) -> dict[str,
         files = checkpoints.find(folder, ("**/*",))
         wanted = set(missing.values())
         files.sort(key=lambda path: not any(path.name.startswith(Path(column).name) for column in wanted))
-        for path in files:
+        for number, path in enumerate(files):
             if not missing:
                 break
+            listener.progress(f"looking for checkpoints in {folder}", number, len(files))
             try:
                 digest = checkpoints.content_hash(checkpoints.hash_tensors(reader(path).tensors))
             except CheckpointError:
@@ -217,10 +220,9 @@ def torch_dtypes(compact: Mapping[str, str]) -> dict[str, torch.dtype]:
     Raises:
         MixoptError: A name that is not a dtype.
     """
-    found: dict[str, torch.dtype] = {}
-    for name, text in compact.items():
-        dtype: Any = getattr(torch, text, None)
-        if not isinstance(dtype, torch.dtype):
-            raise MixoptError(f"recipe: unknown dtype {text!r} of {name}")
-        found[name] = dtype
-    return found
+    if unknown := [name for name, text in compact.items() if text not in _SAVED]:
+        name = unknown[0]
+        raise MixoptError(
+            f"recipe: unknown dtype {short(repr(compact[name]))} of {short(name)}; expected {', '.join(_SAVED)}"
+        )
+    return {name: _SAVED[text] for name, text in compact.items()}

@@ -132,7 +132,7 @@ def test_identity_is_json_and_opens_the_family_again(family: Family) -> None:
     stored: dict[str, Any] = json.loads(json.dumps(identity))
     assert stored == identity
     assert {field.name for field in fields(FamilyOptions)} - {"folder"} <= identity.keys()
-    again = from_identity(stored, Path())
+    again = from_identity(stored, Path(), "recipe.json", identity["name"])
     assert type(again) is type(family)
     assert again.identity() == identity
     assert again.encoding.key == family.encoding.key

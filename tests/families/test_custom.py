@@ -114,9 +114,16 @@ def test_identity_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_identity_round_trip() -> None:
     family = opened("with_preprocess", model="3", classnames=("a", "b", "c"))
-    again = from_identity(json.loads(json.dumps(family.identity())), Path())
+    again = from_identity(json.loads(json.dumps(family.identity())), Path(), "recipe.json", family.identity()["name"])
     assert again.identity() == family.identity()
     assert again.build().state_dict().keys() == family.build().state_dict().keys()
+
+
+@pytest.mark.parametrize("trusted", [None, "tests.tiny_family:other"])
+def test_a_function_that_a_file_alone_names_is_not_imported(trusted: str | None) -> None:
+    identity = {"name": "payload:run", "model": None, "classnames": None, "templates": None, "source": "x"}
+    with pytest.raises(SpecError, match=r"model\.safetensors: names the function 'payload:run'.*--family payload:run"):
+        from_identity(identity, Path(), "model.safetensors", trusted)
 
 
 # A whole search

@@ -296,7 +296,7 @@ def test_config_without_the_outer_table() -> None:
 def test_identity_gives_the_same_model_again(tmp_path: Path) -> None:
     family = opened()
     stored = json.loads(json.dumps(family.identity()))
-    again = from_identity(stored, tmp_path)
+    again = from_identity(stored, tmp_path, "recipe.json")
     assert isinstance(again, OpenClip)
     assert again.identity() == family.identity()
     assert again.classnames == family.classnames
@@ -313,8 +313,8 @@ def test_identity_cannot_be_changed_from_outside() -> None:
 
 
 def test_identity_that_is_not_complete(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="does not describe its model family: 'classnames'"):
-        from_identity({"name": "open_clip", "model": CLIP_CONFIG}, tmp_path)
+    with pytest.raises(SpecError, match=r"recipe\.json: the recipe does not describe its model family"):
+        from_identity({"name": "open_clip", "model": CLIP_CONFIG}, tmp_path, "recipe.json")
 
 
 def test_companions_load_with_open_clip(clip_pool: Path, tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""What a run or a command may replace: what mixopt wrote itself, and nothing that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mixopt.errors import MixoptError, RunError, names
+from mixopt.untrusted.texts import read_json, read_text
+from mixopt.weights import checkpoints, saving
+
+# What the first lines of a page or a card that mixopt wrote say.
+_MARKS = {".html": 'content="mixopt"', ".md": "- mixopt\n"}
+_BEGINNING = 4096
+# Keys of the JSON files that mixopt writes.
+_KEYS = {"recipe.json": "output_hash", "report.json": "methods", "open_clip_config.json": "model_cfg"}
+
+
+def check_replaceable(target: Path, inputs: Iterable[Path], option: str) -> None:
+    """Refuse to write over what is read, or over what mixopt did not write.
+
+    Args:
+        target: The file to write.
+        inputs: Files that are read.
+        option: Where it was named, for messages.
+
+    Raises:
+        RunError: The target is one of them, or somebody else's.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    for path in inputs:
+        if is_same(target, path):
+            raise RunError(
+                f"{option} {target}: is {path}, which is read here; choose another file, or --force to replace it"
+            )
+    if not _is_own(target):
+        raise RunError(f"{option} {target}: already there, and not written by mixopt; choose another file, or --force")
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], out: Path) -> None:
+    """Refuse a run folder in which the run would write over what it reads, or over what mixopt did not write.
+
+    Args:
+        outputs: The files that it will write.
+        inputs: Files and folders that it reads.
+        out: The run folder, for messages.
+
+    Raises:
+        RunError: Names them.
+    """
+    there = [path for path in outputs if path.exists()]
+    read = list(inputs)
+    taken = [path for path in there if any(is_same(path, each) for each in read)]
+    strange = [path for path in there if path not in taken and not _is_own(path)]
+    for paths, why in ((taken, "which the run reads"), (strange, "which mixopt did not write")):
+        if paths:
+            raise RunError(
+                f"{out}: the run would replace {names(path.name for path in paths)}, {why}; choose another --out, or "
+                "--force to replace"
+            )
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, through links too."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _is_own(path: Path) -> bool:
+    """Whether mixopt wrote a file, by what stands in it."""
+    if not path.is_file():
+        return False
+    try:
+        if path.suffix == ".safetensors":
+            found = checkpoints.metadata_of(path)
+            return saving.METADATA_KEY in found or saving.STATISTICS_KEY in found
+        if path.name in _KEYS:
+            return _KEYS[path.name] in read_json(path, MixoptError)
+        mark = _MARKS.get(path.suffix)
+        return mark is not None and mark in read_text(path, MixoptError)[:_BEGINNING]
+    except (MixoptError, TypeError):
+        return False
