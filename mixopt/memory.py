@@ -30,7 +30,7 @@ def gigabytes(count: float) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had, as Python, NumPy or torch say it."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _TORCH_SAYS)
 

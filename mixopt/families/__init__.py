@@ -20,6 +20,7 @@ from mixopt.errors import SpecError, short, unknown
 from mixopt.scoring.evaluator import Predict
 from mixopt.spec import FAMILIES
 from mixopt.untrusted import refusing
+from mixopt.untrusted.values import validated
 from mixopt.values.samples import Encoding
 from mixopt.weights.checkpoints import Checkpoint
 
@@ -127,7 +128,7 @@ def from_identity(identity: Mapping[str, Any], folder: Path, source: str, truste
         SpecError: The description is not complete, or names a function that the user did not name.
     """
     with refusing(SpecError, source, found="the recipe does not describe its model family", cure="give --family"):
-        described = _Described.model_validate(dict(identity))
+        described = validated(_Described, identity)
     if ":" in described.name and described.name != trusted:
         raise SpecError(
             f"{source}: names the function {short(repr(described.name))} as its model family; importing it would run "

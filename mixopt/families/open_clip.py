@@ -225,7 +225,9 @@ def _config(options: FamilyOptions) -> dict[str, Any]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    found = read_json(path, SpecError, cure="name an open_clip architecture with --model, or its config")
+    if not path.exists():
+        raise SpecError(f"--model {path}: no such file; name an open_clip architecture or its config")
+    found = read_json(path, SpecError, cure="name an architecture or its config with --model")
     if not isinstance(found, dict):
         raise SpecError(f"--model {path}: expected a JSON object, found a {type(found).__name__}")
     return found

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from mixopt.errors import RunError, short
-from mixopt.untrusted import refusing
-from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, json_of
+from mixopt.untrusted.texts import CHECKSUM, checksum_of
 from mixopt.values.metrics import shown_metric
-from mixopt.values.samples import VALIDATION
 
 REPORT_FORMAT = 2
 # Keys that are left out where there is nothing to say.
@@ -280,19 +268,6 @@ class Report(_Part):
     failed: dict[str, str] = Field(default_factory=dict)
     compared: dict[str, Any] | None = None
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        """Whether every row that is named is there, and every row has been scored on every split."""
-        made = {row.name: row for row in self.made}
-        if self.best not in made:
-            raise ValueError(f"the best row, {short(self.best)}, is none of those that were made")
-        if VALIDATION not in self.splits or not 0 <= self.tuning <= self.splits[VALIDATION].samples:
-            raise ValueError(f"tuning does not fit the samples of the {VALIDATION} split")
-        for name, row in made.items():
-            if row.metrics.keys() != self.splits.keys() or row.test.keys() != made[self.best].test.keys():
-                raise ValueError(f"row {short(name)} has scores on other splits than the run")
-        return self
-
     @property
     def made(self) -> tuple[MadeRow, ...]:
         """The rows that could be made."""
@@ -334,32 +309,3 @@ class Report(_Part):
         """Indented JSON with a checksum; floats keep every bit."""
         values = self.model_dump()
         return json.dumps({**values, CHECKSUM: checksum_of(values)}, indent=2, allow_nan=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> Report:
-        """Read what `to_json` wrote.
-
-        Args:
-            text: The content.
-            source: The file, for messages.
-
-        Raises:
-            RunError: Not a report, or one of another format.
-        """
-        anew = "the run's own command writes it anew, with scores from the cache"
-        values = json_of(text, source, RunError, cure=anew)
-        found = values.get("format", "an older one") if isinstance(values, Mapping) else f"a {type(values).__name__}"
-        if found != REPORT_FORMAT:
-            raise RunError(
-                f"{source}: written by another version of mixopt (report format {short(str(found))}, expected "
-                f"{REPORT_FORMAT}); {anew}"
-            )
-        with refusing(RunError, source, found="not a whole report", cure=anew):
-            if CHECKSUM in values:  # reports from before there was one have none
-                check_checksum(values)
-                del values[CHECKSUM]
-            try:
-                return cls.model_validate(values)
-            except ValidationError as error:
-                first = error.errors()[0]
-                raise ValueError(f"{short('.'.join(map(str, first['loc'])))}: {first['msg']}") from error

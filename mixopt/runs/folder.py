@@ -17,6 +17,7 @@ from mixopt.errors import RunError, names
 from mixopt.files import remove_leftovers, write_text
 from mixopt.imports import is_import_path
 from mixopt.reporting.schema import Report
+from mixopt.reporting.stored import report_from
 from mixopt.spec import StudySpec
 from mixopt.untrusted import refusing
 from mixopt.untrusted.printed import printable
@@ -110,7 +111,7 @@ class RunFolder:
             if self.journal.exists() or self.spec.exists():
                 raise RunError(f"{self.path}: the run has no report yet; the same command that began it continues")
             raise RunError(f"{self.path}: not a run folder; expected the --out of a search or a comparison")
-        return Report.from_json(read_text(self.report, RunError), str(self.report))
+        return report_from(read_text(self.report, RunError), str(self.report))
 
     def check_free_for(self, command: str) -> None:
         """Refuse to write one command's result over the other's.

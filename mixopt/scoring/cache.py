@@ -99,8 +99,8 @@ class OutcomeCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except READER_ERRORS as error:
-            what = "cache entry that cannot be read" if is_environment(error) else "damaged cache entry"
-            self._listener.warn(f"{what}, {path} ({reason_of(error)}): scored again")
+            what = "unreadable cache entry" if is_environment(error) else "damaged cache entry"
+            self._listener.warn(f"{what} {path} ({reason_of(error)}): scored again")
             return None
 
     def _store(self, path: Path, key: str, arrays: Arrays, seconds: float) -> None:

@@ -19,7 +19,7 @@ from mixopt.errors import DataError, ScoreError
 from mixopt.files import write_json
 from mixopt.listener import Listener
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
-from mixopt.untrusted import refusing
+from mixopt.untrusted import reason_of, refusing
 from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, read_json
 from mixopt.values.samples import VALIDATION
 
@@ -200,7 +200,7 @@ def measure(
         try:
             _seconds(predict, evaluator, name, batch)  # the first pass prepares more than it computes
         except (DataError, RuntimeError, TypeError) as error:  # the model does what this dtype cannot
-            failed[name] = _first_line(error)
+            failed[name] = reason_of(error.__cause__ or error)
     # In turns, so that what else the machine does meets all alike.
     for _ in range(ROUNDS if len(failed) < len(candidates) else 0):
         for name in (FP32, *(name for name in candidates if name not in failed)):
@@ -248,7 +248,3 @@ def _cpu_info(field: str) -> str:
     except OSError:
         return ""
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,6 +12,7 @@ from mixopt.errors import MixoptError, names, short
 from mixopt.files import is_plain_name
 from mixopt.untrusted import refusing
 from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, json_of
+from mixopt.untrusted.values import validated
 from mixopt.values.mix import Mix
 
 RECIPE_FORMAT = 1
@@ -79,16 +80,16 @@ class Recipe:
             MixoptError: Not a recipe, or one of a newer format.
         """
         with refusing(MixoptError, source, found="not a mixopt recipe", cure="restore it from a copy"):
-            fields = json_of(text, source, MixoptError)
-            if not isinstance(fields, dict) or fields.get("format") != RECIPE_FORMAT:
-                found = fields.get("format", "no format") if isinstance(fields, dict) else f"a {type(fields).__name__}"
-                raise MixoptError(
-                    f"{source}: not a mixopt recipe of format {RECIPE_FORMAT}, the one that this version reads (found "
-                    f"{short(str(found))}); build it with the version that wrote it"
-                )
+            fields = json_of(text, source, MixoptError, found="not a mixopt recipe")
+            if not isinstance(fields, dict):
+                raise TypeError(f"expected a JSON object, found a {type(fields).__name__}")
+            if (number := fields.get("format")) != RECIPE_FORMAT:
+                if type(number) is not int:
+                    raise ValueError("it names no format")
+                raise MixoptError(f"{source}: a recipe of another format; expected {RECIPE_FORMAT}; update mixopt")
             if CHECKSUM in fields:  # recipes from before there was one have none
                 check_checksum(fields)
-            written = _Written.model_validate(fields)
+            written = validated(_Written, fields)
             kept = {name: getattr(written, name) for name in cls.__dataclass_fields__ if name != "mix"}
             recipe = cls(**kept, mix=Mix.from_dict(written.mix.model_dump()))
             if lost := [name for name in recipe.mix.columns if name not in recipe.ingredients]:

@@ -134,8 +134,8 @@ def find_statistics(recipe: Recipe, folders: Sequence[Path]) -> dict[str, Tensor
     looked = names([str(folder) for folder in dict.fromkeys(folders)]) or "no folder"
     raise CheckpointError(
         f"the recipe's recomputed BatchNorm statistics, {file} (content hash {digest[:12]}), were not found in {looked}"
-        f"{'; ' + names(others) if others else ''}; copy {file} from the run folder to beside the recipe, or name its "
-        "folder with --models"
+        f"{'; ' + '; '.join(others[:5]) if others else ''}; copy {file} from the run folder to "
+        "beside the recipe, or name its folder with --models"
     )
 
 

@@ -172,14 +172,14 @@ def test_compare_shares_the_options_of_search(name: str) -> None:
 FLAGS = {
     "search": "models trials preset study family model base ingredients classnames templates data test limit select "
     "shifts pareto metric from greedy-rule batchnorm confirm refit sampler population groups space refine race signal "
-    "radius start timeout seed device batch-size precision compile stack dtype cache out storage",
+    "radius start timeout seed device batch-size precision compile stack dtype cache out force storage",
     "compare": "models methods study family model base ingredients classnames templates data test limit metric from "
-    "greedy-rule batchnorm confirm seed device batch-size precision compile stack dtype cache out",
+    "greedy-rule batchnorm confirm seed device batch-size precision compile stack dtype cache out force",
     "evaluate": "data test verify models family model classnames templates limit metric device batch-size precision "
     "compile cache",
     "inspect": "family model base ingredients classnames data test groups cache",
-    "build": "output models verify",
-    "report": "html",
+    "build": "output models verify force",
+    "report": "html force",
     "demo": "out trials seed cache",
 }
 
@@ -352,6 +352,7 @@ def test_report_shows_what_the_comparison_showed(home: Path, tmp_path: Path) -> 
 def test_report_lists_the_front_and_says_where_a_search_ended_early(home: Path, tmp_path: Path) -> None:
     run_folder = Path(shutil.copytree(home / "run", tmp_path / "run"))
     report = json.loads((run_folder / "report.json").read_text())
+    del report["checksum"]
     points = [{"trial": number, "values": [0.25, number / 8], "on_front": number == 3} for number in range(4)]
     objectives = [{"name": name, "weight": 0.5} for name in ("validation", "synthetic")]
     front = {"objectives": objectives, "signal": "accuracy", "direction": "maximize"}
@@ -444,7 +445,8 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
         "--model ViT-B-32 --base b.pt --ingredients a*.pt --ingredients b*.pt --classnames red --classnames green "
         "--templates {} --data v.npz --test t=t.npz --test u=u.npz --limit 7 --metric nll --greedy-rule strict "
         "--from greedy,uniform --from wise_ft --batchnorm recompute --confirm 0.3 "
-        "--seed 3 --device cpu --batch-size 5 --precision bf16 --compile --stack bf16 --dtype fp16 --cache c --out o"
+        "--seed 3 --device cpu --batch-size 5 --precision bf16 --compile --stack bf16 --dtype fp16 --cache c --out o "
+        "--force"
     )
     assert invoke("compare", *text.split()).exit_code == 0
     assert calls == [
@@ -456,6 +458,7 @@ def test_options_reach_the_comparison(comparing: Comparing) -> None:
             "metric": "nll", "from_": ["greedy,uniform", "wise_ft"], "greedy_rule": "strict",
             "batchnorm": "recompute", "confirm": 0.3, "seed": 3, "device": "cpu", "batch_size": 5, "precision": "bf16",
             "compile": True, "stack": "bf16", "dtype": "fp16", "cache": Path("c"), "out": Path("o"),
+            "force": True,
         }
     ]  # fmt: skip
     given = {flag for flag in text.split() if flag.startswith("--")}

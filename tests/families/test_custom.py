@@ -175,6 +175,7 @@ def test_search_with_a_custom_family(mlp_pool: Path, run_options: dict[str, Any]
     again = mixopt.evaluate(
         result.folder / "model.safetensors",
         verify=True,
+        family=f"{MODULE}:plain",
         data={"search": mlp_pool / "val.npz"},
         cache=run_options["cache"],
     )

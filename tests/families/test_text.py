@@ -64,7 +64,11 @@ def test_search_and_evaluate(text_pool: Path, tmp_path: Path) -> None:
     assert heard.warnings == ["3 samples of test split test are in the validation split too"], "those of no words"
 
     again = mixopt.evaluate(
-        result.folder / "model.safetensors", verify=True, data={"search": text_pool / "test.jsonl"}, **options
+        result.folder / "model.safetensors",
+        verify=True,
+        family="tests.text_family:texts",
+        data={"search": text_pool / "test.jsonl"},
+        **options,
     )
     accuracy, loss = own_outcomes(saved, text_pool / "test.jsonl")
     assert again["splits"]["test"]["metrics"]["nll"] == pytest.approx(loss, abs=1e-5)

@@ -11,8 +11,9 @@ import pytest
 
 from mixopt.reporting.build import best_row
 from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
-from mixopt.reporting.schema import Report, SweepPoint
+from mixopt.reporting.schema import SweepPoint
 from mixopt.reporting.statistics import interval, mcnemar, wilson
+from mixopt.reporting.stored import report_from
 from mixopt.reporting.tables import comparisons, table, ties, widths
 from tests.reports import report_of
 
@@ -84,7 +85,7 @@ def test_report_has_the_promised_keys_and_is_json() -> None:
     ]
     report = report_of(rows, best="search")
     methods = {entry["name"]: entry for entry in json.loads(report.to_json())["methods"]}
-    assert Report.from_json(report.to_json(), "here") == report
+    assert report_from(report.to_json(), "here") == report
     entry = methods["search"]
     assert entry["search"] == 1.0
     assert entry["test"] == {"test": 1.0}

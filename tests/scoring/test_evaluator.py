@@ -121,7 +121,7 @@ def test_not_even_one_image_fits() -> None:
 
 def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory() -> None:
     limited = Limited(0, RuntimeError("shapes cannot be multiplied"))
-    with pytest.raises(RuntimeError, match="shapes cannot"):
+    with pytest.raises(DataError, match=r"memory: the model fails on .*\(images \[53, 4, 4, 3\]\): shapes cannot"):
         Evaluator(make_split(), ENCODING, CPU, 4).run(limited)
     assert limited.sizes == [4]
 

@@ -343,7 +343,7 @@ def test_tensors_left_out_or_matched_twice_are_all_named(tmp_path: Path) -> None
     ["[groups", "", "[other]\na = 'b'\n", "[groups]\na = 3\n", "[groups]\na = '('\n", "groups = 4\n"],
 )
 def test_a_bad_toml_says_what_is_expected(tmp_path: Path, text: str) -> None:
-    with pytest.raises(SpecError, match=r"groups\.toml: expected a table \[groups\]"):
+    with pytest.raises(SpecError, match=r"groups\.toml: (no .*expected a table \[groups\]|not valid TOML)"):
         make_groups(write_toml(tmp_path, text), {"a": 1})
 
 
