@@ -209,6 +209,11 @@ def family_of_recipe(identity: Mapping[str, Any], path: Path, trusted: str | Non
     return families.from_identity(identity, path.parent, str(path), trusted)
 
 
+def refuse_family(name: str, path: Path, trusted: str | None) -> None:
+    """Refuse a family that is a function which only a file names, see `mixopt.families.check_trusted`."""
+    families.check_trusted(name, str(path), trusted)
+
+
 def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Samples]:
     """The validation split and the tests by name, the former first.
 

@@ -13,7 +13,7 @@ from mixopt.cli.flags import LONG, flags_of, options_of
 from mixopt.cli.screen import Screen
 from mixopt.spec.option import RUN
 
-QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the result only.", rich_help_panel=RUN)]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No notices and progress.", rich_help_panel=RUN)]
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=RUN)]
 
 

@@ -97,8 +97,8 @@ class Screen:
             self._stderr.print(_plain(text))
 
     def _warn(self, text: str) -> None:
-        if not self._quiet:
-            self._stderr.print(Text.assemble(("warning:", "yellow"), " ", _plain(text)))
+        """Print a warning, also where the screen is quiet."""
+        self._stderr.print(Text.assemble(("warning:", "yellow"), " ", _plain(text)))
 
     def _show(self, what: str, done: int, total: int) -> None:
         self._step(printable(what), done, total, "")

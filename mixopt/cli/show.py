@@ -96,7 +96,11 @@ def _show_winner(screen: Screen, report: Report, folder: Path) -> None:
     held = report.splits["validation"].samples - report.tuning
     by = f"on the {held:,} selection samples held back" if held else "on the validation split"
     screen.out(f"best {by}: {report.best}{tied}; saved as {folder / 'model.safetensors'}")
-    screen.out(f"Next: mixopt evaluate {folder / 'model.safetensors'} --data FILE; for another row's model, the same")
+    # A user's own function is imported where the user names it, and nowhere else.
+    own = f" --family {report.family}" if report.family and ":" in report.family else ""
+    screen.out(
+        f"Next: mixopt evaluate {folder / 'model.safetensors'} --data FILE{own}; for another row's model, the same"
+    )
     screen.out("command with --methods ROW and another --out, which takes its scores from the cache")
 
 

@@ -129,15 +129,28 @@ def from_identity(identity: Mapping[str, Any], folder: Path, source: str, truste
     """
     with refusing(SpecError, source, found="the recipe does not describe its model family", cure="give --family"):
         described = validated(_Described, identity)
-    if ":" in described.name and described.name != trusted:
-        raise SpecError(
-            f"{source}: names the function {short(repr(described.name))} as its model family; importing it would run "
-            "code that only this file asks for. If you know it, name it yourself: "
-            f"--family {short(shlex.quote(described.name))}"
-        )
+    check_trusted(described.name, source, trusted)
     return open_family(
         FamilyOptions(described.name, described.model, described.classnames, described.templates, folder)
     )
+
+
+def check_trusted(name: str, source: str, trusted: str | None) -> None:
+    """Refuse to import a function that only a file names.
+
+    Args:
+        name: The family's name in the file.
+        source: The file.
+        trusted: The function that the user named.
+
+    Raises:
+        SpecError: It is a function, and not that one.
+    """
+    if ":" in name and name != trusted:
+        raise SpecError(
+            f"{source}: names the function {short(repr(name))} as its model family; importing it would run code that "
+            f"only this file asks for. If you know it, name it yourself: --family {short(shlex.quote(name))}"
+        )
 
 
 class _Described(BaseModel):

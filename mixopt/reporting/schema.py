@@ -14,7 +14,7 @@ REPORT_FORMAT = 2
 # Keys that are left out where there is nothing to say.
 _OPTIONAL = frozenset(
     {"select", "shifts", "sampler", "trials", "race", "space", "front", "compared", "refined", "notes", "curves",
-     "sweep", "failed", "trial"}
+     "sweep", "failed", "trial", "family"}
 )  # fmt: skip
 
 
@@ -215,6 +215,7 @@ class Report(_Part):
         version: Of mixopt.
         command: Which verb made it.
         metric: The driving metric.
+        family: The model family, by name or import path.
         best: The best row's name.
         methods: The rows in the table's order.
         verification: Of the saved file.
@@ -244,6 +245,7 @@ class Report(_Part):
     version: str
     command: Literal["search", "compare"]
     metric: str
+    family: str | None = None
     best: str
     methods: tuple[MadeRow | FailedRow, ...]
     verification: Verification

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mixopt.assemble import family_of, family_of_recipe, functions_of, open_splits
+from mixopt.assemble import family_of, family_of_recipe, functions_of, open_splits, refuse_family
 from mixopt.errors import MixoptError, SpecError
 from mixopt.imports import is_import_path
 from mixopt.listener import Listener
@@ -16,6 +16,7 @@ from mixopt.scoring.device import limit_threads, resolve_device
 from mixopt.scoring.evaluator import FP32, Evaluator
 from mixopt.scoring.own_objective import own_evaluator
 from mixopt.spec import AUTO, DataSpec, load_spec
+from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
 from mixopt.weights import checkpoints, saving
 
@@ -49,14 +50,11 @@ def evaluate(
     called = VALIDATION if spec.data.validation is None else _called(spec.data.validation)
     if called in spec.data.test:
         called = VALIDATION
-    recipe = saving.load_recipe(path) if saving.METADATA_KEY in opened.metadata else None
+    described = given.keys() & {"family", "model", "classnames", "templates", "models"}
+    recipe = _recipe_of(opened, given.get("family"), bool(described))
     if verify and recipe is None:
         raise MixoptError(f"{path}: --verify needs a model that mixopt saved; this one carries no recipe")
-    if recipe is not None:
-        saving.check_output(recipe, opened.tensors, str(path))
-    described = given.keys() & {"family", "model", "classnames", "templates", "models"}
-    own = None if recipe is None else recipe.family.get("name")
-    if recipe is not None and (not described or (described == {"family"} and given["family"] == own)):
+    if recipe is not None and (not described or (described == {"family"} and given["family"] == recipe.family["name"])):
         family = family_of_recipe(recipe.family, path, given.get("family"))
         if family.identity() != recipe.family:
             heard.warn(f"{path}: its family {recipe.family['name']} has changed since the model was saved")
@@ -90,6 +88,18 @@ def evaluate(
         },
         "verified": recipe is not None,
     }
+
+
+def _recipe_of(opened: checkpoints.Checkpoint, trusted: str | None, is_described: bool) -> Recipe | None:
+    """The recipe in a checkpoint's header, whose weights and family are what it says; None where there is none."""
+    text = opened.metadata.get(saving.METADATA_KEY)
+    if text is None:
+        return None
+    if not is_described:  # before anything else is said of it: what it would have run
+        refuse_family(saving.family_in(text), opened.path, trusted)
+    recipe = Recipe.from_json(text, str(opened.path))
+    saving.check_output(recipe, opened.tensors, str(opened.path))
+    return recipe
 
 
 def _called(selection: Path) -> str:

@@ -87,6 +87,7 @@ def run_fields(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
     return {
         "version": __version__,
         "metric": objective.metric.name,
+        "family": assembly.family.identity()["name"],
         "splits": {
             name: SplitInfo(samples=len(evaluator.split), fingerprint=evaluator.split.fingerprint)
             for name, evaluator in objective.evaluators.items()

@@ -12,7 +12,7 @@ from torch import Tensor
 from mixopt.errors import CheckpointError, MixoptError, PoolError, names, short
 from mixopt.listener import Listener
 from mixopt.untrusted import refusing
-from mixopt.untrusted.texts import read_text
+from mixopt.untrusted.texts import json_of, read_text
 from mixopt.values.recipe import Recipe
 from mixopt.weights import checkpoints
 from mixopt.weights.exact import build_exact
@@ -40,6 +40,14 @@ def load_recipe(path: Path) -> Recipe:
             raise MixoptError(f"{path}: this model carries no mixopt recipe; give the recipe.json")
         return Recipe.from_json(text, str(path))
     return Recipe.from_json(read_text(path, MixoptError, found="not a recipe.json"), str(path))
+
+
+def family_in(text: str) -> str:
+    """The name of the model family in a recipe's text, however damaged the rest of it is; empty where it says none."""
+    try:
+        return str(json_of(text, "", MixoptError)["family"]["name"])
+    except (MixoptError, LookupError, TypeError):
+        return ""
 
 
 def save_model(path: Path, tensors: Mapping[str, Tensor], tied: Mapping[str, str], recipe: Recipe) -> None:
