@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from PIL import Image
 
 from mixopt import load_spec
 from mixopt.assemble import family_of, open_splits
-from mixopt.data import open_split
+from mixopt.data import folder, npz, open_split
 from mixopt.errors import DataError
 from mixopt.families import FamilyOptions, open_family
 from mixopt.families.image_encoding import image_encoding
@@ -378,3 +380,41 @@ def test_fingerprint_follows_content(change: str) -> None:
         "order": lambda: Samples("validation", "here", images, labels[::-1].copy(), digests[::-1]),
     }
     assert changes[change]().fingerprint != split.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        (
+            {"x": np.zeros((4, 0, 8, 3), np.uint8), "y": np.zeros(4, np.int64)},
+            "images of 1 x 1 pixels or more",
+        ),
+        ({"x": np.zeros((4, 8, 8, 3), np.uint8), "y": np.zeros(4, np.int64), "classes": np.array([b"\xff"])}, "UTF-8"),
+    ],
+    ids=["no height", "classes"],
+)
+def test_arrays_that_no_model_takes(tmp_path: Path, arrays: dict[str, Any], says: str) -> None:
+    np.savez(tmp_path / "val.npz", **arrays)
+    with pytest.raises(DataError, match=rf"val\.npz: .*{says}"):
+        npz.open_source(tmp_path / "val.npz")
+
+
+def test_images_that_are_something_else_are_not_handed_to_other_programs(tmp_path: Path) -> None:
+    """Pillow opens PostScript by its content, and runs Ghostscript to draw it."""
+    (tmp_path / "split" / "a").mkdir(parents=True)
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    (tmp_path / "split" / "a" / "x.png").write_bytes(script)
+    with pytest.raises(DataError, match=r"x\.png: this image does not decode"):
+        folder.open_source(tmp_path / "split").load(0)
+
+
+def test_an_image_that_declares_more_pixels_than_is_safe_is_named(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 10**5, 10**5, 8, 0, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    (tmp_path / "split" / "a").mkdir(parents=True)
+    (tmp_path / "split" / "a" / "bomb.png").write_bytes(bomb)
+    with pytest.raises(DataError, match=r"bomb\.png: this image does not decode .*10000000000 pixels"):
+        folder.open_source(tmp_path / "split").load(0)

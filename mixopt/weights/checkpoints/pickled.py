@@ -122,7 +122,7 @@ def unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]
     }
     # Of anything, however deep: a key may hold itself a thousand times over.
     others = [
-        name if isinstance(name, str) else reprlib.repr(name)
+        name if isinstance(name, str) else short(reprlib.repr(name))
         for name, value in state.items()
         if not (isinstance(name, (str, int)) and isinstance(value, Tensor))
     ]
