@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -21,6 +19,7 @@ from mixopt.reporting.rows import TrialPoint
 from mixopt.scoring.objective import Objective
 from mixopt.spaces import Space, from_description
 from mixopt.study.fronts import on_front
+from mixopt.study.storage import open_reading
 from mixopt.values.metrics import Direction
 from mixopt.values.mix import Mix
 
@@ -161,7 +160,7 @@ def read_trials(journal: Path) -> list[TrialPoint]:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+        storage = open_reading(journal)
         known = sorted(optuna.get_all_study_names(storage), key=len)
         if [f"{known[0]}{SECOND}"] != known[1:] and len(known) != 1:
             raise ValueError(f"it holds the studies {known}")

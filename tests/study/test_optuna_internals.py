@@ -64,7 +64,7 @@ def test_the_version_is_one_that_is_allowed() -> None:
 
 def test_cma_es_draws_its_seeds_from_cma_rng() -> None:
     """`_CmaEs._restore_optimizer` draws one in its place."""
-    ours, theirs = samplers._CmaEs(3, None, []), CmaEsSampler(seed=3)
+    ours, theirs = samplers._CmaEs(3, None, [], lambda *_: None), CmaEsSampler(seed=3)
     assert ours._cma_rng.rng.randint(1, 2**31 - 2) == theirs._cma_rng.rng.randint(1, 2**31 - 2)
 
 
