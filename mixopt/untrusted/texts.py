@@ -55,7 +55,7 @@ def json_of(text: str, source: str, error: type[MixoptError], *, cure: str = "re
         MixoptError: Of the kind asked for: not JSON, or nested beyond all use.
     """
     with refusing(error, source, found="not JSON", cure=cure):
-        _check_depth(text)
+        check_depth(text)
         return json.loads(text)
 
 
@@ -76,7 +76,7 @@ def read_toml(path: Path, error: type[MixoptError]) -> dict[str, Any]:
     """
     text = read_text(path, error, most=MOST_TOML)
     with refusing(error, str(path), found="not valid TOML", cure="correct it"):
-        _check_depth(text.replace("'", '"'))
+        check_depth(text.replace("'", '"'))
         for part in _ENDS_OF_KEYS.split(text):
             key, sign, _ = part.partition("=")
             if (sign or key.lstrip().startswith("[")) and key.count(".") > _MOST_DOTS:
@@ -84,8 +84,12 @@ def read_toml(path: Path, error: type[MixoptError]) -> dict[str, Any]:
         return tomllib.loads(text)
 
 
-def _check_depth(text: str) -> None:
-    """Refuse brackets within brackets within brackets."""
+def check_depth(text: str) -> None:
+    """Refuse brackets within brackets within brackets.
+
+    Raises:
+        ValueError: More levels of them than `DEEPEST`.
+    """
     if text.count("[") + text.count("{") <= DEEPEST:
         return
     depth = 0
