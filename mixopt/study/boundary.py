@@ -26,7 +26,7 @@ _HIDDEN = "***"
 
 
 @contextmanager
-def storage_errors(journal: Path, url: str | None) -> Iterator[None]:
+def storage_errors(journal: Path, url: str | None, what: str = "be read or written") -> Iterator[None]:
     """Turn what a study's storage raises in the block, at any depth, into one error that names it.
 
     A full disk or a missing permission under a journal passes as it is: the run folder has a message for these.
@@ -34,6 +34,7 @@ def storage_errors(journal: Path, url: str | None) -> Iterator[None]:
     Args:
         journal: The journal file, used where no URL is given.
         url: An Optuna storage URL.
+        what: What cannot be done with it then.
 
     Raises:
         RunError: The storage cannot be opened, read or written.
@@ -46,7 +47,7 @@ def storage_errors(journal: Path, url: str | None) -> Iterator[None]:
         if url is None and isinstance(error, OSError) and error.errno in ENVIRONMENT:
             raise
         # Nothing that stands behind the error either: SQLAlchemy's own text has the URL and the values of statements.
-        raise RunError(_told(error, journal, url)) from None
+        raise RunError(_told(error, journal, url, what)) from None
 
 
 def name_of(storage: BaseStorage) -> str:
@@ -66,14 +67,14 @@ def _masked(text: str) -> str:
     return _PASSWORD_OPTION.sub(rf"\g<1>{_HIDDEN}", _PASSWORD.sub(rf"\g<1>:{_HIDDEN}", text))
 
 
-def _told(error: Exception, journal: Path, url: str | None) -> str:
+def _told(error: Exception, journal: Path, url: str | None, what: str) -> str:
     reason = reason_of(_plain(error))
     if url is None:
-        return f"{journal}: the study's storage cannot be used ({reason}); {RESTORE}"
+        return f"{journal}: the study's storage cannot {what} ({reason}); {RESTORE}"
     for secret in _secrets_of(url):
         reason = reason.replace(secret, _HIDDEN)
     return (
-        f"{shown(url)}: the study's storage cannot be used ({_masked(reason)}); check the URL and the database, "
+        f"{shown(url)}: the study's storage cannot {what} ({_masked(reason)}); check the URL and the database, "
         f"and run the same command again, or {ANEW}"
     )
 

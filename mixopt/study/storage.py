@@ -38,7 +38,7 @@ def open_storage(journal: Path, url: str | None, stopwatch: Stopwatch | None = N
     Raises:
         RunError: The storage cannot be opened, or the journal is damaged.
     """
-    with storage_errors(journal, url):
+    with storage_errors(journal, url, "be opened"):
         if url is not None:
             return optuna.storages.get_storage(url)
         with refusing(RunError, str(journal), found="not a journal", cure=RESTORE):

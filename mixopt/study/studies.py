@@ -101,8 +101,8 @@ def check_identity(
         )
     if (found := [each.name.lower() for each in study.directions]) != list(directions):
         raise RunError(
-            f"{name_of(study._storage)}: study {study.study_name!r}: expected to {' and '.join(directions)} its values, "
-            f"found {' and '.join(found)}; {RESTORE}"
+            f"{name_of(study._storage)}: study {study.study_name!r}: expected the directions {names(directions)}, "
+            f"found {names(found)}; {RESTORE}"
         )
 
 
@@ -173,7 +173,7 @@ def read_trials(journal: Path) -> list[TrialPoint]:
     storage = open_reading(journal)
     with storage_errors(journal, None):
         known = sorted(optuna.get_all_study_names(storage), key=len)
-        if len(known) != 1 and [f"{name}{SECOND}" for name in known[:1]] != known[1:] or not known:
+        if not known or (len(known) > 1 and [f"{known[0]}{SECOND}"] != known[1:]):
             raise RunError(f"{journal}: expected the study of one run, found {names(known) or 'none'}; {RESTORE}")
         studies = [optuna.load_study(study_name=name, storage=storage) for name in known]
         for study in studies:
