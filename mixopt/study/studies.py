@@ -36,7 +36,8 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Looked up before it is made: a journal would keep the trace of an attempt to make it a second time.
-    known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}.get(name)
+    summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    known = {summary.study_name: summary for summary in summaries}.get(name)
     directions = [direction] * objectives
     if (
         known is not None
