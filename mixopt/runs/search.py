@@ -82,8 +82,16 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     started = time.monotonic()
     assembly = assemble(spec, listener)
     assembly = replace(assembly, objective=steered(spec, assembly.objective))
-    objective = assembly.objective
     plan = plan_search(spec, assembly)
+    with studies.storage_errors(folder.journal, spec.storage):
+        return _run(spec, folder, listener, assembly, plan, started)
+
+
+def _run(
+    spec: StudySpec, folder: RunFolder, listener: Listener, assembly: Assembly, plan: SearchPlan, started: float
+) -> SearchResult:
+    """The steps that use the study."""
+    objective = assembly.objective
     own = _open_studies(spec, plan, folder, objective)
     folder.write_spec(spec.model_copy(update=assembly.resolved))
     announce_search(plan, objective, announce(spec, assembly, listener), listener)
@@ -108,15 +116,18 @@ def _open_studies(spec: StudySpec, plan: SearchPlan, folder: RunFolder, objectiv
     Raises:
         RunError: They belong to other options or files, or the folder to another study.
     """
+    direction = objective.signal.direction
     study = studies.open_study(
         studies.open_storage(folder.journal, spec.storage, objective.stopwatch),
         folder.path.resolve().name,
-        objective.signal.direction,
+        direction,
         objectives=plan.trials.objectives,
     )
-    studies.check_identity(study, plan.identity, folder.path)
-    own = [study, studies.open_second(study)] if plan.refine else [study]
-    studies.check_identity(own[-1], plan.identity, folder.path)
+    studies.check_identity(study, plan.identity, folder.path, [direction] * plan.trials.objectives)
+    own = [study]
+    if plan.refine:
+        own.append(studies.open_second(study))
+        studies.check_identity(own[1], plan.identity, folder.path, [direction])
     if not studies.has_begun(study) and folder.recipe.exists():
         raise RunError(f"{folder.path}: holds the result of another study; choose a new folder with --out")
     return own

@@ -6,6 +6,7 @@ with plain ``optuna.load_study``, and `optuna_objective` is an ordinary Optuna o
 
 from optuna import Study
 
+from mixopt.study.boundary import storage_errors
 from mixopt.study.fronts import front
 from mixopt.study.samplers import check_sampler, make_sampler, population_of
 from mixopt.study.storage import open_storage
@@ -47,4 +48,5 @@ __all__ = [
     "read_trials",
     "recall_trials",
     "run_trials",
+    "storage_errors",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -15,9 +16,12 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.trial import FrozenTrial, TrialState
 
 from mixopt.errors import SpecError
+from mixopt.study.optimizers import Optimizer, restore
 
 BOX = FloatDistribution(-1.0, 1.0)
 SPACE_LEARNERS = ("cmaes", "nsgaii", "tpe", "gp")
+# The last optimizer that a CMA-ES sampler stored in some trials.
+Stored = Callable[[CmaEsSampler, Sequence[FrozenTrial]], Optimizer | None]
 POPULATION = 20  # of NSGA-II; Optuna's 50 would make four generations of 200 trials
 
 
@@ -26,7 +30,8 @@ def make_sampler(
     seed: int,
     population: int | None,
     before: Sequence[FrozenTrial] = (),
-    labels: Iterable[str] | None = None,
+    labels: Sequence[str] | None = None,
+    where: str = "the study's storage",
 ) -> BaseSampler:
     """A fresh sampler of Optuna.
 
@@ -36,11 +41,18 @@ def make_sampler(
         population: Of CMA-ES and NSGA-II; their own defaults without.
         before: The study's trials so far, where CMA-ES finds its state.
         labels: Of the space's dimensions: samplers that would work the space out before every ask are told it.
+        where: The study's storage, for messages.
 
     Raises:
         SpecError: A class that cannot be imported or is not a sampler.
     """
-    sampler = _sampler_of(name, seed, population, before)
+    dims = None if labels is None else len(labels)
+
+    def stored(sampler: CmaEsSampler, trials: Sequence[FrozenTrial]) -> Optimizer | None:
+        every = (restore(trial, sampler._attr_key_optimizer, dims, where) for trial in reversed(trials))
+        return next((found for found in every if found is not None), None)
+
+    sampler = _sampler_of(name, seed, population, before, stored)
     return sampler if labels is None or name not in SPACE_LEARNERS else _KnownSpace(sampler, labels)
 
 
@@ -64,10 +76,12 @@ def check_sampler(name: str, seed: int, population: int | None, objectives: int)
         ) from error
 
 
-def _sampler_of(name: str, seed: int, population: int | None, before: Sequence[FrozenTrial]) -> BaseSampler:
+def _sampler_of(
+    name: str, seed: int, population: int | None, before: Sequence[FrozenTrial], stored: Stored
+) -> BaseSampler:
     if name == "cmaes":
         # The box is centred on the start, so CMA-ES begins there, with a sixth of the range as its step.
-        return _CmaEs(seed, population, before)
+        return _CmaEs(seed, population, before, stored)
     if name == "nsgaii":
         return NSGAIISampler(population_size=population or POPULATION, seed=seed)
     if name == "tpe":
@@ -76,7 +90,10 @@ def _sampler_of(name: str, seed: int, population: int | None, before: Sequence[F
         return GPSampler(seed=seed)
     if name == "random":
         return RandomSampler(seed=seed)
-    return _foreign_sampler(name, seed)
+    sampler = _foreign_sampler(name, seed)
+    if isinstance(sampler, CmaEsSampler):
+        vars(sampler)["_restore_optimizer"] = partial(stored, sampler)  # its own would run what a pickle names
+    return sampler
 
 
 def population_of(name: str, dims: int, population: int | None) -> int:
@@ -113,7 +130,7 @@ class NSGAIISampler(samplers.NSGAIISampler):
 class _KnownSpace(BaseSampler):
     """A sampler that is told the space, which it would otherwise work out from all trials before every ask."""
 
-    def __init__(self, sampler: BaseSampler, labels: Iterable[str]) -> None:
+    def __init__(self, sampler: BaseSampler, labels: Sequence[str]) -> None:
         self._sampler = sampler
         self._space: dict[str, BaseDistribution] = dict.fromkeys(sorted(labels), BOX)
 
@@ -140,13 +157,14 @@ class _CmaEs(CmaEsSampler):
     trial of every generation has it and plain Optuna can go on.
     """
 
-    def __init__(self, seed: int, population: int | None, before: Sequence[FrozenTrial]) -> None:
+    def __init__(self, seed: int, population: int | None, before: Sequence[FrozenTrial], stored: Stored) -> None:
         super().__init__(seed=seed, popsize=population, warn_independent_sampling=False)
         self._live = [trial for trial in before if trial.state in (TrialState.RUNNING, TrialState.COMPLETE)]
+        self._stored = stored
 
     # The one place that knows Optuna from inside; a test compares with Optuna's own, and counts the optimizers stored.
     def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
-        found = super()._restore_optimizer(self._live)
+        found = self._stored(self, self._live)
         if found and not any(trial.system_attrs.get("cma:generation") for trial in reversed(completed_trials)):
             # Optuna, which finds none in complete trials, would now draw a seed for a new one.
             self._cma_rng.rng.randint(1, 2**31 - 2)

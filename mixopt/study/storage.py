@@ -1,22 +1,27 @@
-"""Where a study is kept: a run folder's journal, written whole whatever interrupts, or any storage of Optuna."""
+"""Where a study is kept: a run folder's journal, checked and written whole, or any storage of Optuna."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
+from array import array
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from sqlalchemy.exc import SQLAlchemyError
 
 from mixopt.errors import RunError
 from mixopt.scoring.stopwatch import Stopwatch
+from mixopt.study.boundary import RESTORE, storage_errors
+from mixopt.study.logs import Lines
+from mixopt.untrusted import refusing
 
 
 def open_storage(journal: Path, url: str | None, stopwatch: Stopwatch | None = None) -> optuna.storages.BaseStorage:
@@ -31,16 +36,26 @@ def open_storage(journal: Path, url: str | None, stopwatch: Stopwatch | None = N
         stopwatch: Told the time that writing the journal takes.
 
     Raises:
-        RunError: The storage cannot be opened.
+        RunError: The storage cannot be opened, or the journal is damaged.
     """
-    try:
+    with storage_errors(journal, url, "be opened"):
         if url is not None:
             return optuna.storages.get_storage(url)
-        _mend(journal)
+        with refusing(RunError, str(journal), found="not a journal", cure=RESTORE):
+            _mend(journal)
         return _Journal(journal, stopwatch or Stopwatch())
-    except (OSError, ValueError, ImportError, KeyError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        where = f"--storage {url}" if url else str(journal)
-        raise RunError(f"{where}: the study's storage cannot be opened ({error})") from error
+
+
+def open_reading(journal: Path) -> optuna.storages.BaseStorage:
+    """A journal that is only read; a torn last line is passed over.
+
+    Raises:
+        RunError: There is none, or it is damaged.
+    """
+    if not journal.is_file():
+        raise RunError(f"{journal}: no such file; {RESTORE}")
+    with storage_errors(journal, None):
+        return JournalStorage(_CheckedReads(str(journal)))
 
 
 def write_together(study: optuna.Study) -> AbstractContextManager[None]:
@@ -62,8 +77,47 @@ class _Lock(JournalFileSymlinkLock):
             super().release()
 
 
-class _WholeWrites(JournalFileBackend):
-    """A journal whose writes are timed, and not disturbed by Ctrl-C or SIGTERM.
+class _CheckedReads(JournalFileBackend):
+    """A journal whose every line is checked before Optuna follows it."""
+
+    def __init__(self, path: str, lock: JournalFileSymlinkLock | None = None) -> None:
+        super().__init__(path, lock)
+        self._lines = Lines(Path(path))
+        self._begins = array("q", [0])  # where each line read so far begins, and where the next one will
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        known = self._lines.number
+        if log_number_from < known:
+            yield from self._read_again(log_number_from, known)
+        yield from islice(self._read_new(), max(0, log_number_from - known), None)
+
+    def _read_again(self, first: int, last: int) -> Iterator[dict[str, Any]]:
+        with self._opened(first) as stream:
+            yield from map(json.loads, islice(stream, last - first))
+
+    def _read_new(self) -> Iterator[dict[str, Any]]:
+        with self._opened(self._lines.number) as stream:
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return  # torn, or still being written
+                log = self._lines.read(line)
+                self._begins.append(self._begins[-1] + len(line))
+                yield log
+
+    @contextmanager
+    def _opened(self, number: int) -> Iterator[BinaryIO]:
+        """The file, at the beginning of a line."""
+        with ExitStack() as opened:
+            with refusing(RunError, self._file_path, found="not a journal", cure=RESTORE):
+                stream = opened.enter_context(Path(self._file_path).open("rb"))
+            if os.fstat(stream.fileno()).st_size < self._begins[-1]:
+                raise RunError(f"{self._file_path}: lines that were read are no longer there; {RESTORE}")
+            stream.seek(self._begins[number])
+            yield stream
+
+
+class _WholeWrites(_CheckedReads):
+    """A journal whose writes are timed, chained by sums, and not disturbed by Ctrl-C or SIGTERM.
 
     Optuna's lock, interrupted while it is taken or released, fails with an error of its own instead.
     """
@@ -72,7 +126,6 @@ class _WholeWrites(JournalFileBackend):
         self._mutex = _Lock(path)
         super().__init__(path, self._mutex)
         self._stopwatch = stopwatch
-        self._written = 0  # logs in the file, as far as known
         self._pending: list[dict[str, Any]] | None = None
 
     @contextmanager
@@ -94,32 +147,40 @@ class _WholeWrites(JournalFileBackend):
                 self._flush()
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        if self._pending is None or log_number_from < self._written:
+        known = self._lines.number
+        if self._pending is None or log_number_from < known:
             yield from super().read_logs(log_number_from)
         if self._pending is not None:
-            yield from self._pending[max(0, log_number_from - self._written) :]
+            yield from self._pending[max(0, log_number_from - known) :]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         if self._pending is not None:
             self._pending += json.loads(json.dumps(logs))  # as the file will give them back
             return
         with self._stopwatch("storage"), _signals_wait():
-            super().append_logs(logs)
-
-    def _read_on(self) -> None:
-        """Count the file's new logs; Optuna, which has not seen where a log begins, would read the file again."""
-        self._written += sum(1 for _ in super().read_logs(self._written))
+            self._mutex.acquire()
+            self._mutex.held = True
+            self._append(logs)
 
     def _flush(self) -> None:
         with self._stopwatch("storage"), _signals_wait():
             pending, self._pending = self._pending, None
-            try:
-                if pending:
-                    super().append_logs(pending)
-                    self._read_on()
-            finally:
-                self._mutex.held = False
-                self._mutex.release()
+            self._append(pending or [])
+
+    def _append(self, logs: list[dict[str, Any]]) -> None:
+        """Write logs after whatever is there, and give the lock back."""
+        try:
+            if logs:
+                self._read_on()  # the sums go on from the last line, whoever wrote it
+                super().append_logs(self._lines.sealed(logs))
+                self._read_on()
+        finally:
+            self._mutex.held = False
+            self._mutex.release()
+
+    def _read_on(self) -> None:
+        for _ in self._read_new():
+            pass
 
 
 class _Journal(JournalStorage):

@@ -11,30 +11,33 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mixopt.errors import RunError, listing
+from mixopt.errors import RunError, listing, names
 from mixopt.reporting.rows import TrialPoint
 from mixopt.scoring.objective import Objective
-from mixopt.spaces import Space, from_description
+from mixopt.spaces import Space
+from mixopt.study.boundary import RESTORE, name_of, storage_errors
 from mixopt.study.fronts import on_front
+from mixopt.study.records import ATTRIBUTE, SECOND, check_study, space_of
+from mixopt.study.storage import open_reading
 from mixopt.values.metrics import Direction
 from mixopt.values.mix import Mix
-
-ATTRIBUTE = "mixopt"
-SECOND = "-refine"  # what the second round's study is called after the first one's name
 
 
 def open_study(
     storage: optuna.storages.BaseStorage, name: str, direction: Direction, objectives: int = 1
 ) -> optuna.Study:
-    """The run's study, new or as it was left; one that never began takes the direction and objectives of today."""
+    """The run's study, new or as it was left; one that never began takes the direction and objectives of today.
+
+    Raises:
+        RunError: What it or one of its trials says is damaged.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Looked up before it is made: a journal would keep the trace of an attempt to make it a second time.
-    known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}.get(name)
+    summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    known = {summary.study_name: summary for summary in summaries}.get(name)
     directions = [direction] * objectives
     if (
         known is not None
@@ -47,6 +50,7 @@ def open_study(
         study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     else:
         study = optuna.load_study(study_name=name, storage=storage)
+        check_study(study)
     study.sampler = RandomSampler(seed=0)  # replaced before every ask
     study.pruner = optuna.pruners.NopPruner()
     return study
@@ -63,13 +67,16 @@ def has_begun(study: optuna.Study) -> bool:
     return ATTRIBUTE in study.user_attrs
 
 
-def check_identity(study: optuna.Study, identity: Mapping[str, Any], out: Path) -> None:
+def check_identity(
+    study: optuna.Study, identity: Mapping[str, Any], out: Path, directions: Sequence[Direction]
+) -> None:
     """Refuse a study that was made with other options or files, before any work.
 
     Args:
         study: The run's study.
         identity: What must not change between sessions, as JSON values.
         out: The run folder, for messages.
+        directions: What the identity makes of the study's values.
 
     Raises:
         RunError: Something differs; names it and how to start anew.
@@ -93,13 +100,17 @@ def check_identity(study: optuna.Study, identity: Mapping[str, Any], out: Path) 
             + "\nTo go on with that study, use its options and files. To start anew from what it found: "
             + f"--out NEW_FOLDER --start {out / 'recipe.json'}"
         )
+    if (found := [each.name.lower() for each in study.directions]) != list(directions):
+        raise RunError(
+            f"{name_of(study._storage)}: study {study.study_name!r}: expected the directions {names(directions)}, "
+            f"found {names(found)}; {RESTORE}"
+        )
 
 
 def keep_space(study: optuna.Study, identity: Mapping[str, Any], make_space: Callable[[], Space]) -> Space:
     """The space of a study: read back, or made and stored with the identity where the study is new."""
-    stored = study.user_attrs.get(ATTRIBUTE)
-    if stored is not None:
-        return from_description(stored["space"])
+    if has_begun(study):
+        return space_of(study)
     space = make_space()
     study.set_user_attr(ATTRIBUTE, {"identity": dict(identity), "space": space.describe()})
     return space
@@ -157,17 +168,17 @@ def read_trials(journal: Path) -> list[TrialPoint]:
         start, which is a trial of the first.
 
     Raises:
-        RunError: Not a journal of one run.
+        RunError: Not a journal of one run, or a damaged one.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+    storage = open_reading(journal)
+    with storage_errors(journal, None):
         known = sorted(optuna.get_all_study_names(storage), key=len)
-        if [f"{known[0]}{SECOND}"] != known[1:] and len(known) != 1:
-            raise ValueError(f"it holds the studies {known}")
+        if not known or (len(known) > 1 and [f"{known[0]}{SECOND}"] != known[1:]):
+            raise RunError(f"{journal}: expected the study of one run, found {names(known) or 'none'}; {RESTORE}")
         studies = [optuna.load_study(study_name=name, storage=storage) for name in known]
-    except (OSError, ValueError, KeyError, IndexError, optuna.exceptions.OptunaError) as error:
-        raise RunError(f"{journal}: the study cannot be read ({error})") from error
+        for study in studies:
+            check_study(study)
     return [
         TrialPoint(number, trial.values[0], trial.user_attrs.get("images", 0), bool(trial.user_attrs.get("estimated")))
         for number, trial in numbered(studies).items()

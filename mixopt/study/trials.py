@@ -18,6 +18,7 @@ from mixopt.listener import Listener, TrialEvent
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.spaces import Space
+from mixopt.study.boundary import name_of
 from mixopt.study.samplers import BOX, make_sampler, population_of, start_attributes
 from mixopt.study.storage import write_together
 from mixopt.study.studies import best_trial, mix_of
@@ -104,14 +105,14 @@ def run_trials(
     size = population_of(schedule.sampler, space.dims, schedule.population)
     heard = listener or Listener()
     earlier = [] if schedule.after is None else schedule.after.get_trials(deepcopy=False)
-    trials = schedule.trials
+    trials, where = schedule.trials, name_of(study._storage)
 
     def announce(number: int, score: Score | None) -> None:
         _announce(study, heard, objective.metric.name, _Finished(number, score, trials, earlier))
 
     def fresh_sampler(before: Sequence[FrozenTrial]) -> BaseSampler:
         seed = _seed_for(schedule.seed, len(earlier) + len(before))
-        return make_sampler(schedule.sampler, seed, size, before, space.labels)
+        return make_sampler(schedule.sampler, seed, size, before, space.labels, where)
 
     if not study.get_trials(deepcopy=False):
         _add_start(study, objective, space, start_attributes(schedule.sampler), announce)

@@ -65,7 +65,7 @@ def json_of(
         MixoptError: Of the kind asked for: not JSON, or nested beyond all use.
     """
     with refusing(error, source, found=f"{found}, not JSON" if found else "not JSON", cure=cure):
-        _check_depth(text)
+        check_depth(text)
         return json.loads(text)
 
 
@@ -86,7 +86,7 @@ def read_toml(path: Path, error: type[MixoptError]) -> dict[str, Any]:
     """
     text = read_text(path, error, most=MOST_TOML)
     with refusing(error, str(path), found="not valid TOML", cure="correct it"):
-        _check_depth(text.replace("'", '"'))
+        check_depth(text.replace("'", '"'))
         for part in _ENDS_OF_KEYS.split(text):
             key, sign, _ = part.partition("=")
             if (sign or key.lstrip().startswith("[")) and key.count(".") > _MOST_DOTS:
@@ -112,8 +112,12 @@ def check_checksum(values: Mapping[str, Any]) -> None:
         raise ValueError(f"its checksum is {found}, expected {expected or 'one in it'}: damaged or edited")
 
 
-def _check_depth(text: str) -> None:
-    """Refuse brackets within brackets within brackets."""
+def check_depth(text: str) -> None:
+    """Refuse brackets within brackets within brackets.
+
+    Raises:
+        ValueError: More levels of them than `DEEPEST`.
+    """
     if text.count("[") + text.count("{") <= DEEPEST:
         return
     depth = 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +12,24 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution, FloatDistribution, json_to_distribution
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._base import BaseJournalSnapshot
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, Trial, TrialState
 from packaging.requirements import Requirement
 
-from mixopt.study import samplers
+from mixopt.study import open_storage, samplers
+from mixopt.study.logs import Lines
 
 # Member, its parameters, and who rests on it.
 SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
-    (CmaEsSampler._restore_optimizer, ["self", "completed_trials"], "samplers._CmaEs overrides it"),
+    (CmaEsSampler._restore_optimizer, ["self", "completed_trials"], "samplers replaces it, in users' own too"),
+    (CmaEsSampler._split_optimizer_str, ["self", "optimizer_str"], "optimizers.restore puts its parts together"),
+    (BaseDistribution._contains, ["self", "param_value_in_internal_repr"], "logs calls it"),
+    (json_to_distribution, ["json_str"], "logs calls it"),
     (NSGAIISampler._get_generation_key, [], "samplers.start_attributes calls it"),
     (NSGAIISampler.get_parent_population, ["self", "study", "generation"], "samplers.NSGAIISampler overrides it"),
     (BaseSampler.infer_relative_search_space, ["self", "study", "trial"], "samplers._KnownSpace overrides it"),
@@ -64,7 +73,7 @@ def test_the_version_is_one_that_is_allowed() -> None:
 
 def test_cma_es_draws_its_seeds_from_cma_rng() -> None:
     """`_CmaEs._restore_optimizer` draws one in its place."""
-    ours, theirs = samplers._CmaEs(3, None, []), CmaEsSampler(seed=3)
+    ours, theirs = samplers._CmaEs(3, None, [], lambda *_: None), CmaEsSampler(seed=3)
     assert ours._cma_rng.rng.randint(1, 2**31 - 2) == theirs._cma_rng.rng.randint(1, 2**31 - 2)
 
 
@@ -117,3 +126,77 @@ def test_a_journal_is_locked_by_a_file_beside_it_and_through_the_lock_that_it_is
     assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
     assert list(backend.read_logs(1)) == [{"two": 2}]
     assert journal.read_bytes().count(b"\n") == 2
+
+
+def test_a_journal_has_the_operations_that_are_checked_line_by_line(tmp_path: Path) -> None:
+    """`logs` knows the keys of each; another operation, or other keys, would be refused as damage."""
+    assert {each.value: each.name for each in JournalOperation} == {
+        0: "CREATE_STUDY",
+        1: "DELETE_STUDY",
+        2: "SET_STUDY_USER_ATTR",
+        3: "SET_STUDY_SYSTEM_ATTR",
+        4: "CREATE_TRIAL",
+        5: "SET_TRIAL_PARAM",
+        6: "SET_TRIAL_STATE_VALUES",
+        7: "SET_TRIAL_INTERMEDIATE_VALUE",
+        8: "SET_TRIAL_USER_ATTR",
+        9: "SET_TRIAL_SYSTEM_ATTR",
+        10: "DISCARD_TRIALS",
+    }
+    journal = tmp_path / "study.journal"
+    study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(journal))), study_name="x")
+    other = optuna.create_study(storage=study._storage, study_name="y", directions=["minimize", "maximize"])
+    study.set_user_attr("one", 1)
+    study._storage.set_study_system_attr(study._study_id, "one", 1)
+    study.enqueue_trial({"a": 0.5})
+    for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
+        trial = study.ask()
+        trial.suggest_float("a", -1, 1)
+        trial.suggest_int("b", 1, 8, log=True)
+        trial.suggest_categorical("c", ["x", None, 1])
+        trial.report(float("nan"), 3)
+        trial.set_user_attr("one", {"two": [1]})
+        study._storage.set_trial_system_attr(trial._trial_id, "one", 1)
+        study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
+    study.add_trials(study.trials)
+    other.add_trial(optuna.trial.create_trial(values=[1, 2]))
+    optuna.delete_study(study_name="y", storage=study._storage)
+    assert {json.loads(line)["op_code"] for line in journal.read_bytes().splitlines()} == set(range(10))
+    lines = Lines(journal)
+    for line in journal.read_bytes().splitlines():
+        lines.read(line)
+    assert optuna.load_study(study_name="x", storage=open_storage(journal, None)).trials == study.trials
+
+
+def test_a_journal_is_written_as_the_sums_expect(tmp_path: Path) -> None:
+    """Of a line's text, without spaces; a sum stands at the end of its line."""
+    backend = JournalFileBackend(str(tmp_path / "study.journal"))
+    backend.append_logs([{"a": [1, 2], "sum": "x"}])
+    assert (tmp_path / "study.journal").read_bytes() == b'{"a":[1,2],"sum":"x"}\n'
+    assert backend._file_path == str(tmp_path / "study.journal")
+
+
+def test_only_cma_es_and_snapshots_are_unpickled() -> None:
+    """Wherever else Optuna came to unpickle, a study of a stranger would run code; snapshots are Redis's alone."""
+    folder = Path(optuna.__file__).parent
+    found = {
+        str(path.relative_to(folder)): count
+        for path in folder.rglob("*.py")
+        if "testing" not in path.parts
+        and (count := len(re.findall(r"(?i)\b(?:pickle|dill)\.load|unpickler|PickleType", path.read_text())))
+    }
+    assert found == {"samplers/_cmaes.py": 1, "storages/journal/_storage.py": 1}
+    assert not issubclass(JournalFileBackend, BaseJournalSnapshot)
+
+
+def test_a_storage_of_a_url_is_a_database_that_has_it() -> None:
+    storage: Any = get_storage("sqlite:///:memory:")
+    assert isinstance(storage._backend, RDBStorage)
+    assert storage._backend.url == "sqlite:///:memory:"
+
+
+def test_cma_es_keeps_its_optimizer_under_keys_of_its_kind(study: optuna.Study) -> None:
+    sampler = CmaEsSampler(seed=0, popsize=4)
+    assert sampler._attr_key_optimizer == "cma:optimizer"
+    assert list(sampler._split_optimizer_str("ab")) == ["cma:optimizer:0"]
+    assert FloatDistribution(-1, 1)._contains(1.0)
