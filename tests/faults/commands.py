@@ -43,10 +43,12 @@ class Command:
     Attributes:
         line: Its command line; names in braces stand for paths.
         eager: Race from the first samples on.
+        cases: How many the campaign may make of it; the few files of a short one have no more points to be killed at.
     """
 
     line: str
     eager: bool = False
+    cases: int = 100
 
     def arguments(self, paths: Mapping[str, Path]) -> list[str]:
         """The command line, split."""
@@ -72,7 +74,7 @@ COMMANDS = {
         f"compare --models {{plain}} --out run {EVERY} --methods greedy,wise_ft,learned,lines,model_stock,"
         "manifold,ensemble"
     ),
-    "build": Command("build {recipe} -o run/model.safetensors --models {batchnorm} --verify"),
+    "build": Command("build {recipe} -o run/model.safetensors --models {batchnorm} --verify", cases=10),
 }
 RECIPE_FROM = "batchnorm"  # whose recipe `build` takes, with statistics in a file beside it
 

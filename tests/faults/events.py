@@ -106,7 +106,9 @@ class Watch:
         return self._is_here(path) and os.path.lexists(path)
 
     def _is_not(self, path: Any, *_: Any, **__: Any) -> bool:
-        return self._is_here(path) and not os.path.lexists(path)
+        """Whether a call can make it; `Path.mkdir` tries without its parents first."""
+        made = self._is_here(path) and not os.path.lexists(path)
+        return made and os.path.isdir(os.path.dirname(os.path.abspath(path)))
 
     def _is_here(self, path: Any) -> bool:
         return isinstance(path, str | Path) and os.path.abspath(path).startswith(self._folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,15 @@ def left_in(folder: Path) -> dict[str, Any]:
     left: dict[str, Any] = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(run.iterdir())
-        if path.name not in VOLATILE_FILES and not _may_stay(path.name)
+        if path.name not in VOLATILE_FILES and not _is_stale(path.name)
     }
     if (run / "run.toml").exists():
         left["run.toml"] = (run / "run.toml").read_text().replace(str(folder), "")
     if (run / "report.json").exists():
         left["report.json"] = _lasting(json.loads((run / "report.json").read_text()))
+    if (run / "run.log").exists():
+        left["warnings"] = sorted(set(re.findall("warning: .*", (run / "run.log").read_text())))
+    left["cache"] = sorted(str(path.relative_to(folder)) for path in (folder / "cache").rglob("*.np?"))
     if (run / "study.journal").exists() or (folder / DATABASE).exists():
         left["trials"] = _trials_of(folder)
     return left
@@ -54,7 +58,7 @@ def stale_in(folder: Path) -> list[str]:
     found = [
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
-        if any(fnmatch(path.name, pattern) for pattern in STALE) and path.name != LOCK and not _may_stay(path.name)
+        if _is_stale(path.name) and not _may_stay(path.name)
     ]
     if (folder / "run" / LOCK).exists():
         try:
@@ -63,6 +67,10 @@ def stale_in(folder: Path) -> list[str]:
         except filelock.Timeout:
             found.append(f"{LOCK} is held")
     return found
+
+
+def _is_stale(name: str) -> bool:
+    return name != LOCK and any(fnmatch(name, pattern) for pattern in STALE)
 
 
 def _may_stay(name: str) -> bool:
