@@ -15,9 +15,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
-from tests.faults import child
+from tests.faults import child, left
 from tests.faults.commands import COMMANDS, RECIPE_FROM, write_pools
 from tests.faults.events import AFTER, ANY, BEFORE, Strike, moments_of
 from tests.faults.left import differing, left_in, stale_in
@@ -71,13 +72,17 @@ def printed_in(folder: Path) -> str:
     return (folder / child.OUTPUT).read_text()
 
 
+def last_line(folder: Path) -> str:
+    return (printed_in(folder).splitlines() or [""])[-1]
+
+
 def points_of(name: str, counts: dict[str, int]) -> list[Strike]:
-    """Every point at which a command can be killed, in an order drawn once, in which kinds of events take turns."""
+    """Every point at which a command can be killed, in an order drawn once, in which kinds and moments take turns."""
     drawn = random.Random(f"{SEED} {name}")
     kinds = []
     for event, count in sorted(counts.items()):
-        points = [Strike(event, number + 1, moment) for number in range(count) for moment in moments_of(event)]
-        kinds.append(drawn.sample(points, len(points)))
+        for moment in moments_of(event):
+            kinds.append([Strike(event, number, moment) for number in drawn.sample(range(1, count + 1), count)])
     return [point for taken in zip_longest(*kinds) for point in taken if point is not None]
 
 
@@ -98,7 +103,7 @@ def kill_and_go_on(name: str, strikes: list[Strike], undisturbed: Whole, folder:
             break
         kills += 1
     if code != 0:
-        return kills, ["did not end" if code is None else f"exit code {code}: {printed_in(folder)}"]
+        return kills, ["did not end" if code is None else f"exit code {code}: {last_line(folder)}"]
     return kills, differing(undisturbed.left, left_in(folder)) + [f"left behind: {each}" for each in stale_in(folder)]
 
 
@@ -150,13 +155,19 @@ def test_another_seed_would_be_noticed(whole: Callable[[str], Whole], tmp_path: 
     )
 
 
-def test_what_is_left_behind_would_be_noticed(tmp_path: Path) -> None:
-    """Control: locks and holders of processes that are gone."""
-    (tmp_path / "run").mkdir()
-    names = ["study.journal.lock", "run.lock.holder"]
+def test_what_is_left_behind_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: locks, holders and files of processes that are gone, and a lock that is held."""
+    monkeypatch.setattr(left, "TEMPORARIES_ARE_REMOVED", True)
+    monkeypatch.setattr(left, "RENAMED_LOCKS_ARE_REMOVED", True)
+    run = tmp_path / "run"
+    run.mkdir()
+    names = [".report.json.ab.tmp", "run.lock.holder", "study.journal.lock", "study.journal.lock-1.rename"]
     for name in names:
-        (tmp_path / "run" / name).symlink_to("nowhere")
-    assert sorted(stale_in(tmp_path)) == sorted(f"run/{name}" for name in names)
+        (run / name).symlink_to("nowhere")
+    assert stale_in(tmp_path) == [f"run/{name}" for name in names]
+    with filelock.FileLock(run / left.LOCK):
+        assert stale_in(tmp_path)[len(names) :] == ["run.lock is held"]
+    assert len(stale_in(tmp_path)) == len(names)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
