@@ -16,12 +16,11 @@ from optuna.storages.journal import JournalFileBackend
 
 from tests.faults.commands import DATABASE
 
-# Switch on what mixopt does: files that a killed process left are removed when the command goes on.
+# Switch on what mixopt does: a killed command's temporary files are removed when it goes on.
 TEMPORARIES_ARE_REMOVED = False
-RENAMED_LOCKS_ARE_REMOVED = False
 
-TEMPORARY, RENAMED_LOCK = ".*.tmp", "*.rename"
-STALE = (TEMPORARY, RENAMED_LOCK, "*.lock", "*.holder", f"{DATABASE}-*")
+TEMPORARY = ".*.tmp"
+STALE = (TEMPORARY, "*.rename", "*.lock", "*.holder", f"{DATABASE}-*")
 LOCK = "run.lock"  # stays; the system knows who holds it
 # What depends on the time, the place, or on how often the command was begun.
 VOLATILE_FILES = {"run.log", "run.toml", "report.json", "study.journal", DATABASE}
@@ -74,9 +73,7 @@ def _is_stale(name: str) -> bool:
 
 
 def _may_stay(name: str) -> bool:
-    return (fnmatch(name, TEMPORARY) and not TEMPORARIES_ARE_REMOVED) or (
-        fnmatch(name, RENAMED_LOCK) and not RENAMED_LOCKS_ARE_REMOVED
-    )
+    return fnmatch(name, TEMPORARY) and not TEMPORARIES_ARE_REMOVED
 
 
 def _trials_of(folder: Path) -> list[tuple[Any, ...]]:

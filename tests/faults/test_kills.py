@@ -158,7 +158,6 @@ def test_another_seed_would_be_noticed(whole: Callable[[str], Whole], tmp_path: 
 def test_what_is_left_behind_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: locks, holders and files of processes that are gone, and a lock that is held."""
     monkeypatch.setattr(left, "TEMPORARIES_ARE_REMOVED", True)
-    monkeypatch.setattr(left, "RENAMED_LOCKS_ARE_REMOVED", True)
     run = tmp_path / "run"
     run.mkdir()
     names = [".report.json.ab.tmp", "run.lock.holder", "study.journal.lock", "study.journal.lock-1.rename"]
