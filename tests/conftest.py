@@ -22,6 +22,7 @@ from mixopt.stages import confirm
 from mixopt.values.groups import Groups
 from mixopt.values.mix import Mix
 from mixopt.weights.pool import Pool, open_pool
+from tests.faults.summary import pytest_terminal_summary as pytest_terminal_summary
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import signal
 import threading
 from array import array
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -213,8 +213,9 @@ def _signals_wait() -> Iterator[None]:
 
 def _mend(journal: Path) -> None:
     """Cut a torn last line off a journal, and remove the lock of a process that is gone."""
-    with suppress(FileNotFoundError):
-        journal.with_name(journal.name + ".lock").unlink()
+    # Optuna renames its lock before it removes it.
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink(missing_ok=True)
     if not journal.exists():
         return
     with journal.open("rb+") as stream:
