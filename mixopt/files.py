@@ -176,12 +176,21 @@ def remove_leftovers(folder: Path, *names: str) -> None:
 def write_text(path: Path, text: str, *, cache: Path | None = None) -> None:
     """Write a text file whole or not at all (UTF-8); ``cache`` as for `atomic_write`."""
     with atomic_write(path, cache=cache) as stream:
-        stream.write(text.encode())
+        stream.write(_utf_8(text))
 
 
 def write_json(path: Path, value: Any, *, cache: Path | None = None) -> None:
     """Write a value as indented JSON, whole or not at all; ``cache`` as for `atomic_write`."""
     write_text(path, json.dumps(value, indent=2, allow_nan=True) + "\n", cache=cache)
+
+
+def _utf_8(text: str) -> bytes:
+    """A text as UTF-8, also where it holds the name of a file that this locale, or nobody, can read."""
+    with suppress(UnicodeError):
+        content = text.encode("utf-8", "surrogateescape")
+        content.decode("utf-8")
+        return content
+    return text.encode("utf-8", "replace")
 
 
 def _umask() -> int:

@@ -113,3 +113,13 @@ def test_a_folder_that_cannot_be_made_is_a_run_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(RunError, match="could not write"):
         write_text(tmp_path / "file" / "inside.txt", "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [("ü", "ü".encode()), ("\udcc3\udcbc", "ü".encode()), ("a\udcff", b"a?"), ("a\ud800", b"a?")],
+    ids=["plain", "of a locale without UTF-8", "no UTF-8", "half a pair"],
+)
+def test_a_text_with_the_name_of_any_file_is_written_as_utf_8(tmp_path: Path, text: str, content: bytes) -> None:
+    write_text(tmp_path / "x", text)
+    assert (tmp_path / "x").read_bytes() == content
