@@ -14,8 +14,16 @@ _GROUPS = Path("/sys/fs/cgroup")
 # version 2, then 1.
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-# torch has no class of error for a CPU's memory.
-_TORCH_SAYS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+# What libraries say that have no class of error for it, Python says of threads, and the system of libraries.
+_TEXTS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Cannot allocate memory",
+    "cannot allocate memory",
+    "can't start new thread",
+    "failed to map segment",
+)
 
 
 def available_memory() -> int:
@@ -29,10 +37,10 @@ def gigabytes(count: float) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, as Python, NumPy or torch say it."""
+    """Whether an error says that memory could not be had, as Python, NumPy, torch or safetensors say it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TORCH_SAYS)
+    return isinstance(error, Exception) and any(text in str(error) for text in _TEXTS)
 
 
 def _of_machine() -> Iterator[int]:

@@ -14,7 +14,6 @@ from mixopt.cli.screen import Screen
 from mixopt.errors import MixoptError
 from mixopt.files import ENVIRONMENT
 from mixopt.memory import available_memory, gigabytes, is_out_of_memory
-from mixopt.untrusted import reason_of
 
 EXIT_BAD_INPUT = 2
 EXIT_SOME_FAILED = 3
@@ -55,11 +54,11 @@ def run_command(work: Callable[[Screen], None], quiet: bool, as_json: bool, resu
             f"{error.filename or 'a file'}: {error.strerror}; check that it is there, its permissions, the disk"
         )
         raise typer.Exit(EXIT_BAD_INPUT) from error
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
         screen.error(
-            f"not enough memory ({reason_of(error)}); {gigabytes(available_memory())} can be had now. Use fewer "
+            f"not enough memory{_detail(error)}; {gigabytes(available_memory())} can be had now. Use fewer "
             f"--ingredients, a smaller --batch-size, or a machine with more{resume}"
         )
         raise typer.Exit(EXIT_BAD_INPUT) from error
@@ -68,3 +67,8 @@ def run_command(work: Callable[[Screen], None], quiet: bool, as_json: bool, resu
         raise typer.Exit(EXIT_INTERRUPTED) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _detail(error: BaseException) -> str:
+    text = str(error).strip().splitlines()[:1]
+    return f" ({text[0]})" if text else ""

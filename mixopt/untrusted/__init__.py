@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mixopt.errors import MixoptError
+from mixopt.memory import is_out_of_memory
 
 # What libraries raise over bytes that are not what they should be. Anything else is a mistake of ours.
 READER_ERRORS: tuple[type[Exception], ...] = (
@@ -84,14 +85,14 @@ def open_regular(path: Path) -> BinaryIO:
 
 def is_environment(error: BaseException) -> bool:
     """Whether an error is about the system, a permission or the memory rather than what a file holds."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def reason_of(error: BaseException) -> str:
     """One short line of what an error says."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "not enough memory"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
