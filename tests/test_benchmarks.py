@@ -49,6 +49,18 @@ def test_trial(run: Run) -> None:
     assert sum(found["parts"].values()) == pytest.approx(found["seconds"]["mixopt"])
 
 
+def test_checks(run: Run, clip_pool: Path) -> None:
+    found = run("checks", "--models", str(clip_pool), "--trials", "2", "--repeats", "1")
+    assert [row["check"] for row in found["rows"]] == [
+        "content of splits",
+        "decoded copies",
+        "cached entries",
+        "journal",
+    ]
+    assert all(row["bytes"] > 0 and row["seconds"] > 0 for row in found["rows"])
+    assert found["share"] == pytest.approx(sum(row["seconds"] for row in found["rows"]) / found["seconds"])
+
+
 def test_opening(run: Run) -> None:
     found = run("opening", "--ingredients", "2", "--megabytes", "1", "--repeats", "1")
     assert found["files"] == 3
