@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import mixopt
+from mixopt.scoring.cache import OutcomeCache
 from tests.conftest import write_clip_pool
 from tests.faults import payloads
 from tests.faults.mutations import remove
@@ -66,7 +69,7 @@ first = "layers\\\\.0"
 last = ["layers\\\\.2", "head$"]
 """
 # Names of what takes another value in every run.
-_TIMES = frozenset({"seconds", "wall_seconds", "time"})
+_TIMES = frozenset({"seconds", "wall_seconds", "time", "peak_memory"})
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,8 @@ def _write_layouts() -> None:
     for folder in (Path("sharded"), Path("pickled"), Path("legacy")):
         folder.mkdir()
         for number in (0, 2):
-            save_file(states[number], folder / f"m{number}.safetensors")
+            whole = states[number] | ({"steps": torch.zeros(0)} if folder.name == "legacy" else {})
+            save_file(whole, folder / f"m{number}.safetensors")
     names = list(states[1])
     parts = {f"m1-0000{number}-of-00002.safetensors": names[number - 1 :: 2] for number in (1, 2)}
     for part, chosen in parts.items():
@@ -187,7 +191,14 @@ def _write_layouts() -> None:
     index = {"metadata": {"total_size": 4}, "weight_map": weight_map}
     Path("sharded/m1.safetensors.index.json").write_text(json.dumps(index, indent=2))
     torch.save(states[1], "pickled/m1.pt")
-    torch.save(states[1], "legacy/m1.pth", _use_new_zipfile_serialization=False)
+    # One storage: this format lists several in the order of their addresses, which are their names.
+    names = [name for name, tensor in states[1].items() if tensor.is_floating_point()]
+    flat = torch.cat([states[1][name].flatten() for name in names])
+    views = zip(names, flat.split([states[1][name].numel() for name in names]), strict=True)
+    state = {name: view.view_as(states[1][name]) for name, view in views} | {"steps": flat[:0]}
+    torch.save(state, "legacy/m1.pth", _use_new_zipfile_serialization=False)
+    content = Path("legacy/m1.pth").read_bytes()
+    Path("legacy/m1.pth").write_bytes(re.sub(rb"\d{10,}", lambda found: b"7" * len(found[0]), content))
 
 
 def _write_runs() -> None:
@@ -238,6 +249,9 @@ def _write_studies() -> None:
 def _write_caches() -> None:
     from tests.faults import readers
 
+    readers.read_objective()
+    for path in sorted(Path("cache").glob("*/*/*.npz")):
+        _timeless_entry(OutcomeCache(Path("cache")), path)
     for fill in (readers.read_objective, readers.read_images_again, readers.read_texts_again, readers.read_shifted):
         fill()
     kept = {"mode": "fp32", "images_per_second": {"fp32": 900.5, "bf16": 1000.0}, "differing": {}, "images": 24}
@@ -252,15 +266,34 @@ def _settle(path: Path, folder: Path) -> None:
         path.write_text(path.read_text().replace(f"{folder}/", ""))
     elif path.name == "report.json":
         path.write_text(json.dumps(_timeless(json.loads(path.read_text())), indent=2) + "\n")
+    elif path.name == "rundb.db":
+        with closing(sqlite3.connect(path)) as base:
+            base.execute(
+                "UPDATE trials SET datetime_start = '2025-01-02 03:04:05.000006' WHERE datetime_start NOT NULL"
+            )
+            base.execute("UPDATE trials SET datetime_complete = datetime_start WHERE datetime_complete NOT NULL")
+            base.execute("UPDATE trial_user_attributes SET value_json = '0.25' WHERE key = 'seconds'")
+            base.commit()
+            base.execute("VACUUM")
     elif path.suffix == ".journal":
         text = re.sub(r'"worker_id": ?"[^"]*"', '"worker_id":"a-1"', path.read_text())
-        text = re.sub(r'"\d{4}-\d\d-\d\dT[\d:.]*"', '"2025-01-02T03:04:05.000006"', text)
+        text = re.sub(r'"\d{4}-\d\d-\d\dT[\d:.]*([+\d:]*)"', r'"2025-01-02T03:04:05.000006\1"', text)
         path.write_text(re.sub(r'"seconds": ?[-\d.e]+', '"seconds":0.25', text))
 
 
-def _timeless(value: Any) -> Any:
+def _timeless_entry(cache: OutcomeCache, path: Path) -> None:
+    key = path.stem
+    if found := cache.get(key, 10_000) if path.parts[1] == "outcomes" else None:
+        cache.put(key, found[0], 0.25)
+    for shape in product(range(1, 7), range(1, 5)) if path.parts[1] == "gradients" else ():
+        if gradient := cache.get_gradient(key, shape):
+            cache.put_gradient(key, gradient[0], 0.25)
+            return
+
+
+def _timeless(value: Any, is_time: bool = False) -> Any:
     if isinstance(value, dict):
-        return {
-            key: 0.5 if key in _TIMES and not isinstance(item, dict) else _timeless(item) for key, item in value.items()
-        }
-    return [_timeless(item) for item in value] if isinstance(value, list) else value
+        return {key: _timeless(item, is_time or key in _TIMES) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_timeless(item, is_time) for item in value]
+    return 0.5 if is_time and isinstance(value, float) else 7 if is_time and isinstance(value, int) else value

@@ -203,17 +203,17 @@ def _is_given(box: Box, path: Path) -> bool:
 
 
 @contextmanager
-def limited(path: Path | None = None, seconds: float = LONGEST, memory: int = MOST_MEMORY) -> Iterator[None]:
+def limited(path: Path) -> Iterator[None]:
     """Bound the block's time and memory; a pipe in a file's place is opened from the other end once time is over."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Hang
 
-    handler, running = signal.signal(signal.SIGALRM, stop), signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler, running = signal.signal(signal.SIGALRM, stop), signal.setitimer(signal.ITIMER_REAL, LONGEST)
     before = resource.getrlimit(resource.RLIMIT_AS)
-    limit = _size() + memory
+    limit = _size() + MOST_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit if before[1] < 0 else min(limit, before[1]), before[1]))
-    opener = _Opener(path, seconds + 1) if path is not None and _is_pipe(path) else None
+    opener = _Opener(path, LONGEST + 1) if _is_pipe(path) else None
     try:
         yield
     finally:

@@ -51,7 +51,7 @@ class Kind:
         target: A glob of its examples in the box.
         own: Ways to damage it beside those that fit any file.
         read: What mixopt makes of it, as a value that can be compared.
-        command: The same through the command line.
+        command: The same through the command line; empty where no command reads it on every machine.
         carries_checksum: Whether damage must show: any other result is then wrong.
         command_target: The example that the command reads, where it is another one.
     """
@@ -403,7 +403,7 @@ KINDS: dict[str, Kind] = {
             "cache_precision/precision/*.json",
             trees.JSON,
             read_precision,
-            ("inspect", "pool"),
+            (),
             carries_checksum=True,
         ),
     )
