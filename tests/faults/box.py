@@ -193,7 +193,7 @@ def _write_layouts() -> None:
     torch.save(states[1], "pickled/m1.pt")
     # One storage: this format lists several in the order of their addresses, which are their names.
     names = [name for name, tensor in states[1].items() if tensor.is_floating_point()]
-    flat = torch.cat([states[1][name].flatten() for name in names])
+    flat: Any = torch.cat([states[1][name].flatten() for name in names])
     views = zip(names, flat.split([states[1][name].numel() for name in names]), strict=True)
     state = {name: view.view_as(states[1][name]) for name, view in views} | {"steps": flat[:0]}
     torch.save(state, "legacy/m1.pth", _use_new_zipfile_serialization=False)

@@ -112,13 +112,16 @@ def run_case(box: Box, kind: Kind, number: int, expected: str) -> Verdict:
         return Verdict(kind.name, number, name, "left out")
     with inside(box.folder):
         sys.modules.pop(MODULE, None)
-        path = Path()
+        path, searched = Path(), list(sys.path)
         try:
+            # What a file names can be imported: nothing but mixopt keeps it from being.
+            sys.path.insert(0, str(box.folder))
             path, name = damage(box, kind, number)
             outcome, detail = _judged(kind, path, expected)
             if Path(MARKER).exists():
                 outcome, detail = "code executed", f"({outcome}) {detail}"
         finally:
+            sys.path[:] = searched
             changed = box.put_back()
             strangers = box.strangers()
     if strangers:
@@ -155,7 +158,7 @@ def _judged(kind: Kind, path: Path, expected: str) -> tuple[str, str]:
         return ("clear error" if clear else "unclear error"), " ".join(str(error).split())[:300]
     except Hang:
         return "hang", f"more than {LONGEST:g} s"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return "traceback", where(error)
     if found == expected:
         return ("warned and same" if heard.warnings else "same"), " ".join(heard.warnings)[:300]

@@ -80,6 +80,7 @@ def _work(argv: tuple[str, ...], folder: str, out: str, err: str) -> None:
     os.chdir(folder)
     os.environ |= {"XDG_CACHE_HOME": "cache_home", "HF_HUB_OFFLINE": "1"}
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.path.insert(0, folder)  # what a file names can be imported
     sys.argv = ["mixopt", *argv]
     from mixopt.cli import main
 

@@ -193,12 +193,12 @@ SAFETENSORS: tuple[Mutation, ...] = (
 
 HOSTILE = (
     f"{MODULE}:run",
-    "os:abort",
-    "sys:exit",
+    f"{MODULE}:MARKER",
+    f"{MODULE}:nothing",
+    "builtins:exec",
     "time:sleep",
     ":",
-    "builtins:exec",
-    f"tests.faults.{MODULE}:run",
+    f"{MODULE}:",
     "",
 )
 
