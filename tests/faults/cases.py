@@ -169,7 +169,9 @@ def _judged(kind: Kind, path: Path, expected: str) -> tuple[str, str]:
 
 def names_its_place(message: str, kind: Kind, path: Path) -> bool:
     """Whether a message names the file, the checkpoint by its name, or the option that leads to it."""
-    if path.name in message or str(path.parent) in message or re.search(r"--[a-z]{3}", message):
+    if path.name in message or "made.safetensors" in message or re.search(r"--[a-z]{3}", message):
+        return True
+    if any(f"{folder}:" in message or f"{folder}/" in message for folder in path.parents if folder.name):
         return True
     if path.suffix == ".toml" or kind.name == "clip_config":
         # What stands in them is named by its key, or is itself a file.

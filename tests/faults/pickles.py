@@ -115,7 +115,7 @@ def odd_states(state: dict[str, Tensor]) -> list[Callable[[], Any]]:
 
 def _with_tensor(state: dict[str, Tensor], random: Random) -> Any:
     name = pick(random, list(state))
-    return {**state, name: pick(random, odd_tensors(state[name]))()}
+    return {**state, name: pick(random, odd_tensors(state[name].clone()))()}
 
 
 def changes(*, new: bool) -> list[Change]:

@@ -382,7 +382,7 @@ KINDS: dict[str, Kind] = {
         ),
         *(
             Kind(
-                f"decoded_{name}",
+                f"decoded_{called}",
                 f"cache_{name}/splits/*/{file}",
                 own,
                 read,
@@ -390,12 +390,12 @@ KINDS: dict[str, Kind] = {
                 carries_checksum=True,
                 command_target=f"cache/splits/*/{file if name != 'texts' else 'labels.npz'}",
             )
-            for name, file, own, read in (
-                ("images", "images.npy", formats.NPY, read_images_again),
-                ("images", "labels.npz", formats.NPZ, read_images_again),
-                ("texts", "*.npy", formats.NPY, read_texts_again),
-                ("texts", "labels.npz", formats.NPZ, read_texts_again),
-                ("shifted", "*.np[yz]", formats.NPY, read_shifted),
+            for called, name, file, own, read in (
+                ("images", "images", "images.npy", formats.NPY, read_images_again),
+                ("images_labels", "images", "labels.npz", formats.NPZ, read_images_again),
+                ("texts", "texts", "*.npy", formats.NPY, read_texts_again),
+                ("texts_labels", "texts", "labels.npz", formats.NPZ, read_texts_again),
+                ("shifted", "shifted", "images.npy", formats.NPY, read_shifted),
             )
         ),
         Kind(
