@@ -24,6 +24,7 @@ from mixopt.scoring.cache import OutcomeCache
 from tests.conftest import write_clip_pool
 from tests.faults import payloads
 from tests.faults.mutations import remove
+from tests.faults.trees import mended
 from tests.scoring import batchnorm_pool
 from tests.tiny_family import Mlp
 
@@ -257,7 +258,7 @@ def _write_caches() -> None:
     kept = {"mode": "fp32", "images_per_second": {"fp32": 900.5, "bf16": 1000.0}, "differing": {}, "images": 24}
     path = readers.precision_file()
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(kept, indent=2))
+    path.write_text(json.dumps(mended({**kept, "checksum": ""}), indent=2))
 
 
 def _settle(path: Path, folder: Path) -> None:
@@ -265,7 +266,7 @@ def _settle(path: Path, folder: Path) -> None:
     if path.suffix == ".toml":
         path.write_text(path.read_text().replace(f"{folder}/", ""))
     elif path.name == "report.json":
-        path.write_text(json.dumps(_timeless(json.loads(path.read_text())), indent=2) + "\n")
+        path.write_text(json.dumps(mended(_timeless(json.loads(path.read_text()))), indent=2) + "\n")
     elif path.name == "rundb.db":
         with closing(sqlite3.connect(path)) as base:
             base.execute(

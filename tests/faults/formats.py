@@ -8,14 +8,16 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mixopt.untrusted import arrays as untrusted
 from tests.faults.mutations import Change, Mutation, Random, rewriting
 from tests.faults.payloads import MODULE, calls
-from tests.faults.trees import EDITS, NAMES, Edit, encoded, json_text, pick
+from tests.faults.trees import EDITS, MENDING, NAMES, Edit, encoded, json_text, mended, pick
 
 # --- safetensors
 
@@ -208,11 +210,11 @@ def hostile_family(random: Random, content: bytes) -> bytes:
     if content[:1] == b"{":
         recipe = json.loads(content)
         recipe["family"]["name"] = pick(random, HOSTILE)
-        return encoded(json_text(recipe))
+        return encoded(json_text(mended(recipe)))
     header, data = header_of(content)
     recipe = json.loads(header["__metadata__"]["mixopt"])
     recipe["family"]["name"] = pick(random, HOSTILE)
-    header["__metadata__"]["mixopt"] = json_text(recipe)
+    header["__metadata__"]["mixopt"] = json_text(mended(recipe))
     return with_header(json_text(header), data)
 
 
@@ -230,7 +232,7 @@ def recipe_change(edit: Edit) -> Change:
 
 MODEL: tuple[Mutation, ...] = (
     *SAFETENSORS,
-    *(rewriting(recipe_change(edit)) for edit in EDITS),
+    *(rewriting(recipe_change(edit)) for edit in (*EDITS, *MENDING)),
     rewriting(hostile_family),
 )
 
@@ -339,6 +341,17 @@ def member_array(random: Random, content: bytes) -> bytes:
     return zipped({key: npy(value) for key, value in arrays.items()})
 
 
+def mended_member(random: Random, content: bytes) -> bytes:
+    """As `member_array`, with the checksum that mixopt puts among the arrays of its own files."""
+    made = {name.removesuffix(".npy"): data for name, data in members_of(member_array(random, content)).items()}
+    packed: Any = getattr(untrusted, "packed", None)  # older packages have none
+    if packed is None or "_checksum" not in made:
+        return content
+    with suppress(ValueError, TypeError):  # an array of objects has none
+        return bytes(packed({name: np.load(io.BytesIO(made[name])) for name in made if name != "_checksum"}))
+    return content
+
+
 def member_bytes(random: Random, content: bytes) -> bytes:
     members = members_of(content)
     members[pick(random, list(members))] = pick(
@@ -444,6 +457,8 @@ NPZ: tuple[Mutation, ...] = tuple(
         member_header,
         member_array,
         member_array,
+        mended_member,
+        mended_member,
         member_bytes,
         member_name,
         member_missing,

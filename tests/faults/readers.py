@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -216,7 +217,9 @@ def read_texts_again(listener: Listener = SILENT) -> Any:
 def read_shifted(listener: Listener = SILENT) -> Any:
     # The split itself lies in another folder.
     split = _images("pool/val.npz", "cache_images", listener)
-    return samples_in(open_shifted(split, "shifted", Path("cache_shifted")))
+    # An older package takes another fourth argument.
+    heard = {"listener": listener} if "listener" in signature(open_shifted).parameters else {}
+    return samples_in(open_shifted(split, "shifted", Path("cache_shifted"), **heard))
 
 
 def read_objective(listener: Listener = SILENT) -> Any:
@@ -241,7 +244,8 @@ def precision_file() -> Path:
 
 
 def read_precision(listener: Listener) -> Any:
-    found = precisions.read_measured(precision_file())
+    read: Any = precisions.read_measured
+    found = read(*(precision_file(), listener)[: len(signature(read).parameters)])
     # What cannot be read is measured again: with so few images, as fp32.
     return "fp32" if found is None else (precisions.Precision(found.precision, found).as_dict()["mode"], str(found))[0]
 
@@ -251,7 +255,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("safetensors", "pool/m1.safetensors", formats.SAFETENSORS, pool_reader("pool"), ("inspect", "pool")),
-        Kind("index", "sharded/*.json", (*trees.JSON, *trees.JSON), pool_reader("sharded"), ("inspect", "sharded")),
+        Kind("index", "sharded/*.json", trees.JSON, pool_reader("sharded"), ("inspect", "sharded")),
         Kind("part", "sharded/m1-*.safetensors", formats.SAFETENSORS, pool_reader("sharded"), ("inspect", "sharded")),
         Kind("pickle", "pickled/m1.pt", pickles.ZIP * 2, pool_reader("pickled"), ("inspect", "pickled")),
         Kind("legacy_pickle", "legacy/m1.pth", pickles.LEGACY * 2, pool_reader("legacy"), ("inspect", "legacy")),
@@ -274,7 +278,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "recipe",
             "run/recipe.json",
-            (*trees.JSON, *trees.JSON),
+            trees.JSON,
             builder("run/recipe.json", models="pool"),
             ("build", "run/recipe.json", "--models", "pool", "-o", "made.safetensors"),
             carries_checksum=True,
@@ -293,6 +297,7 @@ KINDS: dict[str, Kind] = {
             (*formats.MODEL, formats.MODEL[-1]),
             read_model,
             ("evaluate", "cliprun/model.safetensors", "--data", "clip/val.npz", "--verify", "--cache", "cache"),
+            carries_checksum=True,
         ),
         Kind(
             "batchnorm",
@@ -309,8 +314,15 @@ KINDS: dict[str, Kind] = {
             read_config,
             ("evaluate", "clip/model_0.safetensors", "--models", "clip", "--data", "clip/val.npz", "--cache", "cache"),
         ),
-        Kind("report", "run/report.json", (*trees.JSON, *trees.JSON), read_report, ("report", "run")),
-        Kind("report_page", "run/report.json", trees.JSON, read_page, ("report", "run", "--html", "page.html")),
+        Kind("report", "run/report.json", trees.JSON, read_report, ("report", "run"), carries_checksum=True),
+        Kind(
+            "report_page",
+            "run/report.json",
+            trees.JSON,
+            read_page,
+            ("report", "run", "--html", "page.html"),
+            carries_checksum=True,
+        ),
         Kind(
             "journal",
             "near/study.journal",

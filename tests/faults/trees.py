@@ -6,14 +6,18 @@ import json
 import math
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import tomli_w
 
+from mixopt.untrusted import texts
 from tests.faults.mutations import Change, Mutation, Random, rewriting
 
 DEEP = "[" * 100_000 + "]" * 100_000
 DEEP_TABLES = '{"a":' * 50_000 + "1" + "}" * 50_000
+# In the name of what is damaged and has a checksum that fits: another result may then come of it.
+MENDED = "mended"
 # Stands in a tree for text that no value would give.
 _RAW = "\x01raw:"
 RAW = ("1e999", "-1e999", DEEP, DEEP_TABLES, "9" * 5000, "0x10", "tru", "[1,]")
@@ -205,6 +209,29 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def mended(tree: Any) -> Any:
+    """The tree with a checksum that fits, where it has one: who makes a hostile file makes that too."""
+    if isinstance(tree, dict) and "checksum" in tree:
+        with suppress(ValueError, TypeError, RecursionError):
+            tree["checksum"] = checksum(tree)
+    return tree
+
+
+def checksum(values: dict[str, Any]) -> str:
+    made: Any = getattr(texts, "checksum_of", None)  # older packages have none
+    return "" if made is None else str(made(values))
+
+
+def mending(edit: Edit) -> Edit:
+    """An edit after which the checksum fits again."""
+
+    def edited(random: Random, tree: Any) -> Any:
+        return mended(edit(random, tree))
+
+    edited.__name__ = f"{MENDED}_{edit.__name__}"
+    return edited
+
+
 def json_change(edit: Edit) -> Change:
     """A change of a JSON file from one of its value."""
 
@@ -242,8 +269,9 @@ def other_encoding(random: Random, content: bytes) -> bytes:
     )
 
 
+MENDING: tuple[Edit, ...] = tuple(mending(edit) for edit in EDITS)
 JSON: tuple[Mutation, ...] = (
-    *(rewriting(json_change(edit)) for edit in (*EDITS, another_root)),
+    *(rewriting(json_change(edit)) for edit in (*EDITS, *MENDING, another_root)),
     rewriting(nested_without_end),
     rewriting(twice_the_same_key),
     rewriting(other_encoding),
