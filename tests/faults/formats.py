@@ -307,8 +307,8 @@ def member_array(random: Random, content: bytes) -> bytes:
     made: tuple[Callable[[], Any], ...] = (
         lambda: np.asfortranarray(array),
         lambda: array.astype(array.dtype.newbyteorder(">")),
-        lambda: array[:0],
-        lambda: array[:, :0] if array.ndim > 1 else array[:0],
+        lambda: np.atleast_1d(array)[:0],
+        lambda: array[:, :0] if array.ndim > 1 else np.atleast_1d(array)[:0],
         lambda: array[..., :1] if array.ndim else array,
         lambda: array.reshape(-1),
         lambda: np.array(3),

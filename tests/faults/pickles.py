@@ -77,12 +77,12 @@ def odd_tensors(tensor: Tensor) -> list[Callable[[], Any]]:
 def odd_states(state: dict[str, Tensor]) -> list[Callable[[], Any]]:
     """What stands in place of a state dict."""
     nested: Any = ()
-    for _ in range(5000):
+    for _ in range(100):
         nested = (nested,)
     itself: dict[str, Any] = dict(state)
     itself["state_dict"] = itself
     deep: Any = state
-    for _ in range(200):
+    for _ in range(100):
         deep = {"state_dict": deep}
     return [
         dict,

@@ -218,7 +218,7 @@ def read_shifted(listener: Listener = SILENT) -> Any:
     # The split itself lies in another folder.
     split = _images("pool/val.npz", "cache_images", listener)
     # An older package takes another fourth argument.
-    heard = {"listener": listener} if "listener" in signature(open_shifted).parameters else {}
+    heard: dict[str, Any] = {"listener": listener} if "listener" in signature(open_shifted).parameters else {}
     return samples_in(open_shifted(split, "shifted", Path("cache_shifted"), **heard))
 
 
