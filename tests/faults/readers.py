@@ -400,7 +400,7 @@ KINDS: dict[str, Kind] = {
                 read,
                 ("evaluate", "pool/m0.safetensors", "--models", "pool", "--data", "pool/val.npz", "--cache", "cache"),
                 carries_checksum=True,
-                command_target=f"cache/splits/*/{file if name != 'texts' else 'labels.npz'}",
+                command_target=f"cache/splits/*/{file.replace('*', 'images')}",
             )
             for called, name, file, own, read in (
                 ("images", "images", "images.npy", formats.NPY, read_images_again),
