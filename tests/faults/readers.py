@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -158,9 +159,16 @@ class Near:
 
 def resume(journal: Path, url: str | None, trials: int) -> Any:
     """A study brought to so many trials, as a search does it, and all that is read of it afterwards."""
+    guard: Any = getattr(studies, "storage_errors", None)  # an older package has none
+    with nullcontext() if guard is None else guard(journal, url):
+        return _resumed(journal, url, trials)
+
+
+def _resumed(journal: Path, url: str | None, trials: int) -> Any:
     near = Near()
     study = studies.open_study(studies.open_storage(journal, url, near.stopwatch), "near", "maximize")
-    studies.check_identity(study, IDENTITY, journal.parent)
+    check: Any = studies.check_identity
+    check(*(study, IDENTITY, journal.parent, ["maximize"])[: len(signature(check).parameters)])
     space = studies.keep_space(study, IDENTITY, lambda: SPACE)
     objective = cast(Objective, near)
     schedule = studies.Schedule("cmaes", trials, seed=5, population=4)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import cases, commands
+from tests.faults import cases, damaged_commands
 from tests.faults.box import Box, inside, make_box
 from tests.faults.readers import KINDS
 
@@ -87,12 +87,12 @@ def test_campaign(box: Box, expected: cases.Expected, tmp_path: Path, capsys: py
         for number in range(cases.shares(total)[name])
     ]
     middle = time.monotonic()
-    context, outside = commands.prepare(), []
+    context, outside = damaged_commands.prepare(), []
     for name, count in cases.shares(total // 10).items():
         if not KINDS[name].command:
             continue
-        undamaged = commands.expected_of(context, box, KINDS[name])
-        outside += [commands.run_case(context, box, KINDS[name], number, undamaged) for number in range(count)]
+        undamaged = damaged_commands.expected_of(context, box, KINDS[name])
+        outside += [damaged_commands.run_case(context, box, KINDS[name], number, undamaged) for number in range(count)]
     results = {"in the process": read, "through the command line": outside}
     target.write_text(json.dumps({name: cases.report_values(each) for name, each in results.items()}, indent=2) + "\n")
     with capsys.disabled():
