@@ -24,6 +24,7 @@ from mixopt.scoring.cache import OutcomeCache
 from tests.conftest import write_clip_pool
 from tests.faults import payloads
 from tests.faults.mutations import remove
+from tests.faults.studies import chained
 from tests.faults.trees import mended
 from tests.scoring import batchnorm_pool
 from tests.tiny_family import Mlp
@@ -279,7 +280,7 @@ def _settle(path: Path, folder: Path) -> None:
     elif path.suffix == ".journal":
         text = re.sub(r'"worker_id": ?"[^"]*"', '"worker_id":"a-1"', path.read_text())
         text = re.sub(r'"\d{4}-\d\d-\d\dT[\d:.]*([+\d:]*)"', r'"2025-01-02T03:04:05.000006\1"', text)
-        path.write_text(re.sub(r'"seconds": ?[-\d.e]+', '"seconds":0.25', text))
+        path.write_bytes(chained(re.sub(r'"seconds": ?[-\d.e]+', '"seconds":0.25', text).encode()))
 
 
 def _timeless_entry(cache: OutcomeCache, path: Path) -> None:

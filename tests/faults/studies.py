@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from hashlib import blake2b
 from pathlib import Path
 
-from tests.faults.mutations import Mutation, Random, rewriting
+from tests.faults.mutations import Change, Mutation, Random, rewriting
 from tests.faults.payloads import pickled
-from tests.faults.trees import DEEP, LINES, pick
+from tests.faults.trees import (
+    DEEP,
+    EDITS,
+    LINES,
+    MENDED,
+    Edit,
+    encoded,
+    json_text,
+    line_doubled,
+    line_removed,
+    lines_cut,
+    lines_exchanged,
+    odd_line,
+    pick,
+)
 
+# What mixopt ends a journal's lines with, where it does.
+_SUMMED = re.compile(rb'(.*),"sum":"([0-9a-f]{16})"\}', re.DOTALL)
 # CMA-ES keeps its optimizer as the hexadecimal digits of a pickle, cut into pieces.
 _DIGITS = re.compile(rb'("cma:optimizer[^"]*": ?)"([0-9a-f]*)"')
 
@@ -30,11 +48,47 @@ def other_optimizer(random: Random, content: bytes) -> bytes:
     return _DIGITS.sub(lambda found: found[1] + b'"' + digits + b'"', content)
 
 
+def chained(content: bytes) -> bytes:
+    """A journal whose lines have sums that fit again: each is of its line and of all before it."""
+    before, lines = b"", []
+    for line in content.splitlines():
+        found = _SUMMED.fullmatch(line)
+        before = blake2b(found[1] + b"}" if found else line, digest_size=8, key=before).digest()
+        lines.append(found[1] + b',"sum":"' + before.hex().encode() + b'"}' if found else line)
+    return b"\n".join(lines) + b"\n"
+
+
+def chaining(change: Change) -> Mutation:
+    """A change after which the sums fit again: who makes a hostile journal makes them too."""
+
+    def changed(random: Random, content: bytes) -> bytes:
+        return chained(change(random, content))
+
+    return rewriting(changed, f"{MENDED}_{change.__name__}")
+
+
+def edited(edit: Edit) -> Change:
+    """A change of what one line says, its sum apart."""
+
+    def change(random: Random, content: bytes) -> bytes:
+        lines = content.splitlines()
+        number = int(random.integers(len(lines)))
+        tree = json.loads(lines[number])
+        has_sum = tree.pop("sum", None) is not None
+        text = encoded(json_text(edit(random, tree), (",", ":")))
+        lines[number] = text[:-1] + b',"sum":"0123456789abcdef"}' if has_sum and len(text) > 2 else text
+        return b"\n".join(lines) + b"\n"
+
+    change.__name__ = f"line_{edit.__name__}"
+    return change
+
+
 JOURNAL: tuple[Mutation, ...] = (
     *LINES,
+    *(chaining(edited(edit)) for edit in EDITS),
+    *(chaining(change) for change in (odd_line, line_removed, line_doubled, lines_exchanged, lines_cut)),
     rewriting(hostile_optimizer),
-    rewriting(hostile_optimizer),
-    rewriting(other_optimizer),
+    *(chaining(change) for change in (hostile_optimizer, hostile_optimizer, other_optimizer)),
 )
 
 _ODD_JSON = (

@@ -197,9 +197,9 @@ EDITS: tuple[Edit, ...] = (
 )
 
 
-def json_text(tree: Any) -> str:
+def json_text(tree: Any, separators: tuple[str, str] | None = None) -> str:
     """JSON with the raw texts in it."""
-    text = json.dumps(tree, ensure_ascii=False)
+    text = json.dumps(tree, ensure_ascii=False, separators=separators)
     for number, raw in enumerate(RAW):
         text = text.replace(json.dumps(f"{_RAW}{number}"), raw)
     return text
@@ -284,7 +284,7 @@ def line_change(edit: Edit) -> Change:
     def change(random: Random, content: bytes) -> bytes:
         lines = content.splitlines()
         number = int(random.integers(len(lines)))
-        lines[number] = encoded(json_text(edit(random, json.loads(lines[number]))))
+        lines[number] = encoded(json_text(edit(random, json.loads(lines[number])), (",", ":")))
         return b"\n".join(lines) + b"\n"
 
     change.__name__ = f"line_{edit.__name__}"
