@@ -10,6 +10,7 @@ import os
 import pickle
 import stat
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ READER_ERRORS: tuple[type[Exception], ...] = (
     lzma.LZMAError,
     pickle.PickleError,
     struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
