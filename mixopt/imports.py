@@ -31,6 +31,8 @@ def import_function(name: str, option: str) -> Callable[..., Any]:
     Raises:
         SpecError: It cannot be imported, or is no function.
     """
+    if not is_import_path(name):
+        raise SpecError(f"{option} {name}: expected package.module:function")
     path, _, attribute = name.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # an installed command does not see the user's folder otherwise

@@ -64,8 +64,8 @@ def _of_groups() -> Iterator[int]:
 
 def _of_group(folder: Path, limit: str, usage: str, reclaimable: str) -> Iterator[int]:
     with suppress(OSError, ValueError, IndexError):  # no limit: no file, or "max"
-        most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
-        kept = [line.split() for line in (folder / "memory.stat").read_text().splitlines()]
+        most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+        kept = [line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()]
         yield most - used + sum(int(value) for name, value in kept if name == reclaimable)
 
 
@@ -76,5 +76,5 @@ def _of_process() -> Iterator[int]:
 
         most, _ = resource.getrlimit(resource.RLIMIT_AS)
         if most != resource.RLIM_INFINITY:
-            sizes = [line.split() for line in _STATUS.read_text(encoding="ascii").splitlines()]
+            sizes = [line.split() for line in _STATUS.read_text(encoding="utf-8", errors="replace").splitlines()]
             yield most - next(int(words[1]) * 1024 for words in sizes if words[0] == "VmSize:")

@@ -111,6 +111,47 @@ def test_only_the_command_line_prints_or_exits(name: str) -> None:
     assert "sys.exit" not in MODULES[name].read_text()
 
 
+def calls_in(name: str) -> list[ast.Call]:
+    return [node for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.Call)]
+
+
+def called(node: ast.Call) -> str:
+    """The dotted name of what is called, as it is written."""
+    return ast.unparse(node.func)
+
+
+def test_code_is_imported_by_name_where_the_guide_says() -> None:
+    """`mixopt guide trust` lists them: users' functions, samplers; the others have names of mixopt's own."""
+    found = {name for name in MODULES if any(called(node).endswith("import_module") for node in calls_in(name))}
+    assert found == {"imports", "study.samplers", "families", "data", "methods"}
+    users = {name for name in MODULES if any(called(node) == "import_function" for node in calls_in(name))}
+    assert users == {"families.custom", "scoring.own_objective"}
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_no_file_brings_code(name: str) -> None:
+    for node in calls_in(name):
+        options = {each.arg: ast.unparse(each.value) for each in node.keywords}
+        if called(node) == "torch.load":
+            assert options["weights_only"] == "True"
+        if called(node) == "np.load":
+            assert options["allow_pickle"] == "False"
+        assert called(node) not in {"eval", "exec", "joblib.load", "pickle.load", "pickle.loads", "pickle.Unpickler"}
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_text_is_utf_8_in_every_locale(name: str) -> None:
+    for node in calls_in(name):
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "write_text"):
+            assert "encoding" in {each.arg for each in node.keywords}, ast.unparse(node)
+
+
+def test_errors_of_every_kind_are_caught_nowhere_but_where_they_go_on() -> None:
+    """What libraries raise is listed in `mixopt.untrusted.READER_ERRORS`; the rest are mistakes, and must show."""
+    found = {name for name, path in MODULES.items() if "except Exception" in path.read_text()}
+    assert found == {"data", "scoring.compiled"}
+
+
 def test_the_command_line_starts_without_torch() -> None:
     import subprocess
 

@@ -99,7 +99,10 @@ class Custom:
     def _call(self) -> tuple[nn.Module, Callable[[nn.Module], Predict], Encoding]:
         options = self._options
         offered = {"model": options.model, "classnames": options.classnames, "templates": options.templates}
-        taken = inspect.signature(self._function).parameters
+        try:
+            taken = inspect.signature(self._function).parameters
+        except ValueError as error:
+            raise SpecError(f"--family {options.name}: expected a function written in Python ({error})") from error
         wide = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
         made = self._function(**{key: value for key, value in offered.items() if wide or key in taken})
         if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):

@@ -244,7 +244,7 @@ def _seconds(predict: Predict, evaluator: Evaluator, precision: str, batch: int)
 def _cpu_info(field: str) -> str:
     """What Linux says of the first core, or nothing."""
     try:
-        lines = _CPU_INFO.read_text().splitlines()
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")

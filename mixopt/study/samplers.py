@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.trial import FrozenTrial, TrialState
 
 from mixopt.errors import SpecError
+from mixopt.imports import is_import_path
 from mixopt.study.optimizers import Optimizer, restore
 
 BOX = FloatDistribution(-1.0, 1.0)
@@ -65,7 +66,7 @@ def check_sampler(name: str, seed: int, population: int | None, objectives: int)
     sampler = make_sampler(name, seed, population)
     if objectives == 1:
         return
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
     try:
         study.ask({"first": BOX, "second": BOX})
@@ -172,6 +173,8 @@ class _CmaEs(CmaEsSampler):
 
 
 def _foreign_sampler(name: str, seed: int) -> BaseSampler:
+    if not is_import_path(name):
+        raise SpecError(f"--sampler {name}: expected package.module:Class")
     path, _, attribute = name.partition(":")
     try:
         kind = getattr(importlib.import_module(path), attribute)

@@ -34,7 +34,7 @@ def open_study(
     Raises:
         RunError: What it or one of its trials says is damaged.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Looked up before it is made: a journal would keep the trace of an attempt to make it a second time.
     summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
     known = {summary.study_name: summary for summary in summaries}.get(name)
@@ -170,7 +170,7 @@ def read_trials(journal: Path) -> list[TrialPoint]:
     Raises:
         RunError: Not a journal of one run, or a damaged one.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_reading(journal)
     with storage_errors(journal, None):
         known = sorted(optuna.get_all_study_names(storage), key=len)

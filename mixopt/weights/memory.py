@@ -35,7 +35,7 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
         return
     _release()
     try:
-        _CLEAR.write_text(_RESET_PEAK)
+        _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
     except OSError:
         yield lambda: None
         return
@@ -57,7 +57,7 @@ def _release() -> None:
 
 
 def _peak_resident() -> int | None:
-    for line in _STATUS.read_text().splitlines():
+    for line in _STATUS.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
