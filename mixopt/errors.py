@@ -16,7 +16,8 @@ anything else but an interrupt is a bug and shows its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 LISTED = 20
 _LONGEST_NAME = 200
@@ -60,6 +61,15 @@ class MixError(MixoptError):
 
 class RunError(MixoptError):
     """The run folder cannot be used."""
+
+
+@contextmanager
+def about(source: str) -> Iterator[None]:
+    """Errors of the block say which file they are about, in front."""
+    try:
+        yield
+    except MixoptError as error:
+        raise type(error)(f"{source}: {error}") from error
 
 
 def listing(head: str, problems: Sequence[str], limit: int = LISTED) -> str:

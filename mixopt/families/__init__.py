@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from mixopt.errors import SpecError, short, unknown
+from mixopt.errors import SpecError, about, short, unknown
 from mixopt.scoring.evaluator import Predict
 from mixopt.spec import FAMILIES
 from mixopt.untrusted import refusing
@@ -130,9 +130,10 @@ def from_identity(identity: Mapping[str, Any], folder: Path, source: str, truste
     with refusing(SpecError, source, found="the recipe does not describe its model family", cure="give --family"):
         described = validated(_Described, identity)
     check_trusted(described.name, source, trusted)
-    return open_family(
-        FamilyOptions(described.name, described.model, described.classnames, described.templates, folder)
-    )
+    with about(source):
+        return open_family(
+            FamilyOptions(described.name, described.model, described.classnames, described.templates, folder)
+        )
 
 
 def check_trusted(name: str, source: str, trusted: str | None) -> None:

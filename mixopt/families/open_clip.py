@@ -220,7 +220,11 @@ def _config(options: FamilyOptions) -> dict[str, Any]:
         default = merge_preprocess_dict(asdict(PreprocessCfg()), found.get("preprocess_cfg", {}))
         default["size"] = vision.get("image_size", default["size"])
         # Made here, as what is wrong with it shows only then.
-        image_transform_v2(PreprocessCfg(**default), is_train=False)
+        cfg = PreprocessCfg(**default)
+        image_transform_v2(cfg, is_train=False)
+        sizes, statistics = [int(size) for size in cfg.input_size], [float(value) for value in (*cfg.mean, *cfg.std)]
+        if min(sizes) < 1 or len(statistics) != 6:
+            raise ValueError(f"sizes {sizes}, mean {cfg.mean} and std {cfg.std}; expected 3 values each")
     return {"model_cfg": found["model_cfg"], "preprocess_cfg": default}
 
 
@@ -258,10 +262,10 @@ def _check_size(config: Mapping[str, Any]) -> None:
         if not isinstance(tower, Mapping):
             continue
         sizes = {key: value for key, value in tower.items() if isinstance(value, int)}
-        layers, width = sizes.get("layers", 1), sizes.get("width", 1)
+        layers, width, free = sizes.get("layers", 1), sizes.get("width", 1), available_memory()
         # Attention and MLP of every block, and a token's embedding: less than any tower has.
         needed = 4 * width * (12 * layers * width + sizes.get("vocab_size", 0))
-        if layers > _MOST_LAYERS or ((free := available_memory()) and needed > free):
+        if layers > _MOST_LAYERS or needed > free > 0:
             raise SpecError(
                 f"--model: {name} of {layers:,} layers of width {width:,} needs {gigabytes(needed)} of memory or more, "
                 f"and {gigabytes(free)} can be had; correct the config"

@@ -54,3 +54,5 @@ def _check_rows(report: Report) -> None:
     for name, row in made.items():
         if row.metrics.keys() != report.splits.keys() or row.test.keys() != made[report.best].test.keys():
             raise ValueError(f"row {short(name)} has scores on other splits than the run")
+        if any(row.metrics[split].keys() != measured.keys() for split, measured in made[report.best].metrics.items()):
+            raise ValueError(f"row {short(name)} has other metrics than {short(report.best)}")

@@ -108,7 +108,8 @@ def _difference(row: MadeRow, reference: MadeRow, split: str) -> str:
     if row is reference:
         return "-"
     gain = row.metrics[split]["accuracy"] - reference.metrics[split]["accuracy"]
-    return f"{gain:+.4f} ({_p_value(row.mcnemar_p[reference.name][split])})"
+    p = row.mcnemar_p.get(reference.name, {}).get(split)
+    return f"{gain:+.4f}" if p is None else f"{gain:+.4f} ({_p_value(p)})"
 
 
 def _score(value: float, bounds: Sequence[float] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mixopt.errors import about
 from mixopt.files import remove_leftovers
 from mixopt.listener import Listener
 from mixopt.runs.folder import RunFolder
@@ -44,7 +45,8 @@ def build(
     if not force:
         check_replaceable(target, paths.values(), "-o")
     remove_leftovers(target.parent, target.name)
-    tensors, tied = saving.fuse(loaded, paths, checkpoints.read, heard, statistics)
+    with about(str(source)):
+        tensors, tied = saving.fuse(loaded, paths, checkpoints.read, heard, statistics)
     saving.check_output(loaded, tensors, str(target))
     saving.save_model(target, tensors, tied, loaded)
     if verify:

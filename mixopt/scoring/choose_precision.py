@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from mixopt.errors import DataError, ScoreError
 from mixopt.files import write_json
@@ -21,6 +22,7 @@ from mixopt.listener import Listener
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
 from mixopt.untrusted import reason_of, refusing
 from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, read_json
+from mixopt.untrusted.values import validated
 from mixopt.values.samples import VALIDATION
 
 AUTO = "auto"
@@ -79,6 +81,19 @@ class Measured:
         if name not in self.differing:
             return "" if name == FP32 or name in self.failed else f" (less than {FASTER:g} times fp32)"
         return f" ({100 * self.differing[name]:.2f} % of {self.images:,} predictions differ from fp32)"
+
+
+class _Kept(BaseModel):
+    """What is kept of it, as `Measured.as_dict` has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Literal["fp32", "bf16", "fp16"]
+    images_per_second: dict[str, float]
+    differing: dict[str, float]
+    failed: dict[str, str] = {}
+    images: int
+    checksum: str
 
 
 @dataclass(frozen=True)
@@ -144,9 +159,8 @@ def read_measured(path: Path, listener: Listener) -> Measured | None:
         values = read_json(path, ScoreError)
         with refusing(ScoreError, str(path), found="no measurement of speeds", cure="remove it"):
             check_checksum(values)
-            kept = ("mode", "images_per_second", "differing", "images")
-            mode, speeds, differing, images = (values[name] for name in kept)
-            return Measured(mode, speeds, differing, values.get("failed", {}), images)
+            kept = validated(_Kept, values)
+            return Measured(kept.mode, kept.images_per_second, kept.differing, kept.failed, kept.images)
     except ScoreError as error:
         listener.warn(f"{error}. Measured again")
         return None

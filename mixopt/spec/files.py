@@ -14,6 +14,7 @@ from mixopt.imports import is_import_path
 from mixopt.spec.checks import merged_ingredients, one_name
 from mixopt.spec.option import described
 from mixopt.spec.study import StudySpec
+from mixopt.untrusted import refusing
 from mixopt.untrusted.texts import read_toml
 
 POOL_FILE = "pool.toml"
@@ -38,9 +39,11 @@ def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
     if not isinstance(models, (str, Path)):
         raise SpecError("--models: the folder with the checkpoints is needed (--models DIR)")
     pool_file = Path(models) / POOL_FILE
-    if pool_file.is_file():
+    with refusing(SpecError, f"--models {short(str(models))}", found="not a folder", cure="name one"):
+        has_pool_file = pool_file.is_file()
+    if has_pool_file:
         layers.insert(0, (str(pool_file), _read_toml(pool_file)))
-    layers.append(("", {**given, "models": models}))
+    layers.append(("", given))
     merged: dict[str, Any] = {}
     where: dict[str, str] = {}
     for source, layer in layers:

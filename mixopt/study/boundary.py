@@ -20,6 +20,8 @@ ANEW = "choose another --out: the scores come from the cache"
 RESTORE = f"restore it from a copy, or {ANEW}"
 
 _RAISED: tuple[type[Exception], ...] = (*READER_ERRORS, ImportError, SQLAlchemyError, optuna.exceptions.OptunaError)
+# What Optuna itself raises over what a storage says.
+_OF_STORAGE = (optuna.exceptions.StorageInternalError, optuna.exceptions.DuplicatedStudyError)
 _PASSWORD = re.compile(r"(?<=://)([^:@/?]*):.*(?=@)")
 _PASSWORD_OPTION = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
 _HIDDEN = "***"
@@ -42,7 +44,7 @@ def storage_errors(journal: Path, url: str | None, what: str = "be read or writt
     try:
         yield
     except _RAISED as error:
-        if not _is_of_storage(error.__traceback__):
+        if not (isinstance(error, _OF_STORAGE) or _is_of_storage(error.__traceback__)):
             raise
         if url is None and isinstance(error, OSError) and error.errno in ENVIRONMENT:
             raise

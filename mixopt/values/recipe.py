@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Strict
 
-from mixopt.errors import MixoptError, names, short
+from mixopt.errors import MixoptError, about, names, short
 from mixopt.files import is_plain_name
 from mixopt.untrusted import refusing
 from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, json_of
@@ -91,7 +91,9 @@ class Recipe:
                 check_checksum(fields)
             written = validated(_Written, fields)
             kept = {name: getattr(written, name) for name in cls.__dataclass_fields__ if name != "mix"}
-            recipe = cls(**kept, mix=Mix.from_dict(written.mix.model_dump()))
+            with about(source):
+                mix = Mix.from_dict(written.mix.model_dump())
+            recipe = cls(**kept, mix=mix)
             if lost := [name for name in recipe.mix.columns if name not in recipe.ingredients]:
                 raise MixoptError(f"{source}: the recipe lacks the content hash of {names(lost)}")
             for role, column in (("base", recipe.base), ("buffers_from", recipe.buffers_from)):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mixopt.untrusted import arrays as untrusted
+from mixopt.untrusted.arrays import packed
 from tests.faults.mutations import Change, Mutation, Random, rewriting
 from tests.faults.payloads import MODULE, calls
 from tests.faults.trees import EDITS, MENDING, NAMES, Edit, encoded, json_text, mended, pick
@@ -344,8 +344,7 @@ def member_array(random: Random, content: bytes) -> bytes:
 def mended_member(random: Random, content: bytes) -> bytes:
     """As `member_array`, with the checksum that mixopt puts among the arrays of its own files."""
     made = {name.removesuffix(".npy"): data for name, data in members_of(member_array(random, content)).items()}
-    packed: Any = getattr(untrusted, "packed", None)  # older packages have none
-    if packed is None or "_checksum" not in made:
+    if "_checksum" not in made:
         return content
     with suppress(ValueError, TypeError):  # an array of objects has none
         return bytes(packed({name: np.load(io.BytesIO(made[name])) for name in made if name != "_checksum"}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -159,16 +158,14 @@ class Near:
 
 def resume(journal: Path, url: str | None, trials: int) -> Any:
     """A study brought to so many trials, as a search does it, and all that is read of it afterwards."""
-    guard: Any = getattr(studies, "storage_errors", None)  # an older package has none
-    with nullcontext() if guard is None else guard(journal, url):
+    with studies.storage_errors(journal, url):
         return _resumed(journal, url, trials)
 
 
 def _resumed(journal: Path, url: str | None, trials: int) -> Any:
     near = Near()
     study = studies.open_study(studies.open_storage(journal, url, near.stopwatch), "near", "maximize")
-    check: Any = studies.check_identity
-    check(*(study, IDENTITY, journal.parent, ["maximize"])[: len(signature(check).parameters)])
+    studies.check_identity(study, IDENTITY, journal.parent, ["maximize"])
     space = studies.keep_space(study, IDENTITY, lambda: SPACE)
     objective = cast(Objective, near)
     schedule = studies.Schedule("cmaes", trials, seed=5, population=4)
@@ -225,9 +222,7 @@ def read_texts_again(listener: Listener = SILENT) -> Any:
 def read_shifted(listener: Listener = SILENT) -> Any:
     # The split itself lies in another folder.
     split = _images("pool/val.npz", "cache_images", listener)
-    # An older package takes another fourth argument.
-    heard: dict[str, Any] = {"listener": listener} if "listener" in signature(open_shifted).parameters else {}
-    return samples_in(open_shifted(split, "shifted", Path("cache_shifted"), **heard))
+    return samples_in(open_shifted(split, "shifted", Path("cache_shifted"), listener))
 
 
 def read_objective(listener: Listener = SILENT) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from mixopt.untrusted import texts
+from mixopt.untrusted.texts import checksum_of
 from tests.faults.mutations import Change, Mutation, Random, rewriting
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -213,13 +213,8 @@ def mended(tree: Any) -> Any:
     """The tree with a checksum that fits, where it has one: who makes a hostile file makes that too."""
     if isinstance(tree, dict) and "checksum" in tree:
         with suppress(ValueError, TypeError, RecursionError):
-            tree["checksum"] = checksum(tree)
+            tree["checksum"] = checksum_of(tree)
     return tree
-
-
-def checksum(values: dict[str, Any]) -> str:
-    made: Any = getattr(texts, "checksum_of", None)  # older packages have none
-    return "" if made is None else str(made(values))
 
 
 def mending(edit: Edit) -> Edit:
