@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from mixopt.errors import RunError
 from mixopt.scoring.stopwatch import Stopwatch
-from mixopt.study.boundary import RESTORE, storage_errors
+from mixopt.study.boundary import ANEW, RESTORE, storage_errors
 from mixopt.study.logs import Lines
 from mixopt.untrusted import refusing
 
@@ -218,6 +218,8 @@ def _mend(journal: Path) -> None:
         lock.unlink(missing_ok=True)
     if not journal.exists():
         return
+    if not journal.is_file():
+        raise RunError(f"{journal}: a folder, pipe or device, where the study's journal is expected; {ANEW}")
     with journal.open("rb+") as stream:
         content = stream.read()
         if content and not content.endswith(b"\n"):

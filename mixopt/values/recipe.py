@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Strict
+from pydantic import BaseModel, ConfigDict, Strict, create_model
 
 from mixopt.errors import MixoptError, about, names, short
 from mixopt.files import is_plain_name
@@ -115,28 +115,14 @@ class _WrittenMix(BaseModel):
     coefficients: list[list[float]]
 
 
-class _Written(BaseModel):
-    """A recipe, as `Recipe.to_json` has it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    format: int
-    method: str
-    mix: _WrittenMix
-    ingredients: dict[str, str]
-    base: str | None
-    family: dict[str, Any]
-    dtypes: dict[str, str]
-    buffers_from: str | None
-    batchnorm: str
-    metric: str
-    data: dict[str, str]
-    scores: dict[str, dict[str, float]]
-    seed: int
-    output_hash: str
-    version: str
-    statistics: dict[str, Any] | None = None
-    checksum: str | None = None
+# A recipe, as `Recipe.to_json` has it: its fields, with the mix as plain values, and what is beside them.
+_FIELDS: dict[str, Any] = {
+    **{name: (kind, None if name == "statistics" else ...) for name, kind in get_type_hints(Recipe).items()},
+    "mix": (_WrittenMix, ...),
+    "format": (int, ...),
+    CHECKSUM: (str | None, None),
+}
+_Written: Any = create_model("_Written", __config__=ConfigDict(extra="forbid", strict=True), **_FIELDS)
 
 
 def _check_statistics(recipe: Recipe, source: str) -> None:

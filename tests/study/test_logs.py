@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -306,3 +307,14 @@ def test_studies_that_optuna_passes_over_are_counted_as_it_does(tmp_path: Path) 
     (study,) = optuna.get_all_study_summaries(storage)
     assert (study.study_name, study.n_trials) == ("x", 1)
     assert optuna.load_study(study_name="x", storage=storage).trials[0].user_attrs == {"key": 1}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_in_its_place_is_told_at_once(tmp_path: Path, kind: str) -> None:
+    journal = tmp_path / "study.journal"
+    if kind == "pipe":
+        os.mkfifo(journal)
+    else:
+        journal.mkdir()
+    with pytest.raises(RunError, match=r"study\.journal: a folder, pipe or device, .*choose another --out"):
+        search.open_storage(journal, None)
