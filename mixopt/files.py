@@ -131,7 +131,8 @@ def make_folder(folder: Path, cache: Path | None = None) -> None:
     if cache is not None and (mode := _shared_by(cache)):
         for each in absent:
             if each.is_relative_to(cache) and each != cache:
-                os.chmod(each, stat.S_IMODE(each.stat().st_mode) | mode | stat.S_IMODE(cache.stat().st_mode) & 0o7000)
+                with suppress(OSError):  # another user made it meanwhile
+                    os.chmod(each, each.stat().st_mode & 0o777 | mode | cache.stat().st_mode & 0o7000)
 
 
 def _shared_by(folder: Path) -> int:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mixopt.errors import MixoptError, RunError, names
-from mixopt.untrusted.texts import read_json, read_text
-from mixopt.weights import checkpoints, saving
+from mixopt.errors import RunError, names
+from mixopt.untrusted import READER_ERRORS, open_regular
+from mixopt.weights import saving
 
-# What the first lines of a page or a card that mixopt wrote say.
-_MARKS = {".html": 'content="mixopt"', ".md": "- mixopt\n"}
-_BEGINNING = 4096
-# Keys of the JSON files that mixopt writes.
-_KEYS = {"recipe.json": "output_hash", "report.json": "methods", "open_clip_config.json": "model_cfg"}
+# What stands near the beginning of a file that mixopt wrote, however damaged it may be since: by name, or by suffix.
+_MARKS = {
+    "recipe.json": ('"batchnorm"',),
+    "report.json": ('"methods"',),
+    "open_clip_config.json": ('"model_cfg"',),
+    ".safetensors": (f'"{saving.METADATA_KEY}":', f'"{saving.STATISTICS_KEY}":'),
+    ".html": ('content="mixopt"',),
+    ".md": ("- mixopt\n",),
+}
+_BEGINNING = 2**20
 
 
 def check_replaceable(target: Path, inputs: Iterable[Path], option: str) -> None:
@@ -70,16 +75,11 @@ def is_same(one: Path, other: Path) -> bool:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether mixopt wrote a file, by what stands in it."""
-    if not path.is_file():
-        return False
+    """Whether mixopt wrote a file, by what stands in it; nothing is lost in one that is empty."""
+    marks = _MARKS.get(path.name, _MARKS.get(path.suffix, ()))
     try:
-        if path.suffix == ".safetensors":
-            found = checkpoints.metadata_of(path)
-            return saving.METADATA_KEY in found or saving.STATISTICS_KEY in found
-        if path.name in _KEYS:
-            return _KEYS[path.name] in read_json(path, MixoptError)
-        mark = _MARKS.get(path.suffix)
-        return mark is not None and mark in read_text(path, MixoptError)[:_BEGINNING]
-    except (MixoptError, TypeError):
+        with open_regular(path) as stream:
+            content = stream.read(_BEGINNING)
+    except READER_ERRORS:
         return False
+    return not content or any(mark.encode() in content for mark in marks)

@@ -192,6 +192,17 @@ def test_a_run_replaces_nothing_of_others(pool: Path, run: Path) -> None:
     assert "force" not in (run / "run.toml").read_text()
 
 
+@pytest.mark.parametrize("name", ["report.json", "recipe.json", "model.safetensors", "README.md"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_what_was_damaged_since_is_still_its_own(pool: Path, run: Path, name: str, share: float) -> None:
+    """The same command writes it anew, as errors about it say."""
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[: int(share * len(content))])
+    again(pool, run)
+    assert name in ("report.json", "README.md") or (run / name).read_bytes() == content
+    assert mixopt.report(run).best
+
+
 def test_a_page_replaces_only_pages(run: Path) -> None:
     (run / "page.html").write_text("<p>mine</p>")
     with pytest.raises(RunError, match=r"--html .*page\.html: already there, and not written by mixopt"):
