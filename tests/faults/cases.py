@@ -258,9 +258,14 @@ def _size() -> int:
     return int(words[0]) * resource.getpagesize()
 
 
-def shares(total: int) -> dict[str, int]:
-    """Kind to number of cases, by how many ways there are to damage it; they make the total."""
-    ways = {name: len(kind.mutations) for name, kind in KINDS.items()}
+def shares(total: int, *, commands: bool = False) -> dict[str, int]:
+    """Kind to number of cases, by how many ways there are to damage it; they make the total.
+
+    Args:
+        total: The cases of all kinds.
+        commands: Of those kinds alone that a command reads.
+    """
+    ways = {name: len(kind.mutations) for name, kind in KINDS.items() if kind.command or not commands}
     counts = {name: total * count // sum(ways.values()) for name, count in ways.items()}
     for name in sorted(ways, key=lambda name: -ways[name])[: total - sum(counts.values())]:
         counts[name] += 1

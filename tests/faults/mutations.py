@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.conftest import permissions_bind
+
 Random = np.random.Generator
 Change = Callable[[Random, bytes], bytes]
 
@@ -231,7 +233,7 @@ PLACES = tuple(
     )
 )
 # Permissions do not bind the one who may do anything.
-BINDS = os.geteuid() != 0
+BINDS = permissions_bind()
 
 
 def remove(path: Path) -> None:

@@ -88,9 +88,7 @@ def test_campaign(box: Box, expected: cases.Expected, tmp_path: Path, capsys: py
     ]
     middle = time.monotonic()
     context, outside = damaged_commands.prepare(), []
-    for name, count in cases.shares(total // 10).items():
-        if not KINDS[name].command:
-            continue
+    for name, count in cases.shares(total // 10, commands=True).items():
         undamaged = damaged_commands.expected_of(context, box, KINDS[name])
         outside += [damaged_commands.run_case(context, box, KINDS[name], number, undamaged) for number in range(count)]
     results = {"in the process": read, "through the command line": outside}

@@ -18,6 +18,7 @@ from mixopt.errors import CheckpointError, PoolError
 from mixopt.weights import checkpoints, pool
 from mixopt.weights.checkpoints import checks
 from mixopt.weights.pool import open_pool
+from tests.conftest import permissions_bind
 
 STATE = {"a.weight": torch.arange(4096.0).reshape(64, 64), "b": torch.ones(3)}
 
@@ -129,7 +130,7 @@ def test_a_pipe_does_not_hang(tmp_path: Path, suffix: str) -> None:
         checkpoints.read(tmp_path / f"m{suffix}")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind this user")
+@pytest.mark.skipif(not permissions_bind(), reason="permissions do not bind this user")
 def test_a_permission_is_told_as_one(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "m.safetensors")
     (tmp_path / "m.safetensors").chmod(0)
