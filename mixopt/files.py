@@ -53,7 +53,7 @@ ENVIRONMENT = frozenset(
 _LONGEST_NUMBER = 400
 _LONGEST_NAME = 256
 _LONGEST_PREFIX = 100
-_TEMPORARY = ".tmp"
+_TEMPORARY = ".mixopt.tmp"
 _SHARED = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -160,7 +160,7 @@ def remove_leftovers(folder: Path, *names: str) -> None:
         folder: Where they were written.
         names: The names that the files would have had; any by default.
     """
-    if fcntl is None:
+    if fcntl is None or folder.is_symlink():
         return
     patterns = [glob.escape(name[:_LONGEST_PREFIX]) for name in names] or ["*"]
     left = [path for name in patterns for path in folder.glob(f".{name}.*{_TEMPORARY}")]

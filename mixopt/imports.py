@@ -49,6 +49,25 @@ def import_function(name: str, option: str) -> Callable[..., Any]:
     return found
 
 
+def check_takes(function: Callable[..., Any], name: str, *arguments: str, **named: str) -> None:
+    """Find out before it is called whether a user's function takes what it is called with.
+
+    Args:
+        function: The function.
+        name: Its import path, and the option that named it, for messages.
+        *arguments: What each positional argument is.
+        **named: The same of those by name.
+
+    Raises:
+        SpecError: It does not.
+    """
+    try:
+        inspect.signature(function).bind(*arguments, **named)
+    except (TypeError, ValueError) as error:
+        wanted = ", ".join([*arguments, *named])
+        raise SpecError(f"{name}: expected a function that is called with ({wanted}): {error}") from error
+
+
 def source_hash(function: Callable[..., Any]) -> str:
     """A hash of the file that a function is in: an edited function is not taken for the old."""
     try:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from mixopt.cli.commands import make_command
+from mixopt.cli.exits import EXIT_BAD_INPUT
 from mixopt.cli.files import build, evaluate, inspect, report
 from mixopt.cli.guide import guide
 from mixopt.cli.runs import COMPARE_RESUMES, DEMO_RESUMES, METHODS, SEARCH_RESUMES, compare, demo, search
+from mixopt.files import ENVIRONMENT
 from mixopt.version import __version__
 
 __all__ = ["app", "main"]
@@ -58,7 +62,21 @@ def root(
 
 def main() -> None:
     """The ``mixopt`` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a locale without UTF-8 shows what it can, and codes for the rest
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
+        elif isinstance(stream, TextIOWrapper):  # a locale without UTF-8 shows what it can, and codes for the rest
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            raise
+        with suppress(OSError):
+            sys.stderr.write(f"error: could not print: {error.strerror}\n")
+        # What could not be printed is not tried again when Python ends.
+        os._exit(EXIT_BAD_INPUT)

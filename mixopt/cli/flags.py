@@ -12,6 +12,7 @@ import typer
 from mixopt.spec import StudySpec
 from mixopt.spec.option import Described, described
 
+_MOST_DIGITS = 10
 # Commands with too many options for one page: --help shows the common ones.
 LONG = ("search", "compare")
 
@@ -75,7 +76,11 @@ def _files(values: list[str] | None, each: Described) -> dict[str, Path] | None:
 
 
 def _globs_and_numbers(values: list[str] | None, each: Described) -> list[str | int] | None:
-    return [int(value) if value.isdigit() else value for value in values] if values else None
+    return [int(value) if _is_number(value) else value for value in values] if values else None
+
+
+def _is_number(value: str) -> bool:
+    return value.isascii() and value.isdecimal() and len(value) < _MOST_DIGITS
 
 
 _READERS: dict[str, Callable[[Any, Described], Any]] = {

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from mixopt.errors import short
 from mixopt.listener import Listener, TrialEvent
 from mixopt.untrusted.printed import printable
 
@@ -152,7 +153,7 @@ def _grid(header: list[str], cells: list[list[str]], first: int, last: int) -> T
     for number in (0, *range(first, last)):
         grid.add_column(_plain(header[number]), justify="right" if number else "left", no_wrap=True)
     for row in cells:
-        grid.add_row(*map(_plain, [row[0], *row[first:last]]))
+        grid.add_row(*(_plain(short(cell)) for cell in [row[0], *row[first:last]]))
     return grid
 
 

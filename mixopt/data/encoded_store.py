@@ -23,7 +23,7 @@ from mixopt.untrusted import READER_ERRORS, open_regular, reason_of
 from mixopt.untrusted.arrays import packed, unpacked
 from mixopt.values.samples import LENGTH, sample_digest
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 # What stands beside the arrays: labels, digests, and a text about them all.
 INDEX = "labels.npz"
 # Bytes of a file under one checksum: several are compared side by side, and a chunk is in the processor's caches.
@@ -172,7 +172,7 @@ def write_decoded(
             writer.close()
     # The arrays of the samples first, then the lengths of those that are padded.
     sums = {name: summed[name].sums() for name in [*first, *(name + LENGTH for name in padded)]}
-    meta = json.dumps({"sums": sums, "classes": classes, "resized": resized()})
+    meta = json.dumps({"key": folder.name, "sums": sums, "classes": classes, "resized": resized()})
     with atomic_write(folder / INDEX, cache=cache) as stored:
         stored.write(packed({"digests": digests, "labels": labels, "meta": np.array(meta)}))
 
@@ -199,6 +199,8 @@ def load_decoded(folder: Path, listener: Listener | None = None) -> Decoded | No
 def _load(folder: Path) -> Decoded:
     index = unpacked(folder / INDEX)
     digests, labels, meta = index["digests"], index["labels"], json.loads(str(index["meta"]))
+    if meta["key"] != folder.name:
+        raise ValueError("a copy of another split")
     jobs = [
         (folder / f"{name}.npy", place, expected)
         for name, sums in meta["sums"].items()

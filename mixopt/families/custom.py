@@ -37,7 +37,7 @@ from torch import nn
 from mixopt.errors import SpecError
 from mixopt.families import FamilyOptions
 from mixopt.families.image_encoding import image_encoding
-from mixopt.imports import import_function, source_hash
+from mixopt.imports import check_takes, import_function, source_hash
 from mixopt.scoring.evaluator import Predict
 from mixopt.values.groups import depth_order
 from mixopt.values.samples import Encoding, Preprocess
@@ -104,7 +104,9 @@ class Custom:
         except ValueError as error:
             raise SpecError(f"--family {options.name}: expected a function written in Python ({error})") from error
         wide = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-        made = self._function(**{key: value for key, value in offered.items() if wide or key in taken})
+        given = {key: value for key, value in offered.items() if wide or key in taken}
+        check_takes(self._function, f"--family {options.name}", **dict.fromkeys(given, ""))
+        made = self._function(**given)
         if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
             raise SpecError(
                 f"--family {options.name}: expected (module, predict), (module, predict, preprocess) or "

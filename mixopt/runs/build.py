@@ -40,10 +40,10 @@ def build(
     folders = [Path(models)] if models is not None else _likely_folders(source)
     statistics = saving.find_statistics(loaded, [source.parent, *folders])
     if not force:
-        check_replaceable(target, [source], "-o")
+        check_replaceable(target, ".safetensors", [source], "-o")
     paths = saving.locate(loaded, folders, checkpoints.read, heard)
     if not force:
-        check_replaceable(target, paths.values(), "-o")
+        check_replaceable(target, ".safetensors", paths.values(), "-o")
     remove_leftovers(target.parent, target.name)
     with about(str(source)):
         tensors, tied = saving.fuse(loaded, paths, checkpoints.read, heard, statistics)

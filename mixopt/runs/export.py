@@ -13,7 +13,7 @@ from mixopt.assemble import Assembly, saved_dtype
 from mixopt.comparison.ensembles import Ensemble
 from mixopt.comparison.requests import Request
 from mixopt.comparison.running import BASE, Entry, checkpoint_mix
-from mixopt.errors import PoolError, ScoreError
+from mixopt.errors import LISTED, PoolError, ScoreError, short
 from mixopt.families import Family
 from mixopt.files import write_text
 from mixopt.listener import Listener
@@ -212,7 +212,8 @@ def score_checkpoint(
         module.load_state_dict(state)
     except RuntimeError as error:
         raise PoolError(
-            f"{checkpoint.path}: does not fit the model that --family and --model describe: {error}"
+            f"{checkpoint.path}: does not fit the model that --family and --model describe: "
+            + "\n".join(map(short, str(error).splitlines()[:LISTED]))
         ) from error
     # As the module of the trials, so that a compiled pass of theirs serves here too.
     module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)

@@ -49,10 +49,10 @@ class RunFolder:
         self.card = path / "README.md"
 
     @property
-    def results(self) -> tuple[Path, ...]:
-        """What a run ends with, and replaces."""
-        others = (saving.STATISTICS_FILE, *COMPANIONS)
-        return (self.recipe, self.model, self.report, self.card, *(self.path / name for name in others))
+    def outputs(self) -> tuple[Path, ...]:
+        """What a run replaces or adds to."""
+        others = (self.path / name for name in (saving.STATISTICS_FILE, *COMPANIONS))
+        return (self.journal, self.spec, self.recipe, self.model, self.report, self.card, *others)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -75,7 +75,7 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path}: cannot write to the run folder: {error.strerror}; choose --out") from error
         try:
-            remove_leftovers(self.path, *(path.name for path in (self.spec, *self.results)))
+            remove_leftovers(self.path, *(path.name for path in self.outputs))
             self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield
         finally:
@@ -166,9 +166,11 @@ class RunFolder:
 
     def _check_owner(self) -> None:
         """Refuse what would have this process write somewhere else, or under somebody else's eyes."""
-        if links := [path for path in (self.path / LOCK, self.holder, self.journal, self.log) if path.is_symlink()]:
+        written = filter(os.path.lexists, (self.path / LOCK, self.holder, self.journal, self.log))
+        if links := [path for path in written if path.is_symlink() or path.stat().st_nlink > 1]:
+            other = os.readlink(links[0]) if links[0].is_symlink() else "a file of another name"
             raise RunError(
-                f"{links[0]}: a link to {os.readlink(links[0])}; a run writes to no file outside its folder. Remove "
+                f"{links[0]}: a link to {other}; a run writes to no file outside its folder. Remove "
                 "it, or choose another --out"
             )
         if hasattr(os, "geteuid") and (owner := self.path.stat().st_uid) != os.geteuid():

@@ -14,18 +14,21 @@ _MARKS = {
     "recipe.json": ('"batchnorm"',),
     "report.json": ('"methods"',),
     "open_clip_config.json": ('"model_cfg"',),
+    "README.md": ("- mixopt\n",),
+    "run.toml": ("models = ",),
+    "study.journal": ('{"op_code"',),
     ".safetensors": (f'"{saving.METADATA_KEY}":', f'"{saving.STATISTICS_KEY}":'),
     ".html": ('content="mixopt"',),
-    ".md": ("- mixopt\n",),
 }
 _BEGINNING = 2**20
 
 
-def check_replaceable(target: Path, inputs: Iterable[Path], option: str) -> None:
+def check_replaceable(target: Path, kind: str, inputs: Iterable[Path], option: str) -> None:
     """Refuse to write over what is read, or over what mixopt did not write.
 
     Args:
         target: The file to write.
+        kind: Of what is written: ``.safetensors`` or ``.html``.
         inputs: Files that are read.
         option: Where it was named, for messages.
 
@@ -39,8 +42,10 @@ def check_replaceable(target: Path, inputs: Iterable[Path], option: str) -> None
             raise RunError(
                 f"{option} {target}: is {path}, which is read here; choose another file, or --force to replace it"
             )
-    if not _is_own(target):
-        raise RunError(f"{option} {target}: already there, and not written by mixopt; choose another file, or --force")
+    if not _is_own(target, _MARKS[kind]):
+        raise RunError(
+            f"{option} {target}: already there, and no {kind} file of mixopt's; choose another file, or --force"
+        )
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], out: Path) -> None:
@@ -57,7 +62,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], out: Path) ->
     there = [path for path in outputs if path.exists()]
     read = list(inputs)
     taken = [path for path in there if any(is_same(path, each) for each in read)]
-    strange = [path for path in there if path not in taken and not _is_own(path)]
+    strange = [path for path in there if path not in taken and not _is_own(path, _marks_of(path))]
     for paths, why in ((taken, "which the run reads"), (strange, "which mixopt did not write")):
         if paths:
             raise RunError(
@@ -74,12 +79,15 @@ def is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def _is_own(path: Path) -> bool:
-    """Whether mixopt wrote a file, by what stands in it; nothing is lost in one that is empty."""
-    marks = _MARKS.get(path.name, _MARKS.get(path.suffix, ()))
+def _marks_of(path: Path) -> tuple[str, ...]:
+    return _MARKS.get(path.name, _MARKS.get(path.suffix, ()))
+
+
+def _is_own(path: Path, marks: tuple[str, ...]) -> bool:
+    """Whether mixopt wrote a file, by what stands in it; of a file that is cut short before that, nothing is lost."""
     try:
         with open_regular(path) as stream:
             content = stream.read(_BEGINNING)
     except READER_ERRORS:
         return False
-    return not content or any(mark.encode() in content for mark in marks)
+    return any(mark.encode() in content or mark.encode().startswith(content) for mark in marks)

@@ -39,7 +39,7 @@ def report(
         heard.warn(f"{run.path}: the search was stopped before all its trials were complete")
     if html is not None:
         if not force:
-            check_replaceable(Path(html), [], "--html")
+            check_replaceable(Path(html), ".html", [], "--html")
         trials = _trials_of(run, heard) if found.command == "search" else []
         write_text(Path(html), pages.page(found, run.path.resolve().name, trials))
         heard.info(f"wrote {html}")

@@ -122,11 +122,12 @@ def _open_studies(spec: StudySpec, plan: SearchPlan, folder: RunFolder, objectiv
         folder.path.resolve().name,
         direction,
         objectives=plan.trials.objectives,
+        metric=objective.metric.name,
     )
     studies.check_identity(study, plan.identity, folder.path, [direction] * plan.trials.objectives)
     own = [study]
     if plan.refine:
-        own.append(studies.open_second(study))
+        own.append(studies.open_second(study, metric=objective.metric.name))
         studies.check_identity(own[1], plan.identity, folder.path, [direction])
     if not studies.has_begun(study) and folder.recipe.exists():
         raise RunError(f"{folder.path}: holds the result of another study; choose a new folder with --out")

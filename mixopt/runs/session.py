@@ -41,7 +41,7 @@ def in_folder(
         try:
             folder.check_free_for(command)
             if not spec.force:
-                check_outputs(folder.results, inputs_of(spec), folder.path)
+                check_outputs(folder.outputs, inputs_of(spec), folder.path)
             remove_leftovers(scratch_of(spec.cache))
             return work(folder.resolved(spec), folder, logged(listener or Listener(), folder))
         except OSError as error:

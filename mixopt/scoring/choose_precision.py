@@ -88,6 +88,7 @@ class _Kept(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    key: str
     mode: Literal["fp32", "bf16", "fp16"]
     images_per_second: dict[str, float]
     differing: dict[str, float]
@@ -147,7 +148,7 @@ def choose_precision(
     if found is None:
         found = measure(soup(), evaluator, candidates, listener.progress)
         if found.images:
-            values = found.as_dict()
+            values = {"key": kept.stem, **found.as_dict()}
             write_json(kept, {**values, CHECKSUM: checksum_of(values)}, cache=cache)
     listener.info(f"precision: auto, {found.precision}, by the uniform soup on {VALIDATION}: {found}")
     return Precision(found.precision, found)
@@ -160,6 +161,8 @@ def read_measured(path: Path, listener: Listener) -> Measured | None:
         with refusing(ScoreError, str(path), found="no measurement of speeds", cure="remove it"):
             check_checksum(values)
             kept = validated(_Kept, values)
+            if kept.key != path.stem:
+                raise ValueError("of another model or machine")
             return Measured(kept.mode, kept.images_per_second, kept.differing, kept.failed, kept.images)
     except ScoreError as error:
         listener.warn(f"{error}. Measured again")

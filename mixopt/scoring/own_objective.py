@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mixopt.errors import DataError, PoolError, ScoreError, SpecError, names
-from mixopt.imports import import_function, source_hash
+from mixopt.imports import check_takes, import_function, source_hash
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.samples import ORDER_SEED, VALIDATION, Samples
 
@@ -198,7 +198,9 @@ def own_evaluator(name: str, path: str, module: nn.Module, device: torch.device,
     """An evaluator of a function by its import path.
 
     Raises:
-        SpecError: It cannot be imported.
+        SpecError: It cannot be imported, or does not take a module and a device.
     """
     option = "--data" if name == VALIDATION else f"--test {name}"
-    return OwnEvaluator(name, path, import_function(path, option), module, device, metric)
+    function = import_function(path, option)
+    check_takes(function, f"{option} {path}", "module", "device")
+    return OwnEvaluator(name, path, function, module, device, metric)

@@ -281,7 +281,7 @@ class Fields(BaseModel):
         Annotated[float, Field(gt=0)] | None, Option("Start no trial after so many seconds.", SEARCH, ONLY_SEARCH)
     ] = None
     # The run
-    seed: Annotated[int, Field(ge=0, lt=2**63), Option("Of everything random.", RUN, (*RUNS, "demo"), common=True)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), Option("Of everything random.", RUN, (*RUNS, "demo"), common=True)] = 0
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1.", RUN, SCORING, common=True)] = "auto"
     batch_size: Annotated[Positive | None, Option("Images per forward pass; chosen by device.", RUN, SCORING)] = None
     precision: Annotated[

@@ -87,10 +87,14 @@ class _Stored(BaseModel):
     space: dict[str, Any]
 
 
-def check_study(study: optuna.Study) -> None:
+def check_study(study: optuna.Study, metric: str | None = None) -> None:
     """Check what a study and its trials say, whoever wrote it.
 
     Trials that somebody else told FAIL need not say anything.
+
+    Args:
+        study: The study.
+        metric: What drives, where it is to be found in every trial.
 
     Raises:
         RunError: Something is missing, or is not of the form in which it was written; names the storage and trial.
@@ -105,7 +109,7 @@ def check_study(study: optuna.Study) -> None:
         for name, value in study._storage.get_study_system_attrs(study._study_id).items():
             if ":parent:" in name:
                 _Parents(parents=value)
-        checks = _Checks(study, space, {} if stored is None else stored["identity"])
+        checks = _Checks(study, space, metric)
         for number, trial in enumerate(study.get_trials(deepcopy=False)):
             at = f"trial {number}" if SECOND not in study.study_name else f"trial {number} of {study.study_name!r}"
             checks.check(number, trial)
@@ -122,14 +126,14 @@ class _Checks:
     Args:
         study: The study.
         space: Its space; without, only what is there is checked.
-        identity: What must not change between its sessions.
+        metric: What every trial was measured by; None checks none.
     """
 
-    def __init__(self, study: optuna.Study, space: Space | None, identity: Mapping[str, Any]) -> None:
+    def __init__(self, study: optuna.Study, space: Space | None, metric: str | None) -> None:
         self._space = space
         self._start = None if space is None else space.to_mix(np.zeros(space.dims))
         self._labels = frozenset(() if space is None else space.labels)
-        self._metric = identity.get("metric")
+        self._metric = metric
         self._count = len(study.directions)
         self._splits: tuple[str, ...] | None = None
 
@@ -176,7 +180,7 @@ class _Checks:
         values = trial.values or []
         if len(values) != self._count or not np.all(np.isfinite(values)):
             raise ValueError(f"its values are {values}, where the study has {self._count}")
-        if isinstance(self._metric, str) and self._metric not in record.metrics:
+        if self._metric is not None and self._metric not in record.metrics:
             raise ValueError(f"its metrics lack {self._metric}")
         splits = tuple(record.signals)
         if self._splits is None:

@@ -64,13 +64,17 @@ def check_sampler(name: str, seed: int, population: int | None, objectives: int)
         SpecError: It cannot, or does not.
     """
     sampler = make_sampler(name, seed, population)
-    if objectives == 1:
+    if objectives == 1 and ":" not in name:
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
     try:
         study.ask({"first": BOX, "second": BOX})
-    except ValueError as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
+        if objectives == 1:
+            raise SpecError(
+                f"--sampler {name}: cannot be asked for numbers between -1 and 1 ({error}); choose another"
+            ) from error
         raise SpecError(
             f"--sampler {name}: does not take the {objectives} objectives of --pareto ({error}); leave the sampler out "
             "(nsgaii), or choose tpe, gp or random"

@@ -27,9 +27,21 @@ from mixopt.values.mix import Mix
 
 
 def open_study(
-    storage: optuna.storages.BaseStorage, name: str, direction: Direction, objectives: int = 1
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    direction: Direction,
+    objectives: int = 1,
+    *,
+    metric: str | None = None,
 ) -> optuna.Study:
     """The run's study, new or as it was left; one that never began takes the direction and objectives of today.
+
+    Args:
+        storage: From `open_storage`.
+        name: The study's.
+        direction: Which way is better.
+        objectives: How many values a trial has.
+        metric: What its trials must have been measured by.
 
     Raises:
         RunError: What it or one of its trials says is damaged.
@@ -50,16 +62,16 @@ def open_study(
         study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     else:
         study = optuna.load_study(study_name=name, storage=storage)
-        check_study(study)
+        check_study(study, metric)
     study.sampler = RandomSampler(seed=0)  # replaced before every ask
     study.pruner = optuna.pruners.NopPruner()
     return study
 
 
-def open_second(study: optuna.Study) -> optuna.Study:
-    """The study of a search's second round, beside the first one in its storage."""
+def open_second(study: optuna.Study, *, metric: str | None = None) -> optuna.Study:
+    """The study of a search's second round, beside the first one in its storage; raises as `open_study`."""
     direction: Direction = "minimize" if _sign(study) == 1 else "maximize"
-    return open_study(study._storage, f"{study.study_name}{SECOND}", direction)
+    return open_study(study._storage, f"{study.study_name}{SECOND}", direction, metric=metric)
 
 
 def has_begun(study: optuna.Study) -> bool:

@@ -374,7 +374,7 @@ def test_report_without_a_journal_leaves_a_picture_out(home: Path, tmp_path: Pat
     assert "--storage" in result.stderr
     assert "best trial so far" not in page.read_text()
     (run_folder / "study.journal").write_text("nothing\n")
-    assert "the study cannot be read" in invoke("report", run_folder, "--html", page).stderr
+    assert "study.journal: line 1: not JSON" in invoke("report", run_folder, "--html", page).stderr
 
 
 @pytest.mark.parametrize(

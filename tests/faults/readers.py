@@ -164,7 +164,9 @@ def resume(journal: Path, url: str | None, trials: int) -> Any:
 
 def _resumed(journal: Path, url: str | None, trials: int) -> Any:
     near = Near()
-    study = studies.open_study(studies.open_storage(journal, url, near.stopwatch), "near", "maximize")
+    study = studies.open_study(
+        studies.open_storage(journal, url, near.stopwatch), "near", "maximize", metric="accuracy"
+    )
     studies.check_identity(study, IDENTITY, journal.parent, ["maximize"])
     space = studies.keep_space(study, IDENTITY, lambda: SPACE)
     objective = cast(Objective, near)

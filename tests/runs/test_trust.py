@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import stat
 import struct
@@ -142,12 +143,12 @@ def test_build_replaces_no_checkpoint_and_nothing_of_others(home: Path, pool: Pa
     (run / "notes.safetensors").write_bytes(b"mine")
     (run / "link.safetensors").symlink_to(pool / "model_0.safetensors")
     for target, says in (
-        (pool / "model_0.safetensors", "not written by mixopt"),
-        (pool / "base.safetensors", "not written by mixopt"),
+        (pool / "model_0.safetensors", "no .safetensors file of mixopt's"),
+        (pool / "base.safetensors", "no .safetensors file of mixopt's"),
         (recipe, r"is .*recipe\.json, which is read here"),
-        (run / "notes.safetensors", "not written by mixopt"),
-        (run / "link.safetensors", "not written by mixopt"),
-        (pool, "not written by mixopt"),
+        (run / "notes.safetensors", "no .safetensors file of mixopt's"),
+        (run / "link.safetensors", "no .safetensors file of mixopt's"),
+        (pool, "no .safetensors file of mixopt's"),
     ):
         before = target.read_bytes() if target.is_file() else b""
         with pytest.raises(RunError, match=rf"-o .*: (is|already there).*{says}.*|{says}"):
@@ -205,7 +206,7 @@ def test_what_was_damaged_since_is_still_its_own(pool: Path, run: Path, name: st
 
 def test_a_page_replaces_only_pages(run: Path) -> None:
     (run / "page.html").write_text("<p>mine</p>")
-    with pytest.raises(RunError, match=r"--html .*page\.html: already there, and not written by mixopt"):
+    with pytest.raises(RunError, match=r"--html .*page\.html: already there, and no .html file of mixopt's"):
         mixopt.report(run, html=run / "page.html")
     for force in (True, False):
         mixopt.report(run, html=run / "page.html", force=force)
@@ -223,6 +224,15 @@ def test_a_run_writes_through_no_link(pool: Path, run: Path, tmp_path: Path, nam
     with pytest.raises(RunError, match=rf"{name}: a link to .*precious; .*choose another --out"):
         again(pool, run)
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_run_writes_to_no_file_of_two_names(pool: Path, run: Path) -> None:
+    (run / "run.log").unlink()
+    os.link(pool / "pool.toml", run / "run.log")
+    before = (pool / "pool.toml").read_bytes()
+    with pytest.raises(RunError, match=r"run\.log: a link to a file of another name"):
+        again(pool, run)
+    assert (pool / "pool.toml").read_bytes() == before
 
 
 def test_a_folder_of_another_user_is_refused(pool: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,17 +259,42 @@ def test_leftovers_go_and_what_is_being_written_stays(tmp_path: Path) -> None:
     )
     target = tmp_path / "a[1].npz"
     assert subprocess.run([sys.executable, "-c", killed, str(target)], check=False).returncode == 9
-    (tmp_path / ".mine.tmp").write_text("mine")
-    assert len(list(tmp_path.glob(".a*.tmp"))) == 1
+    for name in (".mine.tmp", ".a[1].npz.mine.tmp"):
+        (tmp_path / name).write_text("mine")
+    assert len(list(tmp_path.glob(".a*.mixopt.tmp"))) == 1
     with atomic_write(tmp_path / "a[1].npz") as stream:
         stream.write(b"whole")
         remove_leftovers(tmp_path, "a[1].npz")
-        assert len(list(tmp_path.glob(".a*.tmp"))) == 1, "its writer is alive"
+        assert len(list(tmp_path.glob(".a*.mixopt.tmp"))) == 1, "its writer is alive"
     assert target.read_bytes() == b"whole"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "a[1].npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a[1].npz.mine.tmp", ".mine.tmp", "a[1].npz"]
+
+
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".x.12345678.mixopt.tmp").write_text("left by another")
+    (tmp_path / "tmp").symlink_to(tmp_path / "elsewhere")
+    remove_leftovers(tmp_path / "tmp")
+    assert list((tmp_path / "elsewhere").iterdir())
+    remove_leftovers(tmp_path / "elsewhere")
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 # The cache
+
+
+def test_decoded_copies_that_were_exchanged_are_told(home: Path, pool: Path, tmp_path: Path) -> None:
+    first = again(pool, tmp_path / "one")
+    one, two = sorted((tmp_path / "cache" / "splits").iterdir())[:2]
+    one.rename(tmp_path / "kept")
+    two.rename(one)
+    (tmp_path / "kept").rename(two)
+    shutil.rmtree(tmp_path / "cache" / "outcomes")
+    heard = Recorder()
+    second = again(pool, tmp_path / "two", listener=heard.listener)
+    assert sum("a copy of another split" in text for text in heard.warnings) == 2
+    scores = [[(row.name, row.metrics) for row in result.report.made] for result in (first, second)]
+    assert scores[0] == scores[1]
 
 
 def test_a_cache_shared_by_a_group_is_written_by_all_of_it(tmp_path: Path) -> None:
@@ -302,6 +337,19 @@ def test_flipped_outcomes_are_scored_again_with_a_warning(home: Path, pool: Path
 
 
 # Surroundings
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["report", "RUN"], ["report", "RUN", "--json"]])
+@pytest.mark.parametrize(
+    ("how", "code"), [(">/dev/full", 2), (">&-", 0), ("| head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", 141)]
+)
+def test_output_that_cannot_be_written(run: Path, arguments: list[str], how: str, codes: set[int]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = [sys.executable, "-m", "mixopt", *(str(run) if each == "RUN" else each for each in arguments)]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(command)} {how}"], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in codes
 
 
 def test_no_home_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def run_at(
     """A study of so many trials, new or gone on with; as `mixopt.search` opens, checks and runs one."""
     near, journal = objective or Near(), folder / "study.journal"
     with search.storage_errors(journal, url):
-        study = search.open_study(search.open_storage(journal, url, near.stopwatch), "x", "maximize")
+        study = search.open_study(search.open_storage(journal, url, near.stopwatch), "x", "maximize", metric="accuracy")
         search.check_identity(study, IDENTITY, folder, ["maximize"])
         space = search.keep_space(study, IDENTITY, lambda: SPACE)
         schedule = search.Schedule(sampler, trials, seed=5, population=POPULATION)

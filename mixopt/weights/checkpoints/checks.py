@@ -11,6 +11,7 @@ from torch import Tensor
 from mixopt.errors import CheckpointError, short
 from mixopt.memory import available_memory, gigabytes
 
+_LONGEST_NAME = 2000
 # What torch can look through for NaN, compare and mix; complex ones are told with the rest of the pool.
 _KINDS = frozenset(
     {
@@ -40,8 +41,20 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         CheckpointError: Names the file and the tensor.
     """
     for name, tensor in tensors.items():
+        if problem := _problem_of_name(name):
+            raise CheckpointError(f"{path}: a tensor is called {short(repr(name))}, {problem}")
         if problem := _problem_of(tensor):
             raise CheckpointError(f"{path}: tensor {short(name)} {problem}")
+
+
+def _problem_of_name(name: str) -> str:
+    if len(name) > _LONGEST_NAME:
+        return f"in {len(name):,} letters; expected at most {_LONGEST_NAME:,}"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "which is no Unicode text"
+    return ""
 
 
 def _problem_of(tensor: Tensor) -> str:
