@@ -27,16 +27,17 @@ from torch.nn import functional
 from mixopt.errors import SpecError, unknown
 from mixopt.families import FamilyOptions
 from mixopt.families.image_encoding import image_encoding
-from mixopt.memory import available_memory, gigabytes
+from mixopt.memory import available_memory, gigabytes, is_out_of_memory
 from mixopt.scoring.evaluator import Predict
-from mixopt.untrusted import refusing
+from mixopt.untrusted import READER_ERRORS, reason_of, refusing
 from mixopt.untrusted.texts import read_json
 from mixopt.values.groups import depth_order
 from mixopt.values.samples import Encoding, Preprocess
 from mixopt.weights import checkpoints
 
 CONFIG_NAME = "open_clip_config.json"
-REMOTE_CODE = "trust_remote_code"
+# Options of a tokenizer that no file may ask for, and what they do.
+_REFUSED = {"trust_remote_code": "runs a stranger's code", "bpe_path": "reads a file outside the pool"}
 # Far beyond any tower, and soon refused by memory below.
 _MOST_LAYERS = 1000
 _TEXT_NAMES = re.compile(r"^(text\.|transformer\.|token_embedding\.|positional_embedding|ln_final\.|text_projection)")
@@ -170,10 +171,17 @@ class OpenClip:
             name in text - fixed and weight.requires_grad for name, weight in model.named_parameters()
         ):
             return self._head_with_gradient(model)
-        device = model.logit_scale.device
-        head: Tensor = open_clip.build_zero_shot_classifier(
-            model, _tokenizer(self._config), self._classnames, self._templates, device=device
-        )
+        device, tokenizer = model.logit_scale.device, _tokenizer(self._config)
+        try:
+            head: Tensor = open_clip.build_zero_shot_classifier(
+                model, tokenizer, self._classnames, self._templates, device=device
+            )
+        except READER_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
+            raise SpecError(
+                f"--model: its text tower cannot embed the class names ({reason_of(error)}); correct text_cfg"
+            ) from error
         self._head = (weakref.ref(model), head)
         return head
 
@@ -245,7 +253,13 @@ def _create(config: Mapping[str, Any]) -> nn.Module:
         level = logging.root.level
         logging.disable(logging.WARNING)
         try:
-            with refusing(SpecError, "--model", found="open_clip cannot make this model", cure="correct its config"):
+            with refusing(
+                SpecError,
+                "--model",
+                found="open_clip cannot make this model",
+                cure="correct its config",
+                also=(ImportError,),
+            ):
                 module: nn.Module = open_clip.create_model(
                     f"local-dir:{folder}", load_weights=False, pretrained_image=False, pretrained_text=False
                 )
@@ -274,15 +288,21 @@ def _check_size(config: Mapping[str, Any]) -> None:
 
 def _tokenizer(config: Mapping[str, Any]) -> Any:
     text = config["model_cfg"].get("text_cfg", {})
-    if REMOTE_CODE in text.get("tokenizer_kwargs", {}):
-        raise SpecError(f"--model: tokenizer_kwargs ask for {REMOTE_CODE}, which runs a stranger's code; remove it")
-    if source := text.get("hf_tokenizer_name"):
-        return open_clip.tokenizer.HFTokenizer(
-            source,
-            context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
-            tokenizer_mode=text.get("tokenizer_mode"),
-            **text.get("tokenizer_kwargs", {}),
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
-        return open_clip.get_tokenizer(f"local-dir:{folder}")
+    given = text.get("tokenizer_kwargs", {})
+    if not isinstance(given, Mapping):
+        raise SpecError(f"--model: expected tokenizer_kwargs as a JSON object, found a {type(given).__name__}")
+    if refused := [name for name in _REFUSED if name in given]:
+        raise SpecError(f"--model: tokenizer_kwargs has {refused[0]}, which {_REFUSED[refused[0]]}; remove it")
+    with refusing(
+        SpecError, "--model", found="its tokenizer cannot be made", cure="correct text_cfg", also=(ImportError,)
+    ):
+        if source := text.get("hf_tokenizer_name"):
+            return open_clip.tokenizer.HFTokenizer(
+                source,
+                context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+                tokenizer_mode=text.get("tokenizer_mode"),
+                **given,
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
+            return open_clip.get_tokenizer(f"local-dir:{folder}")

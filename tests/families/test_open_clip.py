@@ -380,3 +380,23 @@ def test_stages_are_predict_for_every_kind_of_transformer(vision: dict[str, Any]
         for step in family.predict_segments(module, frozenset()):
             hidden = step(hidden)
         assert torch.equal(hidden, family.predict(module, frozenset())(images))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ({"tokenizer_kwargs": {"trust_remote_code": True}}, "trust_remote_code, which runs a stranger's code"),
+        ({"tokenizer_kwargs": {"bpe_path": "/etc/passwd"}}, "bpe_path, which reads a file outside the pool"),
+        ({"tokenizer_kwargs": 5}, "expected tokenizer_kwargs as a JSON object, found a int"),
+        ({"tokenizer_kwargs": {"clean": "zz"}}, "its tokenizer cannot be made"),
+        ({"tokenizer_kwargs": {"x": 1}}, "its tokenizer cannot be made"),
+        ({"context_length": 3}, "its (tokenizer|text tower)"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used(text: dict[str, Any], says: str) -> None:
+    config = fresh_config()
+    config["model_cfg"]["text_cfg"].update(text)
+    family = opened(config)
+    other = opened().build()  # whose text tower has the plain config's length
+    with torch.no_grad(), pytest.raises(SpecError, match=f"--model: .*{says}"):
+        family.predict(other, frozenset())
