@@ -100,7 +100,9 @@ class OpenClip:
         classify = self._classify(model, fixed)
 
         def logits(images: Tensor) -> Tensor:
-            return classify(model.encode_image(images, normalize=False))
+            features = model.encode_image(images, normalize=False)
+            # A tower with output_tokens gives its tokens as well.
+            return classify(features[0] if isinstance(features, tuple) else features)
 
         return logits
 
@@ -275,7 +277,9 @@ def _check_size(config: Mapping[str, Any]) -> None:
         tower = config["model_cfg"].get(name)
         if not isinstance(tower, Mapping):
             continue
-        sizes = {key: value for key, value in tower.items() if isinstance(value, int)}
+        # The stages of a residual network are a list of layers each.
+        counted = {key: sum(value) if _is_counts(value) else value for key, value in tower.items()}
+        sizes = {key: value for key, value in counted.items() if isinstance(value, int)}
         layers, width, free = sizes.get("layers", 1), sizes.get("width", 1), available_memory()
         # Attention and MLP of every block, and a token's embedding: less than any tower has.
         needed = 4 * width * (12 * layers * width + sizes.get("vocab_size", 0))
@@ -284,6 +288,10 @@ def _check_size(config: Mapping[str, Any]) -> None:
                 f"--model: {name} of {layers:,} layers of width {width:,} needs {gigabytes(needed)} of memory or more, "
                 f"and {gigabytes(free)} can be had; correct the config"
             )
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, int) for each in value)
 
 
 def _tokenizer(config: Mapping[str, Any]) -> Any:
