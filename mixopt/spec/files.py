@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mixopt.errors import SpecError, listing, short, unknown
+from mixopt.errors import LISTED, SpecError, listing, short, unknown
 from mixopt.imports import is_import_path
 from mixopt.spec.checks import merged_ingredients, one_name
 from mixopt.spec.option import described
@@ -54,7 +54,9 @@ def load_spec(flags: Mapping[str, Any], study: Path | None = None) -> StudySpec:
     try:
         return StudySpec.model_validate(merged)
     except ValidationError as error:
-        problems = [_problem(dict(detail), where) for detail in error.errors()]
+        details = error.errors()
+        # The rest are counted: to word each of a hundred thousand would take minutes.
+        problems = [_problem(dict(detail), where) for detail in details[:LISTED]] + [""] * len(details[LISTED:])
         raise SpecError(listing("the options cannot be used", problems)) from error
 
 

@@ -173,3 +173,10 @@ def test_every_option_says_what_it_is(each: Described) -> None:
 def test_an_option_is_described_by_its_field(key: str, flag: str, parameter: str, kind: type, default: str) -> None:
     (found,) = (each for each in described(StudySpec) if each.key == key)
     assert (found.flag, found.parameter, found.kind, found.default) == (flag, parameter, kind, default)
+
+
+@pytest.mark.timeout(60)
+def test_a_hundred_thousand_unknown_keys_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "pool.toml").write_text("".join(f"k{number} = 1\n" for number in range(100_000)))
+    with pytest.raises(SpecError, match=r"100000 problems:(.|\n)*\.\.\. and 99980 more"):
+        load_spec({"models": tmp_path})

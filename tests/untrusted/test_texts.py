@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -60,11 +59,10 @@ def test_what_is_no_json(text: str) -> None:
         json_of(text, "here", SpecError)
 
 
+@pytest.mark.timeout(60)
 def test_quotes_that_never_close_take_no_square_of_time() -> None:
-    started = time.monotonic()
     with pytest.raises(SpecError):
         json_of('{"a": [' * 40 + '"' + '\\"' * 2_000_000, "x", SpecError)
-    assert time.monotonic() - started < 10
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
@@ -74,6 +72,7 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     assert read_toml(tmp_path / "a.toml", SpecError) == {"a": 1}
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -92,10 +91,8 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 def test_what_is_no_toml(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "pool.toml"
     path.write_bytes(content)
-    started = time.monotonic()
     with pytest.raises(SpecError, match=r"pool\.toml: .*" + says):
         read_toml(path, SpecError)
-    assert time.monotonic() - started < 10
 
 
 def test_dots_in_texts_are_no_parts_of_keys(tmp_path: Path) -> None:
