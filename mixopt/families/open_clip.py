@@ -24,7 +24,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mixopt.errors import SpecError, unknown
+from mixopt.errors import SpecError, short, unknown
 from mixopt.families import FamilyOptions
 from mixopt.families.image_encoding import image_encoding
 from mixopt.memory import available_memory, gigabytes, is_out_of_memory
@@ -216,7 +216,8 @@ def _config(options: FamilyOptions) -> dict[str, Any]:
         here = Path(model)
         found = _read_config(here if options.model and here.is_file() else options.folder / model)
     else:
-        config = open_clip.get_model_config(model)
+        with refusing(SpecError, f"--model {short(model)}", found="no config", cure="name a registered architecture"):
+            config = open_clip.get_model_config(model)
         if config is None:
             more = f", or the name of a config file such as {CONFIG_NAME}"
             raise SpecError("--model: " + unknown("open_clip architecture", model, open_clip.list_models(), more))

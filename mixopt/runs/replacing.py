@@ -17,7 +17,8 @@ _MARKS = {
     "README.md": ("- mixopt\n",),
     "run.toml": ("models = ",),
     "study.journal": ('{"op_code"',),
-    ".safetensors": (f'"{saving.METADATA_KEY}":', f'"{saving.STATISTICS_KEY}":'),
+    saving.STATISTICS_FILE: (f'"{saving.STATISTICS_KEY}":"',),
+    ".safetensors": (f'"{saving.METADATA_KEY}":"',),
     ".html": ('content="mixopt"',),
 }
 _BEGINNING = 2**20

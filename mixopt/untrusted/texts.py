@@ -15,7 +15,7 @@ from mixopt.untrusted import open_regular, refusing
 
 # Bytes of a file that is parsed; recipes, indexes and reports stay far below.
 MOST_JSON = 2**28
-MOST_TOML = 2**22
+MOST_TOML = 2**20
 # Levels of brackets; deeper ones would end in an exhausted stack, here or where the values are used.
 DEEPEST = 64
 # The key of a checksum beside the values it is of, and its length.
@@ -25,6 +25,8 @@ _CHECKSUM_LENGTH = 16
 _MOST_DOTS = 64
 # Closed or not, each string is passed over once.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+# On one line: the parts of keys may be quoted too.
+_TOML_STRING = re.compile(r""" "(?:[^"\\\n]|\\.)*+" | '[^'\n]*+' """, re.VERBOSE)
 _ENDS_OF_KEYS = re.compile(r"[\n{,]")
 
 
@@ -87,7 +89,7 @@ def read_toml(path: Path, error: type[MixoptError]) -> dict[str, Any]:
     text = read_text(path, error, most=MOST_TOML)
     with refusing(error, str(path), found="not valid TOML", cure="correct it"):
         check_depth(text.replace("'", '"'))
-        for part in _ENDS_OF_KEYS.split(text):
+        for part in _ENDS_OF_KEYS.split(_TOML_STRING.sub("text", text)):
             key, sign, _ = part.partition("=")
             if (sign or key.lstrip().startswith("[")) and key.count(".") > _MOST_DOTS:
                 raise ValueError(f"a key of {key.count('.') + 1:,} parts")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import mixopt
@@ -141,12 +142,15 @@ def test_an_edited_recipe_is_refused(home: Path, run: Path) -> None:
 def test_build_replaces_no_checkpoint_and_nothing_of_others(home: Path, pool: Path, run: Path) -> None:
     recipe = run / "recipe.json"
     (run / "notes.safetensors").write_bytes(b"mine")
+    save_file({"images": torch.ones(2)}, run / "batchnorm.safetensors", {"images": "5"})
     (run / "link.safetensors").symlink_to(pool / "model_0.safetensors")
     for target, says in (
         (pool / "model_0.safetensors", "no .safetensors file of mixopt's"),
         (pool / "base.safetensors", "no .safetensors file of mixopt's"),
         (recipe, r"is .*recipe\.json, which is read here"),
         (run / "notes.safetensors", "no .safetensors file of mixopt's"),
+        (run / "report.json", "no .safetensors file of mixopt's"),
+        (run / "batchnorm.safetensors", "no .safetensors file of mixopt's"),
         (run / "link.safetensors", "no .safetensors file of mixopt's"),
         (pool, "no .safetensors file of mixopt's"),
     ):
@@ -188,6 +192,11 @@ def test_a_run_replaces_nothing_of_others(pool: Path, run: Path) -> None:
     with pytest.raises(RunError, match=r"would replace README\.md, which mixopt did not write; .*--force"):
         again(pool, run)
     assert (run / "README.md").read_text() == "My notes\n"
+    save_file({"images": torch.ones(2)}, run / "batchnorm.safetensors")
+    (run / "run.toml").write_text("# mine")
+    with pytest.raises(RunError, match=r"would replace run\.toml, README\.md, batchnorm\.safetensors, which"):
+        again(pool, run, precision="fp32", stack="fp32")
+    (run / "batchnorm.safetensors").unlink()
     again(pool, run, force=True)
     assert "- mixopt\n" in (run / "README.md").read_text()
     assert "force" not in (run / "run.toml").read_text()
@@ -341,7 +350,9 @@ def test_flipped_outcomes_are_scored_again_with_a_warning(home: Path, pool: Path
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["report", "RUN"], ["report", "RUN", "--json"]])
 @pytest.mark.parametrize(
-    ("how", "code"), [(">/dev/full", 2), (">&-", 0), ("| head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", 141)]
+    ("how", "codes"),
+    [(">/dev/full", {2}), (">&-", {0}), ("| head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", {0, 1, 141})],
+    ids=["full", "closed", "read no further"],
 )
 def test_output_that_cannot_be_written(run: Path, arguments: list[str], how: str, codes: set[int]) -> None:
     if not Path("/dev/full").exists():

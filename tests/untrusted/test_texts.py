@@ -83,10 +83,12 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
         (b".".join([b"a"] * 50_000) + b" = 1", "a key of 50,000 parts"),
         (b"[" + b".".join([b"a"] * 50_000) + b"]", "a key of 50,000 parts"),
         (b"x = {" + b".".join([b"a"] * 50_000) + b" = 1}", "a key of 50,000 parts"),
+        (b".".join([b'"="'] * 50_000) + b" = 1", "a key of 50,000 parts"),
+        (b".".join([b"'a.b'"] * 50_000) + b" = 1", "a key of 50,000 parts"),
         (b"a = " + b"9" * 5000, "not valid TOML"),
-        (b"# " + b"x" * 5_000_000, "more than 4,194,304 bytes"),
+        (b"# " + b"x" * 5_000_000, "more than 1,048,576 bytes"),
     ],
-    ids=["words", "bytes", "lists", "tables", "key", "header", "inline", "digits", "large"],
+    ids=["words", "bytes", "lists", "tables", "key", "header", "inline", "quoted", "literal", "digits", "large"],
 )
 def test_what_is_no_toml(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "pool.toml"
