@@ -34,8 +34,8 @@ def match_classes(
     known = len(classes) if classes is not None else len(classnames) if classnames is not None else None
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (known is not None and high >= known):
-        upper = "" if known is None else f" to {known - 1}"
-        raise DataError(f"{path}: labels go from {low} to {high}, expected 0{upper} as there are {known} classes")
+        wanted = "0 and more" if known is None else f"0 to {known - 1} as there are {known} classes"
+        raise DataError(f"{path}: labels go from {low} to {high}, expected {wanted}")
     if classes is None or classnames is None or list(classes) == list(classnames):
         return labels
     places = {_plain(name): number for number, name in enumerate(classnames)}

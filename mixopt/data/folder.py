@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +50,25 @@ def open_source(path: Path) -> Source:
 
 def _images(path: Path) -> list[tuple[str, Path]]:
     """``(class, file)`` in natural order."""
-    found = [
-        (folder.name, image)
-        for folder in path.iterdir()
-        if folder.is_dir() and not folder.name.startswith(".")
-        for image in folder.rglob("*")
-        if image.suffix.lower() in SUFFIXES and not image.is_dir()
-    ]
+    with refusing(DataError, str(path), found="a folder in it cannot be listed", cure="check its permissions"):
+        found = [
+            (folder.name, image)
+            for folder in path.iterdir()
+            if folder.is_dir() and not folder.name.startswith(".")
+            for image in _files_below(folder)
+            if image.suffix.lower() in SUFFIXES
+        ]
     return sorted(found, key=lambda item: natural_key(item[1].relative_to(path).as_posix()))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file of a folder and those in it; one that cannot be listed is an error, not an empty one."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions") from error
+
+    for place, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(place) / name for name in names)
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from mixopt.data import Source
-from mixopt.errors import DataError
+from mixopt.errors import DataError, names, short
 from mixopt.untrusted.texts import json_of
 
 LABEL = "label"
 # Beyond any model's classes, and within what an array of labels can hold.
 _HIGHEST = 2**31
+# Bytes of a line, which is read as a whole.
+_LONGEST = 2**26
 
 
 def matches(path: Path) -> bool:
@@ -40,14 +42,18 @@ def open_source(path: Path) -> Source:
     labels: list[int | str] = []
     try:
         with path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(iter(lambda: stream.readline(_LONGEST + 1), b""), start=1):
+                if len(line) > _LONGEST:
+                    raise DataError(
+                        f"{path}, line {number}: longer than {_LONGEST:,} bytes; expected one record a line"
+                    )
                 if not (text := line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip():
                     continue
                 record, label = _parsed(f"{path}, line {number}", text)
                 if labels and isinstance(label, str) != isinstance(labels[0], str):
                     raise DataError(
-                        f"{path}, line {number}: the label is {label!r}, but {labels[0]!r} in line {lines[0]}; "
-                        "expected either integers or texts"
+                        f"{path}, line {number}: the label is {short(repr(label))}, but {short(repr(labels[0]))} in "
+                        f"line {lines[0]}; expected either integers or texts"
                     )
                 lines.append(number)
                 records.append(record)
@@ -75,8 +81,8 @@ def _parsed(place: str, line: bytes) -> tuple[dict[str, Any], int | str]:
     if not isinstance(record, dict):
         raise DataError(f"{place}: {wanted}, found a {type(record).__name__}")
     if LABEL not in record:
-        raise DataError(f"{place}: {wanted}, found the fields {', '.join(record) or 'none'}")
+        raise DataError(f"{place}: {wanted}, found the fields {names(record) or 'none'}")
     label = record.pop(LABEL)
     if not isinstance(label, str) and (type(label) is not int or not 0 <= label < _HIGHEST):
-        raise DataError(f'{place}: expected "{LABEL}" as an integer from 0 on or a text, found {label!r}')
+        raise DataError(f'{place}: expected "{LABEL}" as an integer from 0 on or a text, found {short(repr(label))}')
     return record, label

@@ -24,7 +24,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mixopt.errors import SpecError, short, unknown
+from mixopt.errors import SpecError, unknown
 from mixopt.families import FamilyOptions
 from mixopt.families.image_encoding import image_encoding
 from mixopt.memory import available_memory, gigabytes, is_out_of_memory
@@ -216,8 +216,8 @@ def _config(options: FamilyOptions) -> dict[str, Any]:
         here = Path(model)
         found = _read_config(here if options.model and here.is_file() else options.folder / model)
     else:
-        with refusing(SpecError, f"--model {short(model)}", found="no config", cure="name a registered architecture"):
-            config = open_clip.get_model_config(model)
+        # A name with a colon asks a hub, or another folder: a file might ask for it as well.
+        config = None if ":" in model else open_clip.get_model_config(model)
         if config is None:
             more = f", or the name of a config file such as {CONFIG_NAME}"
             raise SpecError("--model: " + unknown("open_clip architecture", model, open_clip.list_models(), more))
@@ -251,6 +251,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _create(config: Mapping[str, Any]) -> nn.Module:
     """open_clip's own factory, on a folder that holds the config alone; it downloads nothing."""
     _check_size(config)
+    if ":" in str(config["model_cfg"]["vision_cfg"].get("timm_model_name", "")):
+        raise SpecError("--model: timm_model_name asks a hub or a folder; expected a name alone")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
         level = logging.root.level
@@ -284,6 +286,10 @@ def _check_size(config: Mapping[str, Any]) -> None:
         layers, width, free = sizes.get("layers", 1), sizes.get("width", 1), available_memory()
         # Attention and MLP of every block, and a token's embedding: less than any tower has.
         needed = 4 * width * (12 * layers * width + sizes.get("vocab_size", 0))
+        # Their positions, and a mask of the text's.
+        text = sizes.get("context_length", 0)
+        patches = sizes.get("image_size", 0) // max(1, sizes.get("patch_size", 16))
+        needed += 4 * max(text, patches**2) * max(width, text)
         if layers > _MOST_LAYERS or needed > free > 0:
             raise SpecError(
                 f"--model: {name} of {layers:,} layers of width {width:,} needs {gigabytes(needed)} of memory or more, "
@@ -310,7 +316,7 @@ def _tokenizer(config: Mapping[str, Any]) -> Any:
                 source,
                 context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
                 tokenizer_mode=text.get("tokenizer_mode"),
-                **given,
+                **{**given, "trust_remote_code": False},
             )
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")

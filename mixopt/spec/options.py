@@ -209,7 +209,7 @@ class Fields(BaseModel):
         ),
     ] = AUTO
     population: Annotated[
-        Annotated[int, Field(ge=2)] | None,
+        Annotated[int, Field(ge=2, le=100_000)] | None,
         Option("Trials asked at a time; the sampler's own.", SEARCH, ONLY_SEARCH),
     ] = None
     pareto: Annotated[

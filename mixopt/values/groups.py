@@ -96,6 +96,9 @@ class Groups:
         return cls(tuple((name, tuple(tensors)) for name, tensors in value.items()))
 
 
+_MOST_DIGITS = 10
+
+
 def make_groups(scheme: str | int, sizes: Mapping[str, int]) -> Groups:
     """Put every mixed tensor in exactly one group.
 
@@ -110,7 +113,7 @@ def make_groups(scheme: str | int, sizes: Mapping[str, int]) -> Groups:
             a tensor out or in two groups.
     """
     text = str(scheme)
-    if text.isdecimal():
+    if text.isdecimal() and len(text) < _MOST_DIGITS:
         return _segments(sizes, int(text))
     if text == "whole":
         return Groups((("whole", tuple(sizes)),))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mixopt.errors import CheckpointError, MixoptError, PoolError, names, short
+from mixopt.errors import LISTED, CheckpointError, MixoptError, PoolError, names, short
 from mixopt.listener import Listener
 from mixopt.untrusted import refusing
 from mixopt.untrusted.texts import json_of, read_text
@@ -180,6 +180,7 @@ def locate(recipe: Recipe, folders: Sequence[Path], reader: Reader, listener: Li
     """
     missing = {recipe.ingredients[column]: column for column in needed_columns(recipe)}
     found: dict[str, Path] = {}
+    unread: list[str] = []
     for folder in folders:
         files = checkpoints.find(folder, ("**/*",))
         wanted = set(missing.values())
@@ -190,8 +191,9 @@ def locate(recipe: Recipe, folders: Sequence[Path], reader: Reader, listener: Li
             listener.progress(f"looking for checkpoints in {folder}", number, len(files))
             try:
                 digest = checkpoints.content_hash(checkpoints.hash_tensors(reader(path).tensors))
-            except CheckpointError:
-                continue  # some other file; a checkpoint that is needed is then reported as missing
+            except CheckpointError as error:
+                unread.append(str(error))  # some other file, or one that is then told with what is missing
+                continue
             if digest in missing:
                 found[missing.pop(digest)] = path
     if missing:
@@ -199,7 +201,7 @@ def locate(recipe: Recipe, folders: Sequence[Path], reader: Reader, listener: Li
         lost = [f"{column} (content hash {digest[:12]})" for digest, column in missing.items()]
         raise CheckpointError(
             f"{len(missing)} of the recipe's checkpoints were not found in {looked}: {names(lost)}; "
-            "name their folder with --models"
+            "name their folder with --models" + "".join(f"\nNot read: {each}" for each in unread[:LISTED])
         )
     return found
 

@@ -26,7 +26,7 @@ from mixopt.families import FamilyOptions, open_family
 from mixopt.families.image_encoding import image_encoding
 from mixopt.families.open_clip import OpenClip
 from mixopt.values.samples import Preprocess, Samples, sample_digest, stratified_order
-from tests.conftest import CLASSES, CLIP_CONFIG, make_images
+from tests.conftest import CLASSES, CLIP_CONFIG, make_images, permissions_bind
 from tests.listening import Recorder
 
 ANY_SIZE = image_encoding(Preprocess(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda image: image, "any size"))
@@ -418,3 +418,23 @@ def test_an_image_that_declares_more_pixels_than_is_safe_is_named(tmp_path: Path
     (tmp_path / "split" / "a" / "bomb.png").write_bytes(bomb)
     with pytest.raises(DataError, match=r"bomb\.png: this image does not decode .*10000000000 pixels"):
         folder.open_source(tmp_path / "split").load(0)
+
+
+@pytest.mark.skipif(not permissions_bind(), reason="permissions do not bind this user")
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    for name in ("a", "b/below"):
+        (tmp_path / "split" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "split" / name / "x.png")
+    (tmp_path / "split" / "b" / "below").chmod(0)
+    try:
+        with pytest.raises(DataError, match=r"below: cannot be listed \(Permission denied\); check its permissions"):
+            folder.files(tmp_path / "split")
+    finally:
+        (tmp_path / "split" / "b" / "below").chmod(0o700)
+
+
+def test_images_below_class_folders_are_found(tmp_path: Path) -> None:
+    for name in ("a/x.png", "a/deep/er/y.png", "b/z.png", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in folder.files(tmp_path)] == ["y.png", "x.png", "z.png"]

@@ -74,3 +74,11 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str | bytes, says: str) -> 
 def test_no_records(tmp_path: Path, content: str) -> None:
     with pytest.raises(DataError, match="the split is empty; expected one JSON object per line"):
         opened(tmp_path, content)
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixopt.data.jsonl._LONGEST", 100)
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"label": 0}\n' + '{"label": 1, "text": "' + "x" * 200 + '"}\n')
+    with pytest.raises(DataError, match=r"x\.jsonl, line 2: longer than 100 bytes; expected one record"):
+        open_source(path)

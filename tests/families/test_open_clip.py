@@ -400,3 +400,34 @@ def test_a_tokenizer_that_cannot_be_used(text: dict[str, Any], says: str) -> Non
     other = opened().build()  # whose text tower has the plain config's length
     with torch.no_grad(), pytest.raises(SpecError, match=f"--model: .*{says}"):
         family.predict(other, frozenset())
+
+
+@pytest.mark.parametrize("model", ["hf-hub:a/b", "local-dir:/elsewhere"])
+def test_no_hub_is_asked_for_a_config(model: str) -> None:
+    with pytest.raises(SpecError, match="--model: unknown open_clip architecture"):
+        opened(model)
+
+
+@pytest.mark.parametrize(
+    ("tower", "more"),
+    [
+        ("vision_cfg", {"layers": [1_000_000] * 4}),
+        ("vision_cfg", {"layers": 5000}),
+        ("vision_cfg", {"width": 10**7}),
+        ("vision_cfg", {"image_size": 10**8}),
+        ("text_cfg", {"context_length": 10**7}),
+        ("text_cfg", {"vocab_size": 10**13}),
+    ],
+)
+def test_a_tower_beyond_the_memory_is_told_before_it_is_made(tower: str, more: dict[str, Any]) -> None:
+    config = fresh_config()
+    config["model_cfg"][tower].update(more)
+    with pytest.raises(SpecError, match=rf"--model: {tower} of .* layers of width .* needs .*B of memory or more"):
+        opened(config).build()
+
+
+def test_a_model_of_a_hub_is_refused() -> None:
+    config = fresh_config()
+    config["model_cfg"]["vision_cfg"]["timm_model_name"] = "hf-hub:x/y"
+    with pytest.raises(SpecError, match="timm_model_name asks a hub"):
+        opened(config).build()

@@ -256,8 +256,9 @@ def _write_caches() -> None:
         _timeless_entry(OutcomeCache(Path("cache")), path)
     for fill in (readers.read_objective, readers.read_images_again, readers.read_texts_again, readers.read_shifted):
         fill()
-    kept = {"mode": "fp32", "images_per_second": {"fp32": 900.5, "bf16": 1000.0}, "differing": {}, "images": 24}
     path = readers.precision_file()
+    speeds = {"fp32": 900.5, "bf16": 1000.0}
+    kept = {"key": path.stem, "mode": "fp32", "images_per_second": speeds, "differing": {}, "images": 24}
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(mended({**kept, "checksum": ""}), indent=2))
 

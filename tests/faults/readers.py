@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -249,8 +248,7 @@ def precision_file() -> Path:
 
 
 def read_precision(listener: Listener) -> Any:
-    read: Any = precisions.read_measured
-    found = read(*(precision_file(), listener)[: len(signature(read).parameters)])
+    found = precisions.read_measured(precision_file(), listener)
     # What cannot be read is measured again: with so few images, as fp32.
     return "fp32" if found is None else (precisions.Precision(found.precision, found).as_dict()["mode"], str(found))[0]
 
