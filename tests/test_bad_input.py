@@ -52,11 +52,11 @@ def mixopt(shared_cache: Path) -> Callable[..., Result]:
 
 
 def message_of(result: Result) -> str:
-    """The one message of a command that refused its input."""
+    """The one message of a command that refused its input, behind the warnings of what came before."""
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
     assert result.stdout == ""
-    lines = result.stderr.splitlines()
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning: ")]
     assert [line for line in lines if line.startswith("error: ")] == lines[:1]
     assert "Traceback" not in result.stderr
     return str(result.stderr)

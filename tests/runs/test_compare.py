@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -304,7 +305,7 @@ def test_a_study_of_another_version_is_refused_in_one_line(
 ) -> None:
     mixopt.search(clip_pool_template, trials=2, **run_options)
     journal = run_options["out"] / "study.journal"
-    text = journal.read_text()
+    text = re.sub(',"sum":"[0-9a-f]+"', "", journal.read_text())  # which that version did not write
     assert '"from"' not in text, "what was not asked for is not part of what a study keeps to"
     journal.write_text(text.replace('"identity"', '"facts"'))
     with pytest.raises(RunError, match="holds a study of another version of mixopt; choose another folder with --out"):
