@@ -20,7 +20,7 @@ import joblib
 from mixopt.errors import DataError
 from mixopt.files import write_json
 from mixopt.untrusted import open_regular, refusing
-from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, read_json
+from mixopt.untrusted.texts import check_checksum, read_json, with_checksum
 
 # Longer than a tick of any file system's clock.
 _SETTLED_SECONDS = 2.0
@@ -66,8 +66,7 @@ def content_of(path: Path, files: Sequence[Path], cache: Path) -> Content:
     content = digest.hexdigest()
     check_unchanged(path, files, stamp)
     if settled and _TELLS_CHANGES:
-        values = {"stamp": stamp, "content": content}
-        write_json(kept, {**values, CHECKSUM: checksum_of(values)}, cache=cache)
+        write_json(kept, with_checksum({"stamp": stamp, "content": content}), cache=cache)
     return Content(content, stamp)
 
 

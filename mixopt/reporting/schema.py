@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from mixopt.untrusted.texts import CHECKSUM, checksum_of
+from mixopt.untrusted.texts import with_checksum
 from mixopt.values.metrics import shown_metric
 
 REPORT_FORMAT = 2
@@ -309,5 +309,4 @@ class Report(_Part):
 
     def to_json(self) -> str:
         """Indented JSON with a checksum; floats keep every bit."""
-        values = self.model_dump()
-        return json.dumps({**values, CHECKSUM: checksum_of(values)}, indent=2, allow_nan=True) + "\n"
+        return json.dumps(with_checksum(self.model_dump()), indent=2, allow_nan=True) + "\n"

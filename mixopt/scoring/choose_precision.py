@@ -21,7 +21,7 @@ from mixopt.files import write_json
 from mixopt.listener import Listener
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
 from mixopt.untrusted import reason_of, refusing
-from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, read_json
+from mixopt.untrusted.texts import check_checksum, read_json, with_checksum
 from mixopt.untrusted.values import validated
 from mixopt.values.samples import VALIDATION
 
@@ -148,8 +148,7 @@ def choose_precision(
     if found is None:
         found = measure(soup(), evaluator, candidates, listener.progress)
         if found.images:
-            values = {"key": kept.stem, **found.as_dict()}
-            write_json(kept, {**values, CHECKSUM: checksum_of(values)}, cache=cache)
+            write_json(kept, with_checksum({"key": kept.stem, **found.as_dict()}), cache=cache)
     listener.info(f"precision: auto, {found.precision}, by the uniform soup on {VALIDATION}: {found}")
     return Precision(found.precision, found)
 

@@ -8,21 +8,19 @@ version wrote, are taken for what they say.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages.journal._storage import JournalOperation
-from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from mixopt.errors import RunError
+from mixopt.study import log_values
 from mixopt.study.boundary import RESTORE
 from mixopt.untrusted import READER_ERRORS, reason_of
 from mixopt.untrusted.texts import json_of
@@ -31,8 +29,6 @@ Log = dict[str, Any]
 
 SUM = "sum"
 _SUMMED = re.compile(rb'(.*),"sum":"([0-9a-f]{16})"\}', re.DOTALL)
-_MOST = 2**63
-_EARLIEST, _LATEST = 1970, 9000
 
 
 class _WrongError(Exception):
@@ -178,71 +174,6 @@ def _short(value: Any, width: int = 40) -> str:
     return text if len(text) <= width else f"{text[:width]}..."
 
 
-def _is_text(value: Any) -> bool:
-    return type(value) is str
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _MOST
-
-
-def _is_float(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and -_MOST < value < _MOST)
-
-
-def _is_number(value: Any) -> bool:
-    return _is_float(value) and math.isfinite(value)
-
-
-def _is_no_number_or_one(value: Any) -> bool:
-    return value is None or _is_number(value)
-
-
-def _is_numbers(value: Any) -> bool:
-    return value is None or (type(value) is list and all(map(_is_number, value)))
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return type(value) is str and _EARLIEST < datetime.fromisoformat(value).year < _LATEST
-    except ValueError:
-        return False
-
-
-def _is_no_time_or_one(value: Any) -> bool:
-    return value is None or _is_time(value)
-
-
-def _is_state(value: Any) -> bool:
-    return type(value) is int and 0 <= value < len(TrialState)
-
-
-def _is_directions(value: Any) -> bool:
-    return type(value) is list and bool(value) and all(type(each) is int and each in _DIRECTIONS for each in value)
-
-
-def _is_attributes(value: Any) -> bool:
-    return type(value) is dict
-
-
-def _is_attribute(value: Any) -> bool:
-    return type(value) is dict and len(value) == 1
-
-
-def _is_distributions(value: Any) -> bool:
-    return type(value) is dict and all(map(_is_text, value.values()))
-
-
-def _is_params(value: Any) -> bool:
-    return type(value) is dict and all(map(_is_number, value.values()))
-
-
-def _is_steps(value: Any) -> bool:
-    return type(value) is dict and all(
-        key.isascii() and key.isdigit() and len(key) < 19 and _is_float(each) for key, each in value.items()
-    )
-
-
 def _check_template(log: Log) -> None:
     """Refuse a trial that is written as a whole, but lacks something."""
     distributions = log.get("distributions", {})
@@ -288,58 +219,65 @@ def _operation(
     own: Mapping[str, Callable[[Any], bool]],
     optional: Mapping[str, Callable[[Any], bool]] | None = None,
 ) -> _Operation:
-    required = {"op_code": _is_count, "worker_id": _is_text, **own}
+    required = {"op_code": log_values.is_count, "worker_id": log_values.is_text, **own}
     return _Operation(required, {**required, **(optional or {})}, follow)
 
 
 _DISTRIBUTION_ERRORS: tuple[type[Exception], ...] = (*READER_ERRORS, RunError)
-_DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 _FINISHED = frozenset(int(state) for state in TrialState if state.is_finished())
 # Texts of distributions that were read already; a study has few.
 _KNOWN: dict[str, BaseDistribution] = {}
 _MOST_KNOWN = 1_000
 _WHOLE_TRIAL: dict[str, Callable[[Any], bool]] = {
-    "state": _is_state,
-    "value": _is_no_number_or_one,
-    "values": _is_numbers,
-    "datetime_complete": _is_time,
-    "distributions": _is_distributions,
-    "params": _is_params,
-    "user_attrs": _is_attributes,
-    "system_attrs": _is_attributes,
-    "intermediate_values": _is_steps,
+    "state": log_values.is_state,
+    "value": log_values.is_no_number_or_one,
+    "values": log_values.is_numbers,
+    "datetime_complete": log_values.is_time,
+    "distributions": log_values.is_distributions,
+    "params": log_values.is_params,
+    "user_attrs": log_values.is_attributes,
+    "system_attrs": log_values.is_attributes,
+    "intermediate_values": log_values.is_steps,
 }
 # DISCARD_TRIALS, which Optuna itself neither writes nor follows, is not among them.
 _OPERATIONS: dict[int, _Operation] = {
     JournalOperation.CREATE_STUDY: _operation(
-        Lines.create_study, {"study_name": _is_text, "directions": _is_directions}
+        Lines.create_study, {"study_name": log_values.is_text, "directions": log_values.is_directions}
     ),
-    JournalOperation.DELETE_STUDY: _operation(Lines.delete_study, {"study_id": _is_count}),
+    JournalOperation.DELETE_STUDY: _operation(Lines.delete_study, {"study_id": log_values.is_count}),
     JournalOperation.SET_STUDY_USER_ATTR: _operation(
-        Lines.of_study, {"study_id": _is_count, "user_attr": _is_attribute}
+        Lines.of_study, {"study_id": log_values.is_count, "user_attr": log_values.is_attribute}
     ),
     JournalOperation.SET_STUDY_SYSTEM_ATTR: _operation(
-        Lines.of_study, {"study_id": _is_count, "system_attr": _is_attribute}
+        Lines.of_study, {"study_id": log_values.is_count, "system_attr": log_values.is_attribute}
     ),
     JournalOperation.CREATE_TRIAL: _operation(
-        Lines.create_trial, {"study_id": _is_count, "datetime_start": _is_no_time_or_one}, _WHOLE_TRIAL
+        Lines.create_trial,
+        {"study_id": log_values.is_count, "datetime_start": log_values.is_no_time_or_one},
+        _WHOLE_TRIAL,
     ),
     JournalOperation.SET_TRIAL_PARAM: _operation(
         Lines.set_param,
-        {"trial_id": _is_count, "param_name": _is_text, "param_value_internal": _is_number, "distribution": _is_text},
+        {
+            "trial_id": log_values.is_count,
+            "param_name": log_values.is_text,
+            "param_value_internal": log_values.is_number,
+            "distribution": log_values.is_text,
+        },
     ),
     JournalOperation.SET_TRIAL_STATE_VALUES: _operation(
         Lines.set_state,
-        {"trial_id": _is_count, "state": _is_state, "values": _is_numbers},
-        {"datetime_start": _is_time, "datetime_complete": _is_time},
+        {"trial_id": log_values.is_count, "state": log_values.is_state, "values": log_values.is_numbers},
+        {"datetime_start": log_values.is_time, "datetime_complete": log_values.is_time},
     ),
     JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE: _operation(
-        Lines.of_trial, {"trial_id": _is_count, "step": _is_count, "intermediate_value": _is_float}
+        Lines.of_trial,
+        {"trial_id": log_values.is_count, "step": log_values.is_count, "intermediate_value": log_values.is_float},
     ),
     JournalOperation.SET_TRIAL_USER_ATTR: _operation(
-        Lines.of_trial, {"trial_id": _is_count, "user_attr": _is_attribute}
+        Lines.of_trial, {"trial_id": log_values.is_count, "user_attr": log_values.is_attribute}
     ),
     JournalOperation.SET_TRIAL_SYSTEM_ATTR: _operation(
-        Lines.of_trial, {"trial_id": _is_count, "system_attr": _is_attribute}
+        Lines.of_trial, {"trial_id": log_values.is_count, "system_attr": log_values.is_attribute}
     ),
 }

@@ -70,7 +70,7 @@ def check_sampler(name: str, seed: int, population: int | None, objectives: int)
     study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
     try:
         study.ask({"first": BOX, "second": BOX})
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:  # of a user's own class, too
         if objectives == 1:
             raise SpecError(
                 f"--sampler {name}: cannot be asked for numbers between -1 and 1 ({error}); choose another"

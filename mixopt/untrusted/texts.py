@@ -103,6 +103,11 @@ def checksum_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_CHECKSUM_LENGTH]
 
 
+def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values with a checksum among them, in the last place."""
+    return {**values, CHECKSUM: checksum_of(values)}
+
+
 def check_checksum(values: Mapping[str, Any]) -> None:
     """Compare JSON values with the checksum that stands among them.
 

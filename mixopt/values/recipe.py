@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Strict, create_model
 from mixopt.errors import MixoptError, about, names, short
 from mixopt.files import is_plain_name
 from mixopt.untrusted import refusing
-from mixopt.untrusted.texts import CHECKSUM, check_checksum, checksum_of, json_of
+from mixopt.untrusted.texts import CHECKSUM, check_checksum, json_of, with_checksum
 from mixopt.untrusted.values import validated
 from mixopt.values.mix import Mix
 
@@ -66,7 +66,7 @@ class Recipe:
         fields |= {"mix": self.mix.as_dict(), "format": RECIPE_FORMAT}
         if self.statistics is None:
             del fields["statistics"]
-        return json.dumps({**fields, CHECKSUM: checksum_of(fields)}, sort_keys=True, indent=indent)
+        return json.dumps(with_checksum(fields), sort_keys=True, indent=indent)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Recipe:
