@@ -142,7 +142,7 @@ def measure_opening(bench: Bench) -> dict[str, Result]:
     with peak_memory(torch.device("cpu")) as peak:
         before = peak()
         started = time.perf_counter()
-        pool = open_pool(paths, base, order=family.depth, reader=family.read)
+        pool = open_pool(paths, base, order=family.depth)
         seconds = time.perf_counter() - started
         top = peak()
     ratio = plain / seconds
@@ -160,7 +160,7 @@ def measure_fuse(bench: Bench) -> dict[str, Result]:
     spec = load_spec({"models": bench.folder, "cache": bench.folder.parent / "cache"})
     family = family_of(spec)
     paths, base = ingredient_files(spec)
-    pool = open_pool(paths, base, order=family.depth, reader=family.read)
+    pool = open_pool(paths, base, order=family.depth)
     mix = random_mix(_groups(pool), pool.columns, np.random.default_rng(0))
     source = torch.empty(min(pool.stack.nbytes, 2**30), dtype=torch.uint8, device=bench.device)
     target = torch.empty_like(source)

@@ -35,6 +35,7 @@ from mixopt.values.samples import SYNTHETIC, VALIDATION, Samples
 from mixopt.weights import checkpoints
 from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool, open_pool
+from mixopt.weights.reading import Reader
 from mixopt.weights.stack import Stack, describe, open_stack
 
 
@@ -45,6 +46,7 @@ class Assembly:
     Attributes:
         objective: Scores mixes of the pool.
         family: The model family.
+        reader: Opens the pool's checkpoints.
         device: Where models run.
         batchnorm: How BatchNorm statistics are made.
         precision: Of the forward passes.
@@ -54,6 +56,7 @@ class Assembly:
 
     objective: Objective
     family: families.Family
+    reader: Reader
     device: torch.device
     batchnorm: BatchNorm
     precision: Precision
@@ -140,7 +143,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         return Recompute(layers, validation, pool.saved_dtypes(builder.dtype))
 
     batchnorm = choose_batchnorm(spec.batchnorm, len(layers), recompute, scoring, soup, listener)
-    return Assembly(scoring(batchnorm.recompute), family, device, batchnorm, precision, stack, shifts)
+    return Assembly(scoring(batchnorm.recompute), family, checkpoints.read, device, batchnorm, precision, stack, shifts)
 
 
 def identity_of(
@@ -186,8 +189,7 @@ def open_pool_of(
 ) -> Pool:
     """Open the pool, with order and reading from names and files alone where no family is known."""
     order = depth_order if family is None else family.depth
-    reader = checkpoints.read if family is None else family.read
-    pool = open_pool(paths, base, order=order, reader=reader, progress=listener.progress)
+    pool = open_pool(paths, base, order=order, reader=checkpoints.read, progress=listener.progress)
     for notice in pool.notices:
         listener.info(notice)
     return pool

@@ -180,6 +180,12 @@ def write_text(path: Path, text: str, *, cache: Path | None = None) -> None:
         stream.write(_utf_8(text))
 
 
+def write_content(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, a text as UTF-8."""
+    with atomic_write(path) as stream:
+        stream.write(_utf_8(content) if isinstance(content, str) else content)
+
+
 def write_json(path: Path, value: Any, *, cache: Path | None = None) -> None:
     """Write a value as indented JSON, whole or not at all; ``cache`` as for `atomic_write`."""
     write_text(path, json.dumps(value, indent=2, allow_nan=True) + "\n", cache=cache)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +22,6 @@ from mixopt.spec import FAMILIES
 from mixopt.untrusted import refusing
 from mixopt.untrusted.values import validated
 from mixopt.values.samples import Encoding
-from mixopt.weights.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,9 @@ class FamilyOptions:
         classnames: Class names in the order of the labels.
         templates: Prompts with ``{}`` for the class name.
         folder: What relative paths are relative to.
+        shapes: Tensor name to shape of the first ingredient, as its file has them, so that a family can tell the size
+            of the head; empty where a recipe describes the family.
+        image_size: The height and width that images are brought to, in pixels; None for the model's own.
     """
 
     name: str
@@ -42,6 +44,8 @@ class FamilyOptions:
     classnames: tuple[str, ...] | None
     templates: tuple[str, ...] | None
     folder: Path
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    image_size: int | None = None
 
 
 class Family(Protocol):
@@ -70,14 +74,16 @@ class Family(Protocol):
     def depth(self, names: Iterable[str]) -> list[str]:
         """Tensor names in depth order."""
 
-    def read(self, path: Path) -> Checkpoint:
-        """Open one of the family's checkpoints."""
+    def rename(self, name: str) -> str:
+        """The module's name for a tensor that a checkpoint of this family may call otherwise; else the same name."""
 
     def identity(self) -> dict[str, Any]:
-        """What makes the model again, as plain JSON values: the arguments of `FamilyOptions` but the folder."""
+        """What makes the model again, as plain JSON values: the arguments of `FamilyOptions` but the folder and
+        the shapes, and the image size only where one was asked for.
+        """
 
-    def companions(self) -> dict[str, str]:
-        """File name to text of what must lie beside a saved model for others to load it."""
+    def companions(self) -> Mapping[str, str | bytes]:
+        """File name to content of what must lie beside a saved model for others to load it."""
 
 
 @runtime_checkable
@@ -132,7 +138,14 @@ def from_identity(identity: Mapping[str, Any], folder: Path, source: str, truste
     check_trusted(described.name, source, trusted)
     with about(source):
         return open_family(
-            FamilyOptions(described.name, described.model, described.classnames, described.templates, folder)
+            FamilyOptions(
+                described.name,
+                described.model,
+                described.classnames,
+                described.templates,
+                folder,
+                image_size=described.image_size,
+            )
         )
 
 
@@ -163,4 +176,5 @@ class _Described(BaseModel):
     model: str | dict[str, Any] | None
     classnames: tuple[str, ...] | None
     templates: tuple[str, ...] | None
+    image_size: int | None = None
     source: str = ""

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -41,7 +40,6 @@ from mixopt.imports import check_takes, import_function, source_hash
 from mixopt.scoring.evaluator import Predict
 from mixopt.values.groups import depth_order
 from mixopt.values.samples import Encoding, Preprocess
-from mixopt.weights import checkpoints
 
 PLAIN = Preprocess(None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), lambda image: image, "scaled to 0..1")
 
@@ -77,9 +75,9 @@ class Custom:
         """Depth order as far as names tell."""
         return depth_order(names)
 
-    def read(self, path: Path) -> checkpoints.Checkpoint:
-        """Plain state dicts."""
-        return checkpoints.read(path)
+    def rename(self, name: str) -> str:
+        """The same."""
+        return name
 
     def identity(self) -> dict[str, Any]:
         """The import path and a hash of the file it is in, so that an edited function is not taken for the old."""

@@ -33,7 +33,6 @@ from mixopt.untrusted import READER_ERRORS, reason_of, refusing
 from mixopt.untrusted.texts import read_json
 from mixopt.values.groups import depth_order
 from mixopt.values.samples import Encoding, Preprocess
-from mixopt.weights import checkpoints
 
 CONFIG_NAME = "open_clip_config.json"
 # Options of a tokenizer that no file may ask for, and what they do.
@@ -148,9 +147,9 @@ class OpenClip:
         ordered = depth_order(names)
         return sorted(ordered, key=lambda name: not name.startswith("visual."))
 
-    def read(self, path: Path) -> checkpoints.Checkpoint:
-        """Plain state dicts and open_clip's own training checkpoints."""
-        return checkpoints.read(path)
+    def rename(self, name: str) -> str:
+        """The same."""
+        return name
 
     def identity(self) -> dict[str, Any]:
         """The whole config rather than its name: a registered name may mean something else later."""

@@ -15,7 +15,7 @@ from mixopt.comparison.requests import Request
 from mixopt.comparison.running import BASE, Entry, checkpoint_mix
 from mixopt.errors import LISTED, PoolError, ScoreError, short
 from mixopt.families import Family
-from mixopt.files import write_text
+from mixopt.files import write_content, write_text
 from mixopt.listener import Listener
 from mixopt.methods import Chosen
 from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
@@ -157,11 +157,11 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
     )
     statistics = objective.scorer.statistics(mix)
     draft = saving.keep_statistics(folder.path, draft, statistics, assembly.batchnorm.images)
-    tensors, tied = saving.fuse(draft, pool.paths, family.read, listener, statistics)
+    tensors, tied = saving.fuse(draft, pool.paths, assembly.reader, listener, statistics)
     recipe = saving.with_output(draft, tensors)
     write_text(folder.recipe, recipe.to_json(indent=2) + "\n")
-    for file, text in family.companions().items():
-        write_text(folder.path / file, text)
+    for file, content in family.companions().items():
+        write_content(folder.path / file, content)
     saving.save_model(folder.model, tensors, tied, recipe)
 
     reread = checkpoints.read(folder.model)

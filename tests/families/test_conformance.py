@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from mixopt.data.encode import encoded
@@ -20,7 +19,6 @@ from mixopt.errors import SpecError
 from mixopt.families import Family, FamilyOptions, Segmented, from_identity, open_family
 from mixopt.spec import FAMILIES
 from mixopt.values.samples import Encoding
-from mixopt.weights.checkpoints import Checkpoint
 from tests.conftest import CLASSES, CLIP_CONFIG
 
 # A newcomer adds the smallest options that open it.
@@ -119,29 +117,25 @@ def test_depth_orders_all_names(family: Family) -> None:
     assert family.depth(iter(names)) == ordered
 
 
-def test_reads_a_plain_checkpoint(family: Family, tmp_path: Path) -> None:
-    state = family.build().state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "one.safetensors")
-    opened = family.read(tmp_path / "one.safetensors")
-    assert isinstance(opened, Checkpoint)
-    assert opened.tensors.keys() == state.keys()
+def test_leaves_the_names_of_its_own_module_as_they_are(family: Family) -> None:
+    assert all(family.rename(name) == name for name in family.build().state_dict())
 
 
 def test_identity_is_json_and_opens_the_family_again(family: Family) -> None:
     identity = family.identity()
     stored: dict[str, Any] = json.loads(json.dumps(identity))
     assert stored == identity
-    assert {field.name for field in fields(FamilyOptions)} - {"folder"} <= identity.keys()
+    assert {field.name for field in fields(FamilyOptions)} - {"folder", "shapes", "image_size"} <= identity.keys()
     again = from_identity(stored, Path(), "recipe.json", identity["name"])
     assert type(again) is type(family)
     assert again.identity() == identity
     assert again.encoding.key == family.encoding.key
 
 
-def test_companions_are_texts_by_file_name(family: Family) -> None:
-    for name, text in family.companions().items():
+def test_companions_are_contents_by_file_name(family: Family) -> None:
+    for name, content in family.companions().items():
         assert Path(name).name == name
-        assert isinstance(text, str)
+        assert isinstance(content, (str, bytes))
 
 
 def test_unknown_family_suggests_the_nearest() -> None:

@@ -487,9 +487,9 @@ def test_statistics_are_kept_beside_the_recipe_and_found_again(pool: Path, tmp_p
     wanted = assembly.objective.scorer.statistics(mix)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    tensors, _ = saving.fuse(recipe, assembly.objective.pool.paths, assembly.family.read, Listener(), found)
+    tensors, _ = saving.fuse(recipe, assembly.objective.pool.paths, assembly.reader, Listener(), found)
     averaged, _ = saving.fuse(
-        replace(recipe, statistics=None), assembly.objective.pool.paths, assembly.family.read, Listener()
+        replace(recipe, statistics=None), assembly.objective.pool.paths, assembly.reader, Listener()
     )
     assert {name for name in tensors if not torch.equal(tensors[name], averaged[name])} == set(STATISTICS)
     assert all(torch.equal(tensors[name], wanted[name]) for name in STATISTICS)
@@ -533,7 +533,7 @@ def test_fuse_refuses_other_statistics(pool: Path, tmp_path: Path) -> None:
     assembly = opened(pool, tmp_path / "cache")
     mix = uneven(assembly.objective)
     recipe = kept(assembly, mix, tmp_path)
-    paths, read = assembly.objective.pool.paths, assembly.family.read
+    paths, read = assembly.objective.pool.paths, assembly.reader
     statistics: Mapping[str, Tensor] = assembly.objective.scorer.statistics(mix)
     with pytest.raises(PoolError, match="found none"):
         saving.fuse(recipe, paths, read, Listener())

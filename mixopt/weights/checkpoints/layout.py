@@ -20,6 +20,7 @@ class Checkpoint:
         metadata: Text stored beside the tensors.
         ignored: Entries of the state dict that are not tensors.
         mapped: Whether the tensors lie in the file and are read when used, so that opening it cost next to nothing.
+        notices: What was taken, left out or renamed while it was opened, as a user should know it.
     """
 
     path: Path
@@ -28,6 +29,7 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     mapped: bool = False
+    notices: tuple[str, ...] = ()
 
 
 class Layout(Protocol):
