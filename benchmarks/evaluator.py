@@ -89,7 +89,7 @@ def main() -> None:
 
             def logits(images: Tensor) -> Tensor:
                 started = time.perf_counter()
-                result = predict(images)
+                result: Tensor = predict(images)
                 inside[0] += time.perf_counter() - started
                 return result
 

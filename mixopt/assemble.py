@@ -281,8 +281,9 @@ def _evaluators(
     """An evaluator for each split; no batch spans the end of the samples that tune."""
     tuning = tuning_samples(len(splits[VALIDATION]), spec.confirm) if VALIDATION in splits else None
     cut = {VALIDATION: tuning, **({SYNTHETIC: tuning} if SYNTHETIC in spec.weights else {})}
+    heard = listener.once()
     return {
-        name: Evaluator(split, family.encoding, device, spec.batch_size, cut=cut.get(name), listener=listener)
+        name: Evaluator(split, family.encoding, device, spec.batch_size, cut=cut.get(name), listener=heard)
         for name, split in splits.items()
     }
 

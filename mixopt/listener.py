@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -47,3 +47,14 @@ class Listener:
     warn: Callable[[str], None] = _ignore
     progress: Callable[[str, int, int], None] = _ignore
     trial: Callable[[TrialEvent], None] = _ignore
+
+    def once(self) -> Listener:
+        """The same, told every text of ``info`` once, however often it is said."""
+        said: set[str] = set()
+
+        def info(text: str) -> None:
+            if text not in said:
+                said.add(text)
+                self.info(text)
+
+        return replace(self, info=info)

@@ -53,6 +53,24 @@ def with_preprocess(**options: Any) -> tuple[nn.Module, Any, Preprocess]:
     )
 
 
+def in_a_dict(classnames: tuple[str, ...] | None) -> tuple[nn.Module, Any]:
+    """As `plain`, with the logits in a mapping, as other libraries' models give them."""
+    module, _ = plain(classnames)
+    return module, lambda module: lambda images: {"features": images, "logits": module(images)}
+
+
+def one_logit(classnames: tuple[str, ...] | None) -> tuple[nn.Module, Any]:
+    """Wrong: one number per image."""
+    module, _ = plain(classnames)
+    return module, lambda module: lambda images: module(images)[:, 0]
+
+
+def no_numbers(classnames: tuple[str, ...] | None) -> tuple[nn.Module, Any]:
+    """Wrong: logits that are not finite, whatever the weights."""
+    module, _ = plain(classnames)
+    return module, lambda module: lambda images: module(images) * torch.nan
+
+
 def only_a_module() -> nn.Module:
     """Wrong: no predictor."""
     return Mlp(4)

@@ -5,7 +5,8 @@ it takes) and returns ``(module, predict)``, ``(module, predict, preprocess)`` o
 
 * ``module``: a ``torch.nn.Module`` whose state dict has the checkpoints' names;
 * ``predict(module)``: gives the function from a batch to logits ``[b, n_classes]``; called once per mix. A batch is
-  images ``[b, 3, h, w]``, or what the encoding collates. For a plain classifier it is ``lambda module: module``;
+  images ``[b, 3, h, w]``, or what the encoding collates. For a plain classifier it is ``lambda module: module``. Logits
+  in a mapping, a dataclass or a tuple are found too, see `mixopt.scoring.logits`;
 * ``preprocess``, for images: a `mixopt.Preprocess`; without one, they are scaled to 0..1 and must all have one size;
 * ``encoding``, for anything else: a `mixopt.Encoding`. It turns a record (an image ``[h, w, 3]`` uint8, or the fields
   of a line of a ``.jsonl`` file without its ``label``) into named arrays, once, and a batch of these, as tensors on the

@@ -14,7 +14,7 @@ REPORT_FORMAT = 2
 # Keys that are left out where there is nothing to say.
 _OPTIONAL = frozenset(
     {"select", "shifts", "sampler", "trials", "race", "space", "front", "compared", "refined", "notes", "curves",
-     "sweep", "failed", "trial", "family"}
+     "sweep", "failed", "trial", "family", "among"}
 )  # fmt: skip
 
 
@@ -110,10 +110,17 @@ class FailedRow(_Part):
 
 
 class SplitInfo(_Part):
-    """A split: its number of samples, and the fingerprint of their content."""
+    """A split.
+
+    Attributes:
+        samples: How many.
+        fingerprint: Of their content.
+        among: How many of the model's classes the logits are restricted to; None where they are not.
+    """
 
     samples: int
     fingerprint: str
+    among: int | None = None
 
 
 class Verification(_Part):

@@ -99,9 +99,11 @@ def front(found: Front) -> Table:
 
 
 def _shown(report: Report, split: str) -> str:
-    """A test split's column: another metric than the driving one is named."""
-    measured = report.metric_of(split)
-    return split if measured == report.metric else f"{split} ({measured})"
+    """A test split's column: another metric than the driving one is named, and so are classes left out."""
+    measured, among = report.metric_of(split), report.splits[split].among if split in report.splits else None
+    notes = [measured] if measured != report.metric else []
+    notes += [f"among {among} classes"] if among else []
+    return f"{split} ({', '.join(notes)})" if notes else split
 
 
 def _difference(row: MadeRow, reference: MadeRow, split: str) -> str:

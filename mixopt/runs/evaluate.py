@@ -41,7 +41,7 @@ def evaluate(
     Raises:
         MixoptError: Bad input.
     """
-    path, heard = Path(checkpoint), listener or Listener()
+    path, heard = Path(checkpoint), (listener or Listener()).once()
     opened = checkpoints.read(path)
     given = {key: value for key, value in options.items() if value is not None}
     spec = load_spec({"models": path.parent, **given})

@@ -223,7 +223,10 @@ def score_checkpoint(
     for name, evaluator in evaluators.items():
         outcomes = evaluator.on(module).run(predict)
         if not np.all(np.isfinite(outcomes.losses)):
-            raise ScoreError(f"{checkpoint.path}: losses on {name} are not finite; the model's weights overflow")
+            raise ScoreError(
+                f"{checkpoint.path}: losses on {name} are not finite; the model's weights overflow, or predict of "
+                "--family gives logits that are no numbers"
+            )
         scored[name] = (outcomes, evaluator.measure(outcomes))
     return scored
 

@@ -89,8 +89,10 @@ def run_fields(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
         "metric": objective.metric.name,
         "family": assembly.family.identity()["name"],
         "splits": {
-            name: SplitInfo(samples=len(evaluator.split), fingerprint=evaluator.split.fingerprint)
-            for name, evaluator in objective.evaluators.items()
+            name: SplitInfo(
+                samples=len(split), fingerprint=split.fingerprint, among=len(split.among) if split.among else None
+            )
+            for name, split in ((name, evaluator.split) for name, evaluator in objective.evaluators.items())
         },
         "tuning": objective.tuning,
         "signal": objective.signal.name,

@@ -13,7 +13,7 @@ from mixopt.errors import MixoptError
 BACKEND = "inductor"
 
 
-def compiled_pass(device: torch.device) -> Callable[[Callable[[Any], Tensor], Any], Tensor]:
+def compiled_pass(device: torch.device) -> Callable[[Callable[[Any], Any], Any], Any]:
     """A function that runs a predictor on a batch, compiled as one whole at the first call for each shape of batches.
 
     Predictors of several mixes, made anew from the same code for the same model, share what was compiled. On a GPU
@@ -23,15 +23,15 @@ def compiled_pass(device: torch.device) -> Callable[[Callable[[Any], Tensor], An
         device: Where the model runs.
 
     Returns:
-        From a predictor and its inputs to logits. It raises a `MixoptError` where torch cannot compile the predictor.
+        From a predictor and its inputs to what it gives, whose tensors the next call may write over. It raises a
+        `MixoptError` where torch cannot compile the predictor.
     """
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     run: Any = torch.compile(_run, fullgraph=True, dynamic=False, backend=BACKEND, mode=mode)
 
-    def guarded(predict: Callable[[Any], Tensor], inputs: Any) -> Tensor:
+    def guarded(predict: Callable[[Any], Any], inputs: Any) -> Any:
         try:
-            # A CUDA graph writes its next logits where these are.
-            return torch.as_tensor(run(predict, inputs)).clone()
+            return run(predict, inputs)
         except Exception as error:
             # The compiler's errors have no class of their own in common.
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -78,6 +78,6 @@ def filled(inputs: Any, size: int) -> Any:
     return found
 
 
-def _run(predict: Callable[[Any], Tensor], inputs: Any) -> Tensor:
+def _run(predict: Callable[[Any], Any], inputs: Any) -> Any:
     """What is compiled: with the predictor as an argument, its identity is not part of the code."""
     return predict(inputs)

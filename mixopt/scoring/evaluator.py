@@ -20,13 +20,14 @@ from mixopt.memory import is_out_of_memory
 from mixopt.scoring.activation_reuse import Resumed
 from mixopt.scoring.compiled import compiled_pass, filled
 from mixopt.scoring.feed import Feed
+from mixopt.scoring.logits import logits_of, restricted
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.untrusted import reason_of
 from mixopt.values.metrics import METRICS
 from mixopt.values.samples import Encoding, Samples
 
-# From what an encoding collates to logits [b, n_classes].
-Predict = Callable[[Any], Tensor]
+# From what an encoding collates to logits [b, n_classes], or what holds them, see `mixopt.scoring.logits`.
+Predict = Callable[[Any], Any]
 
 # Raise it whenever the same weights and samples could give other outcomes than before.
 EVALUATION_VERSION = 3
@@ -54,7 +55,7 @@ class Evaluator:
         precision: Of the forward passes, a name of `PRECISIONS`; below fp32 they run under ``torch.autocast``.
         cut: No batch spans this sample and the one before, so that a pass up to here and one from here on give the same
             bits as a pass over both; none by default.
-        listener: Told when the batch size is halved.
+        listener: Told when the batch size is halved, and once where logits are found in what is no tensor.
 
     Attributes:
         batch_size: Samples per forward pass as asked for; fewer are used where they do not fit.
@@ -80,12 +81,13 @@ class Evaluator:
         self.device = device
         self.batch_size = batch_size or BATCH_SIZES.get(device.type, BATCH_SIZES["cuda"])
         self.precision = _known(precision)
-        self._compiled: Callable[[Predict, Any], Tensor] | None = None
-        self._listener = listener or Listener()
+        self._compiled: Callable[[Predict, Any], Any] | None = None
+        self._listener = (listener or Listener()).once()
         # One cell for this evaluator and its twins.
         self._fitting = [self.batch_size]
         self._collate = encoding.collate
         self._labels = torch.from_numpy(split.labels).to(device)
+        self._highest = max(int(split.labels.max(initial=0)), *(split.among or (0,)))
         self.feed = Feed(split.arrays, device)
         self.cut = len(split) if cut is None else cut
 
@@ -171,8 +173,6 @@ class Evaluator:
         first, end = start, len(self.split) if stop is None else stop
         while first < end:
             logits, labels = self._fit(predict, first, end)
-            if first == start:
-                self.check_classes(logits)
             yield logits, labels
             first += len(labels)
             if on_batch:
@@ -216,14 +216,29 @@ class Evaluator:
 
         with self._autocast():
             if isinstance(predict, Resumed):
-                logits = predict(samples, inputs)
+                given, count = predict(samples, inputs), samples.stop - samples.start
             elif self._compiled:
                 # Another shape would be compiled anew: no padding is cut, and the last batch is filled.
                 every = self._collate(self.feed.whole(samples))
-                logits = self._compiled(predict, filled(every, size))[: samples.stop - samples.start]
+                given, count = self._compiled(predict, filled(every, size)), size
             else:
-                logits = predict(inputs())
-        return logits.float(), self._labels[samples]
+                given, count = predict(inputs()), samples.stop - samples.start
+        logits = self.logits_of(given, count)[: samples.stop - samples.start]
+        # A CUDA graph writes its next logits where these are.
+        return logits.clone() if self._compiled else logits, self._labels[samples]
+
+    def logits_of(self, given: Any, count: int) -> Tensor:
+        """The logits ``[count, n_classes]`` float32 in what ``predict`` gave, of the split's classes alone.
+
+        Raises:
+            SpecError: There are none in it, or their shape or dtype is another.
+            DataError: A label lies beyond the model's classes.
+        """
+        logits, found = logits_of(given, count)
+        if found:
+            self._listener.info(found)
+        self._check_classes(logits)
+        return restricted(logits, self.split.among)
 
     def _go_on_with(self, size: int) -> None:
         """Go on with a batch size, and say so where it is a smaller one than before."""
@@ -241,17 +256,16 @@ class Evaluator:
             return nullcontext()
         return torch.autocast(self.device.type, PRECISIONS[self.precision])
 
-    def check_classes(self, logits: Tensor) -> None:
+    def _check_classes(self, logits: Tensor) -> None:
         """Compare the labels with a model's logits ``[b, n_classes]``.
 
         Raises:
             DataError: A label lies beyond the model's classes.
         """
-        highest = int(self.split.labels.max())
-        if logits.ndim != 2 or logits.shape[1] <= highest:
+        if logits.shape[1] <= self._highest:
             raise DataError(
-                f"{self.split.source}: labels go up to {highest}, but the model gives logits of shape "
-                f"[batch, {', '.join(map(str, logits.shape[1:]))}]; the split's classes must be the model's"
+                f"{self.split.source}: labels go up to {self._highest}, but the model gives logits of shape "
+                f"[batch, {logits.shape[1]}]; the split's classes must be the model's"
             )
 
 

@@ -153,8 +153,9 @@ class OwnEvaluator:
         """As `logits`."""
         raise PoolError(f"split {self.name} is scored by your own function ({self.path}), which takes no logits")
 
-    def check_classes(self, logits: Tensor) -> None:
-        """Nothing: there are no labels."""
+    def logits_of(self, given: Any, count: int) -> NoReturn:
+        """As `take`."""
+        self.take(None)
 
     def _call(self) -> tuple[NDArray[np.float64], dict[str, float]]:
         """The driving scores ``[n]``, and every number by name where there are several."""

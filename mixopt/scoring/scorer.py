@@ -285,13 +285,12 @@ class Scorer:
         factor = torch.tensor(scale, dtype=torch.float32, device=evaluator.device, requires_grad=True)
 
         def loss() -> Tensor:
-            logits = self.predict()(inputs).float()
+            logits = evaluator.logits_of(self.predict()(inputs), len(samples))
             if logits.is_inference() or not logits.requires_grad:
                 raise PoolError(
                     "the family's predict gives logits without gradients (does it run under no_grad or "
                     "inference_mode?); methods that learn coefficients need them"
                 )
-            evaluator.check_classes(logits)
             self._check_all_classes(logits.shape[1], tuning)
             return F.cross_entropy(factor * logits, labels)
 
@@ -322,6 +321,9 @@ class Scorer:
         if tensor is None and evaluator.precision == "fp16":
             return ScoreError(f"{used}: {found}; the forward pass overflows in fp16; use --precision fp32 or bf16")
         if tensor is None:
-            return ScoreError(f"{used}: {found}; the fused weights are finite, the forward pass overflows. {_ADVICE}")
+            return ScoreError(
+                f"{used}: {found}; the fused weights are finite: the forward pass overflows, or predict of --family "
+                f"gives logits that are no numbers (expected finite ones, [batch, classes]). {_ADVICE}"
+            )
         group = mix.groups.names[mix.groups.index()[tensor]]
         return ScoreError(f"{used}: {found}; tensor {tensor} of layer group {group} {why}. {_ADVICE}", group)

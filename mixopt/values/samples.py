@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mixopt.errors import DataError, names
+
 ORDER_SEED = 0
 # The selection images under synthetic shifts, as a split of their own.
 SYNTHETIC = "synthetic"
@@ -74,6 +76,8 @@ class Samples:
         digests: ``[n, 16]`` uint8, one hash per sample, see `sample_digest`.
         classes: The name of each label, where the source or the model knows them.
         steers: Whether a search is steered by it beside the validation split; a test split is not.
+        among: The classes that logits are restricted to, ascending: predictions are of these alone, under the numbers
+            that the model gives them. None where all classes stand.
     """
 
     name: str
@@ -83,15 +87,28 @@ class Samples:
     digests: NDArray[np.uint8]
     classes: tuple[str, ...] | None = None
     steers: bool = False
+    among: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.among is not None and (outside := sorted(set(self.labels.tolist()) - set(self.among))):
+            raise DataError(
+                f"{self.source}: labels {names(map(str, outside))} are not among the {len(self.among)} classes that "
+                "the split is restricted to"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the samples and labels in order; a shorter split has another one."""
+        """SHA-256 of the samples and labels in order, and of the classes they are told among, where these are not all.
+
+        A shorter split has another one.
+        """
         digest = hashlib.sha256(np.ascontiguousarray(self.digests).tobytes())
         digest.update(self.labels.astype("<i8").tobytes())
+        if self.among is not None:
+            digest.update(b"among" + np.array(self.among, dtype="<i8").tobytes())
         return digest.hexdigest()
 
     @property

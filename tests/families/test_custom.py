@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import mixopt
-from mixopt.errors import SpecError
+from mixopt.errors import MixoptError, SpecError
 from mixopt.families import Family, FamilyOptions, from_identity, open_family
 from mixopt.families.custom import PLAIN
 from tests.conftest import CLASSES, make_images
+from tests.listening import Recorder
 from tests.tiny_family import Mlp
 
 MODULE = "tests.tiny_family"
@@ -180,6 +181,36 @@ def test_search_with_a_custom_family(mlp_pool: Path, run_options: dict[str, Any]
         cache=run_options["cache"],
     )
     assert again["splits"]["val"]["metrics"]["nll"] == pytest.approx(rows["search"], abs=1e-6)
+
+
+def test_logits_in_a_mapping_are_scored_and_learned_from(mlp_pool: Path, run_options: dict[str, Any]) -> None:
+    options = {**run_options, "methods": ["uniform", "learned", "ensemble"], "precision": "fp32", "batch_size": 17}
+    heard = Recorder()
+    plain, found = (
+        mixopt.compare(
+            mlp_pool, family=f"{MODULE}:{family}", listener=heard.listener, **{**options, "out": mlp_pool / family}
+        )
+        for family in ("plain", "in_a_dict")
+    )
+    rows = {row.name: row for row in plain.report.made}
+    assert {row.name: (row.search, row.test) for row in found.report.made} == {
+        name: (row.search, row.test) for name, row in rows.items()
+    }
+    assert set(rows) == {"base", "uniform", "learned", "ensemble"}
+    said = "predict of --family gives a dict (features, logits), no tensor: its logits are taken"
+    assert heard.infos.count(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "says"),
+    [
+        ("one_logit", r"^--family: expected a tensor of logits .* \[\d+, classes\] .* found a tensor of shape \[\d+\]"),
+        ("no_numbers", r"losses on validation are not finite; .* predict of --family gives logits that are no numbers"),
+    ],
+)
+def test_logits_that_are_none(family: str, says: str, mlp_pool: Path, run_options: dict[str, Any]) -> None:
+    with pytest.raises(MixoptError, match=says):
+        mixopt.search(mlp_pool, family=f"{MODULE}:{family}", trials=5, **run_options)
 
 
 def test_labels_beyond_the_models_logits(mlp_pool: Path, run_options: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mixopt.reporting.build import best_row
 from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
-from mixopt.reporting.schema import SweepPoint
+from mixopt.reporting.schema import SplitInfo, SweepPoint
 from mixopt.reporting.statistics import interval, mcnemar, wilson
 from mixopt.reporting.stored import report_from
 from mixopt.reporting.tables import comparisons, table, ties, widths
@@ -116,6 +116,18 @@ def test_table_shows_every_split_and_cost() -> None:
     header, cells = table(report)
     assert header == ["method", "selection", "test", "evaluations", "seconds", "ingredients"]
     assert cells == [["individual", "0.5000", "0.5000", "3", "1.5", "1"]]
+
+
+def test_classes_left_out_are_named_in_report_and_table() -> None:
+    splits = {
+        "validation": SplitInfo(samples=9, fingerprint="f"),
+        "test": SplitInfo(samples=9, fingerprint="a", among=2),
+    }
+    report = report_of([row("individual", [True, False])], splits=splits)
+    assert report.as_dict()["splits"]["validation"] == {"samples": 9, "fingerprint": "f"}
+    assert report.as_dict()["splits"]["test"]["among"] == 2
+    assert table(report)[0][:3] == ["method", "selection", "test (among 2 classes)"]
+    assert report_from(report.to_json(), "report.json") == report
 
 
 def test_table_shows_intervals_memory_ensembles_and_failures() -> None:

@@ -1,0 +1,100 @@
+"""Logits: what a family's predict gave, as one tensor ``[b, n_classes]``, whatever it is wrapped in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixopt.errors import SpecError, names
+
+LOGITS = "logits"
+_EXPECTED = "expected a tensor of logits [batch, classes]"
+
+
+def logits_of(given: Any, count: int) -> tuple[Tensor, str]:
+    """The logits in what ``predict`` gave, and a sentence on where they were found.
+
+    A tensor stands for itself. Of what declares its parts (a mapping, as the outputs of transformers are, a tuple with
+    names, or a dataclass) the part named ``logits`` is taken; else, of a tuple or list, the first tensor, and of a
+    mapping its only one. Any other object is refused, also one that happens to have an attribute of that name: what an
+    attribute means is known to whoever wrote the class, who can name it in ``predict``.
+
+    Args:
+        given: By ``predict``, for one batch.
+        count: Samples in the batch.
+
+    Returns:
+        ``[count, n_classes]`` float32, and the sentence; empty where a tensor was given.
+
+    Raises:
+        SpecError: There are no logits in it, or their shape or dtype is another.
+    """
+    found, where = (given, "") if isinstance(given, Tensor) else _inside(given)
+    if found is None:
+        raise SpecError(f"--family: {_EXPECTED} from predict, found {_described(given)}{_advice(given)}")
+    shape = list(found.shape)
+    if found.ndim != 2 or len(found) != count or not found.is_floating_point():
+        inside = f" ({where})" if where else ""
+        raise SpecError(
+            f"--family: {_EXPECTED} from predict, here [{count}, classes] in a floating-point dtype, found a tensor "
+            f"of shape {shape} in {str(found.dtype).removeprefix('torch.')}{inside}"
+        )
+    parts = f" ({names(map(str, _parts(given)))})" if where else ""
+    return found.float(), f"predict of --family gives {_kind(given)}{parts}, no tensor: {where}" if where else ""
+
+
+def restricted(logits: Tensor, among: tuple[int, ...] | None) -> Tensor:
+    """Logits ``[b, n_classes]`` with minus infinity for every class that is not among those given.
+
+    Predictions and cross-entropy are then those of the logits of these classes alone, and classes keep their numbers:
+    how ImageNet-R is scored (Hendrycks et al., "The many faces of robustness", ICCV 2021, arXiv 2006.16241).
+    """
+    if among is None:
+        return logits
+    outside = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+    outside[list(among)] = False
+    return logits.masked_fill(outside, -torch.inf)
+
+
+def _inside(given: Any) -> tuple[Tensor | None, str]:
+    parts = _parts(given)
+    if isinstance(parts.get(LOGITS), Tensor):
+        return parts[LOGITS], f"its {LOGITS} are taken"
+    tensors = [part for part in parts.values() if isinstance(part, Tensor)]
+    if isinstance(given, (tuple, list)) and tensors:
+        return tensors[0], f"its first tensor is taken as the {LOGITS}"
+    if isinstance(given, Mapping) and len(tensors) == 1:
+        return tensors[0], f"its only tensor is taken as the {LOGITS}"
+    return None, ""
+
+
+def _parts(given: Any) -> dict[str, Any]:
+    """What it declares that it is made of, by name or number."""
+    if isinstance(given, Mapping):
+        return {str(name): part for name, part in given.items()}
+    if isinstance(given, (tuple, list)):
+        declared = getattr(given, "_fields", range(len(given)))
+        return {str(name): part for name, part in zip(declared, given, strict=True)}
+    if is_dataclass(given) and not isinstance(given, type):
+        return {each.name: getattr(given, each.name, None) for each in fields(given)}
+    return {}
+
+
+def _described(given: Any) -> str:
+    parts = [f"{key}: {list(part.shape)}" for key, part in _parts(given).items() if isinstance(part, Tensor)]
+    return f"{_kind(given)} with tensors {names(parts)}" if parts else _kind(given)
+
+
+def _kind(given: Any) -> str:
+    name = type(given).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _advice(given: Any) -> str:
+    if isinstance(getattr(given, LOGITS, None), Tensor):
+        return f"; it has an attribute {LOGITS}: let predict return that, or a dict or a dataclass with it"
+    return ""
