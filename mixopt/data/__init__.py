@@ -7,6 +7,7 @@ A newcomer is one module here with ``matches(path)``, ``files(path)`` and ``open
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from mixopt.data.encode import Arrays, encoded, form_of
 from mixopt.data.encoded_store import decoded_folder, load_decoded, write_decoded
 from mixopt.errors import DataError, RunError
 from mixopt.listener import Listener
+from mixopt.untrusted.stand_ins import stand_in_at
 from mixopt.values.samples import IMAGES, Encoding, Samples, stratified_order
 
 SOURCES = ("npz", "jsonl", "folder")
@@ -32,6 +34,26 @@ CHUNK = 256
 def _nowhere(number: int) -> str:
     """Where a record stands in a source that says no more than its own name."""
     return ""
+
+
+def _nothing() -> Sequence[str]:
+    """What a source tells of its records that takes them as they are."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source is made of, before anything is opened.
+
+    Attributes:
+        files: Every file that it reads, in an order that follows from their names.
+        left_out: What it does not read of what lies there, for the user.
+        key: What it depends on beside the files.
+    """
+
+    files: tuple[Path, ...]
+    left_out: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,12 +66,14 @@ class Source:
         load: Record number to an image ``[height, width, 3]`` uint8, or to the fields of a record as a dict; raises
             `DataError` where it does not decode.
         where: Record number to its place in the source, such as ``, line 7``, to stand behind the path in messages.
+        converted: What was done to records while they were loaded, for the user; asked once all are.
     """
 
     labels: NDArray[np.int64]
     classes: tuple[str, ...] | None
     load: Callable[[int], Any]
     where: Callable[[int], str] = _nowhere
+    converted: Callable[[], Sequence[str]] = _nothing
 
 
 class SourceModule(Protocol):
@@ -58,8 +82,8 @@ class SourceModule(Protocol):
     def matches(self, path: Path) -> bool:
         """Whether this source opens such a path."""
 
-    def files(self, path: Path) -> list[Path]:
-        """Every file that it reads, in an order that follows from their names."""
+    def files(self, path: Path) -> Listing:
+        """What it reads, and what it leaves out."""
 
     def open_source(self, path: Path) -> Source:
         """Open it.
@@ -95,19 +119,20 @@ def open_split(
     """
     heard = listener or Listener()
     module = _module_for(path)
-    files = module.files(path)
-    content = content_of(path, files, cache)
-    folder = decoded_folder(cache, f"{content.hash}|{encoding.key}")
+    listing = module.files(path)
+    content = content_of(path, listing.files, cache)
+    folder = decoded_folder(cache, json.dumps([content.hash, encoding.key, listing.key]))
     found = load_decoded(folder, heard)
     if found is None:
         _decode(path, module.open_source(path), encoding, cache, folder, heard)
-        check_unchanged(path, files, content.stamp)
+        check_unchanged(path, listing.files, content.stamp)
         found = load_decoded(folder, heard)
     if found is None:
         raise RunError(f"{folder}: the decoded copy of {path} cannot be read back; choose another --cache")
-    if found.resized:
-        _, height, width, _ = found.arrays[IMAGES].shape
-        heard.info(f"{path}: images of size {found.resized} are resized to {height}x{width} as the model takes them")
+    for text in listing.left_out:
+        heard.warn(f"{path}: {text}")
+    for text in found.notices:
+        heard.info(f"{path}: {text}")
     labels = match_classes(path, found.labels, found.classes, classnames, heard)
     known = found.classes if classnames is None else tuple(classnames)
     split = Samples(name, str(path), found.arrays, labels, found.digests, known)
@@ -119,6 +144,8 @@ def _module_for(path: Path) -> SourceModule:
         raise DataError(
             f"{path}: no such file or folder; --data takes an .npz file, a .jsonl file or a folder of class folders"
         )
+    if path.is_file() and (instead := stand_in_at(path)):
+        raise DataError(f"{path}: no split but {instead}")
     for name in SOURCES:
         module: Any = importlib.import_module(f"mixopt.data.{name}")
         if module.matches(path):
@@ -160,10 +187,13 @@ def _decode(path: Path, source: Source, encoding: Encoding, cache: Path, folder:
                 yield from parallel(joblib.delayed(checked)(int(number)) for number in order[start : start + CHUNK])
                 listener.progress(f"decoding {path.name}", min(start + CHUNK, count), count)
 
-    def resized() -> str:
-        return ", ".join(f"{height}x{width}" for height, width in sorted(other_sizes)[:3])
+    def notices() -> list[str]:
+        sizes = ", ".join(f"{height}x{width}" for height, width in sorted(other_sizes)[:3])
+        size = "x".join(map(str, (form.shapes.get(IMAGES) or ())[:2]))
+        resized = [f"images of size {sizes} are resized to {size} as the model takes them"] if sizes else []
+        return [*source.converted(), *resized]
 
-    write_decoded(folder, samples(), source.labels[order], source.classes, resized, cache=cache)
+    write_decoded(folder, samples(), source.labels[order], source.classes, notices, cache=cache)
 
 
 @contextmanager

@@ -40,7 +40,9 @@ def match_classes(
         return labels
     places = {_plain(name): number for number, name in enumerate(classnames)}
     found = {_plain(name) for name in classes}
-    strange = [name for name in classes if _plain(name) not in places]
+    # A name without a sample is no matter: a folder that holds something else stands beside class folders.
+    used = set(np.unique(labels).tolist())
+    strange = [name for number, name in enumerate(classes) if _plain(name) not in places and number in used]
     absent = [name for name in classnames if _plain(name) not in found]
     if strange or absent or len(found) != len(classes) or len(places) != len(classnames):
         odd = [f"unknown: {names(strange)}"] if strange else []
@@ -50,8 +52,8 @@ def match_classes(
             f"({'; '.join(odd) or 'a name stands there twice'}). "
             "Correct classnames in pool.toml or the classes of the split"
         )
-    mapping = np.array([places[_plain(name)] for name in classes], dtype=np.int64)
-    if not np.array_equal(mapping, np.arange(len(mapping))):
+    mapping = np.array([places.get(_plain(name), -1) for name in classes], dtype=np.int64)
+    if not np.array_equal(mapping[mapping >= 0], np.arange(len(classnames))):
         listener.info(f"{path}: its classes stand in another order than classnames; labels are matched by name")
     return mapping[labels]
 

@@ -79,6 +79,8 @@ def stamp_of(path: Path, files: Sequence[Path]) -> tuple[str, bool]:
     digest, latest = hashlib.sha256(), 0
     for file in files:
         with refusing(DataError, str(file), found="not a file", cure="remove it"):
+            if file.is_symlink() and not file.exists():
+                raise DataError(f"{file}: a link that leads nowhere; correct or remove it")
             found = file.stat()
         if not stat.S_ISREG(found.st_mode):
             raise DataError(f"{file}: expected a file, found a folder, pipe or device; remove it")

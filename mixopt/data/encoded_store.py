@@ -23,7 +23,7 @@ from mixopt.untrusted import READER_ERRORS, open_regular, reason_of
 from mixopt.untrusted.arrays import packed, unpacked
 from mixopt.values.samples import LENGTH, sample_digest
 
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 # What stands beside the arrays: labels, digests, and a text about them all.
 INDEX = "labels.npz"
 # Bytes of a file under one checksum: several are compared side by side, and a chunk is in the processor's caches.
@@ -39,14 +39,14 @@ class Decoded:
         labels: ``[n]`` int64, in the source's own numbering.
         digests: ``[n, 16]`` uint8.
         classes: The name of each label, where the source knows them.
-        resized: The sizes that images had before they were resized, as a text; empty where none was.
+        notices: What was done to the records on the way, for the user.
     """
 
     arrays: Arrays
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
     classes: tuple[str, ...] | None
-    resized: str
+    notices: tuple[str, ...]
 
 
 def decoded_folder(cache: Path, content: str) -> Path:
@@ -130,7 +130,7 @@ def write_decoded(
     samples: Iterable[Arrays],
     labels: NDArray[np.int64],
     classes: Sequence[str] | None,
-    resized: Callable[[], str] = str,
+    notices: Callable[[], Sequence[str]] = tuple,
     *,
     cache: Path | None = None,
 ) -> None:
@@ -141,7 +141,7 @@ def write_decoded(
         samples: Name to array each, at least one, in evaluation order, all of the form of the first.
         labels: As in `Decoded`, like what follows.
         classes: The name of each label.
-        resized: Asked once all samples are written.
+        notices: Asked once all samples are written.
         cache: The cache that the folder lies in.
     """
     stream = iter(samples)
@@ -172,7 +172,7 @@ def write_decoded(
             writer.close()
     # The arrays of the samples first, then the lengths of those that are padded.
     sums = {name: summed[name].sums() for name in [*first, *(name + LENGTH for name in padded)]}
-    meta = json.dumps({"key": folder.name, "sums": sums, "classes": classes, "resized": resized()})
+    meta = json.dumps({"key": folder.name, "sums": sums, "classes": classes, "notices": list(notices())})
     with atomic_write(folder / INDEX, cache=cache) as stored:
         stored.write(packed({"digests": digests, "labels": labels, "meta": np.array(meta)}))
 
@@ -216,7 +216,7 @@ def _load(folder: Path) -> Decoded:
     classes = None if meta["classes"] is None else tuple(meta["classes"])
     if {len(each) for each in (*arrays.values(), digests)} != {len(labels)}:
         raise ValueError("its arrays are of different lengths")
-    return Decoded(arrays, labels.astype(np.int64), digests, classes, meta["resized"])
+    return Decoded(arrays, labels.astype(np.int64), digests, classes, tuple(map(str, meta["notices"])))
 
 
 def _check_chunk(path: Path, place: int, expected: str) -> None:

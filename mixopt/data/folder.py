@@ -1,25 +1,27 @@
-"""Splits as a folder of class folders of images (the ImageFolder layout); classes are the folders' names."""
+"""Splits as a folder of class folders of images (the ImageFolder layout); classes are the folders' names.
+
+Links are followed and kept as given: class folders that are links, and links to folders and images within them. What
+is no image by its suffix is left out and told.
+"""
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from mixopt.data import Source
-from mixopt.errors import DataError
+from mixopt.data import Listing, Source
+from mixopt.data.images import SUFFIXES, Images, looks_like_an_image
+from mixopt.errors import DataError, names
 from mixopt.files import natural_key
-from mixopt.untrusted import refusing
+from mixopt.untrusted import open_regular, refusing
+from mixopt.untrusted.stand_ins import ENOUGH
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
-
-# What is behind the suffixes. Pillow by itself looks at the content alone, and hands PostScript to another program.
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF")
+# What systems and downloads leave beside images, which nobody misses.
+_USUAL = frozenset({"thumbs.db", "desktop.ini", "readme.md", "readme.txt", "license"})
 
 
 def matches(path: Path) -> bool:
@@ -27,9 +29,11 @@ def matches(path: Path) -> bool:
     return path.is_dir()
 
 
-def files(path: Path) -> list[Path]:
+def files(path: Path) -> Listing:
     """Every image."""
-    return [image for _, image in _images(path)]
+    found = _found(path)
+    left_out = tuple(f"{what} left out: {names(shown)}" for what, shown in _left_out(path, found))
+    return Listing(tuple(image for _, image in found.images), left_out, "/".join(found.empty_classes))
 
 
 def open_source(path: Path) -> Source:
@@ -38,50 +42,110 @@ def open_source(path: Path) -> Source:
     Raises:
         DataError: No class folders with images in it.
     """
-    found = _images(path)
-    if not found:
+    found = _found(path)
+    if not found.images:
         raise DataError(f"{path}: the split is empty; expected one folder of images per class")
     # Plainly sorted, not naturally: this is how ImageFolder numbers the classes that a model was trained with.
-    classes = sorted({label for label, _ in found})
+    classes = sorted(found.classes)
     number = {name: index for index, name in enumerate(classes)}
-    labels = np.array([number[label] for label, _ in found], dtype=np.int64)
-    return Source(labels, tuple(classes), lambda index: _read(found[index][1]))
+    labels = np.array([number[label] for label, _ in found.images], dtype=np.int64)
+    images = Images(lambda index: found.images[index][1], lambda index: str(found.images[index][1]))
+    return Source(labels, tuple(classes), images.load, converted=images.notices)
 
 
-def _images(path: Path) -> list[tuple[str, Path]]:
-    """``(class, file)`` in natural order."""
+@dataclass(frozen=True)
+class _Found:
+    """What lies in a split's folder.
+
+    Attributes:
+        classes: The names of the class folders.
+        images: ``(class, file)`` in natural order.
+        others: Files that are no images by their suffix, or lie in no class folder.
+        again: Links to folders that the same class has already.
+    """
+
+    classes: tuple[str, ...]
+    images: tuple[tuple[str, Path], ...]
+    others: tuple[Path, ...]
+    again: tuple[Path, ...]
+
+    @property
+    def empty_classes(self) -> list[str]:
+        """Class folders without an image."""
+        return sorted(set(self.classes) - {label for label, _ in self.images})
+
+
+def _found(path: Path) -> _Found:
+    classes: list[str] = []
+    images: list[tuple[str, Path]] = []
+    others: list[Path] = []
+    again: list[Path] = []
     with refusing(DataError, str(path), found="a folder in it cannot be listed", cure="check its permissions"):
-        found = [
-            (folder.name, image)
-            for folder in path.iterdir()
-            if folder.is_dir() and not folder.name.startswith(".")
-            for image in _files_below(folder)
-            if image.suffix.lower() in SUFFIXES
-        ]
-    return sorted(found, key=lambda item: natural_key(item[1].relative_to(path).as_posix()))
+        for entry in path.iterdir():
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and not entry.exists():
+                raise DataError(f"{entry}: a link that leads nowhere; correct or remove it")
+            if not entry.is_dir():
+                others.append(entry)
+                continue
+            classes.append(entry.name)
+            for file in _files_below(entry, again):
+                if file.suffix.lower() in SUFFIXES:
+                    images.append((entry.name, file))
+                else:
+                    others.append(file)
+
+    images.sort(key=lambda item: natural_key(item[1].relative_to(path).as_posix()))
+    return _Found(tuple(classes), tuple(images), tuple(sorted(others)), tuple(sorted(again)))
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Every file of a folder and those in it; one that cannot be listed is an error, not an empty one."""
+def _files_below(folder: Path, again: list[Path]) -> Iterator[Path]:
+    """Every file of a folder and those in it, each folder once; one that cannot be listed is an error, not empty."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions") from error
 
-    for place, _, names in os.walk(folder, onerror=fail):
-        yield from (Path(place) / name for name in names)
+    seen: set[tuple[int, int]] = set()
+    for place, below, found in os.walk(folder, onerror=fail, followlinks=True):
+        state = os.stat(place)
+        if (state.st_dev, state.st_ino) in seen:
+            # A link back, or a second one: without end, or the same images twice.
+            again.append(Path(place))
+            below.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        below.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))
+        yield from (Path(place) / name for name in found)
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
-    with (
-        refusing(
-            DataError,
-            str(path),
-            found="this image does not decode",
-            cure="replace or remove it",
-            also=(Image.DecompressionBombError,),
-        ),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # what makes an image odd is no error, and what is one is raised
-        with Image.open(path, formats=FORMATS) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+def _left_out(path: Path, found: _Found) -> Iterator[tuple[str, list[str]]]:
+    """What is not taken: of what kind, and its names."""
+
+    def shown(kind: str, kinds: str, files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
+        if files:
+            what = f"1 {kind}" if len(files) == 1 else f"{len(files):,} {kinds}"
+            yield what, [file.relative_to(path).as_posix() for file in files]
+
+    others = [file for file in found.others if file.name.lower() not in _USUAL and not file.name.startswith(".")]
+    beside = [file for file in others if file.parent == path and file.suffix.lower() in SUFFIXES]
+    strange = [file for file in others if file not in set(beside) and _is_image(file)]
+    rest = [file for file in others if file.parent != path and file not in set(strange)]
+    yield from shown("image beside the class folders", "images beside the class folders", beside)
+    yield from shown(
+        "file that begins as images do, without a suffix that is known for one",
+        "files that begin as images do, without a suffix that is known for one",
+        strange,
+    )
+    yield from shown("file that is no image", "files that are no images", rest)
+    yield from shown("link to a folder that its class has", "links to folders that their class has", found.again)
+    empty = [path / name for name in found.empty_classes]
+    yield from shown("class folder without an image", "class folders without images", empty)
+
+
+def _is_image(file: Path) -> bool:
+    try:
+        with open_regular(file) as stream:
+            return looks_like_an_image(stream.read(ENOUGH))
+    except (OSError, ValueError):
+        return False

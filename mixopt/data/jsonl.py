@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mixopt.data import Source
+from mixopt.data import Listing, Source
 from mixopt.errors import DataError, names, short
 from mixopt.untrusted.texts import json_of
 
@@ -26,9 +26,9 @@ def matches(path: Path) -> bool:
     return path.is_file() and path.suffix == ".jsonl"
 
 
-def files(path: Path) -> list[Path]:
+def files(path: Path) -> Listing:
     """The file itself."""
-    return [path]
+    return Listing((path,))
 
 
 def open_source(path: Path) -> Source:

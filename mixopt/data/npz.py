@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mixopt.data import Source
+from mixopt.data import Listing, Source
 from mixopt.errors import DataError
 from mixopt.untrusted import open_regular, refusing
 from mixopt.untrusted.arrays import names_in, read_arrays
@@ -21,9 +21,9 @@ def matches(path: Path) -> bool:
     return path.is_file() and path.suffix == ".npz"
 
 
-def files(path: Path) -> list[Path]:
+def files(path: Path) -> Listing:
     """The file itself."""
-    return [path]
+    return Listing((path,))
 
 
 def open_source(path: Path) -> Source:

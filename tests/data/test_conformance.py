@@ -93,8 +93,8 @@ def test_gives_labels_classes_and_records(source: tuple[SourceModule, Path]) -> 
 
 def test_its_files_are_all_that_it_reads(source: tuple[SourceModule, Path]) -> None:
     module, path = source
-    found = module.files(path)
-    assert found == module.files(path)
+    found = list(module.files(path).files)
+    assert found == list(module.files(path).files)
     everything = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     assert sorted(found) == sorted(everything)
 

@@ -399,6 +399,17 @@ def test_arrays_that_no_model_takes(tmp_path: Path, arrays: dict[str, Any], says
         npz.open_source(tmp_path / "val.npz")
 
 
+@pytest.mark.parametrize("name", ["val.npz", "val.jsonl", "val.txt"])
+def test_what_stands_in_a_splits_place_is_named(tmp_path: Path, name: str) -> None:
+    for content, says in (
+        ("version https://git-lfs.github.com/spec/v1\nsize 1\n", "a git-LFS pointer.*; run git lfs pull"),
+        ("<html><body>404</body></html>", "an HTML page.*; download the file again"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match=rf"{name}: no split but {says}"):
+            opened(tmp_path / name)
+
+
 def test_images_that_are_something_else_are_not_handed_to_other_programs(tmp_path: Path) -> None:
     """Pillow opens PostScript by its content, and runs Ghostscript to draw it."""
     (tmp_path / "split" / "a").mkdir(parents=True)
@@ -437,4 +448,4 @@ def test_images_below_class_folders_are_found(tmp_path: Path) -> None:
     for name in ("a/x.png", "a/deep/er/y.png", "b/z.png", "b/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in folder.files(tmp_path)] == ["y.png", "x.png", "z.png"]
+    assert [path.name for path in folder.files(tmp_path).files] == ["y.png", "x.png", "z.png"]

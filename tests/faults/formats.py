@@ -332,10 +332,10 @@ def member_array(random: Random, content: bytes) -> bytes:
         lambda: np.array("{}"),
         lambda: np.array("5"),
         lambda: np.array("[" * 100_000),
-        lambda: np.array('{"arrays": ["../../../secret"], "classes": null, "resized": ""}'),
-        lambda: np.array('{"arrays": [5], "classes": 5, "resized": 5}'),
-        lambda: np.array('{"arrays": [], "classes": null, "resized": ""}'),
-        lambda: np.array('{"arrays": ["images"], "classes": [1, 2], "resized": []}'),
+        lambda: np.array('{"arrays": ["../../../secret"], "classes": null, "notices": []}'),
+        lambda: np.array('{"arrays": [5], "classes": 5, "notices": 5}'),
+        lambda: np.array('{"arrays": [], "classes": null, "notices": []}'),
+        lambda: np.array('{"arrays": ["images"], "classes": [1, 2], "notices": [[1]]}'),
     )
     arrays[name] = pick(random, made)()
     return zipped({key: npy(value) for key, value in arrays.items()})
