@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image, ImageFile, features
 
 from mixopt.errors import DataError
 from mixopt.untrusted import refusing
@@ -104,7 +104,7 @@ def decoded(source: Path | bytes, place: str) -> tuple[Pixels, str]:
             return _rgb(image, place)
 
 
-def _rgb(image: Image.Image, place: str) -> tuple[Pixels, str]:
+def _rgb(image: ImageFile.ImageFile, place: str) -> tuple[Pixels, str]:
     depth = _depth(image)
     if image.mode in _SIXTEEN or (image.mode == "I" and image.format in _AT_MOST_16):
         top = _TOP[depth]
@@ -121,7 +121,7 @@ def _rgb(image: Image.Image, place: str) -> tuple[Pixels, str]:
     return np.asarray(image.convert("RGB"), dtype=np.uint8), note
 
 
-def _depth(image: Image.Image) -> str:
+def _depth(image: ImageFile.ImageFile) -> str:
     """Bits of a level in the file, as the names of Pillow's raw modes end; read before the levels are."""
     raw = " ".join(str(tile[3]) for tile in image.tile)
     if "I;12" in raw:
