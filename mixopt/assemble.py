@@ -92,6 +92,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     device = resolve_device(spec.device)
     limit_threads(device)
     family, stopwatch = family_of(spec), Stopwatch()
+    tell_of(family, listener)
     with stopwatch("decode"):
         splits, shifts = add_steering(spec, family, open_splits(spec, family, listener), listener)
     with stopwatch("open"):
@@ -189,10 +190,24 @@ def open_pool_of(
 ) -> Pool:
     """Open the pool, with order and reading from names and files alone where no family is known."""
     order = depth_order if family is None else family.depth
-    pool = open_pool(paths, base, order=order, reader=checkpoints.read, progress=listener.progress)
+    pool = open_pool(paths, base, order=order, reader=reader_of(family), progress=listener.progress)
     for notice in pool.notices:
         listener.info(notice)
     return pool
+
+
+def reader_of(family: families.Family | None) -> Reader:
+    """What opens a pool's checkpoints: each is compared with the family's model, where that can be."""
+    if not isinstance(family, families.Compared):
+        return checkpoints.read
+    fitted = family.fitted
+    return lambda path: fitted(checkpoints.read(path))
+
+
+def tell_of(family: families.Family, listener: Listener) -> None:
+    """Say how a family understood a folder."""
+    for notice in family.notices if isinstance(family, families.Telling) else ():
+        listener.info(notice)
 
 
 def family_of(spec: StudySpec) -> families.Family:

@@ -131,7 +131,7 @@ def open_split(
         raise RunError(f"{folder}: the decoded copy of {path} cannot be read back; choose another --cache")
     for text in listing.left_out:
         heard.warn(f"{path}: {text}")
-    for text in found.notices:
+    for text in (*found.notices, *encoding.notices(found.arrays)):
         heard.info(f"{path}: {text}")
     labels = match_classes(path, found.labels, found.classes, classnames, heard)
     known = found.classes if classnames is None else tuple(classnames)

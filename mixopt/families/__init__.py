@@ -22,6 +22,7 @@ from mixopt.spec import FAMILIES
 from mixopt.untrusted import refusing
 from mixopt.untrusted.values import validated
 from mixopt.values.samples import Encoding
+from mixopt.weights.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,29 @@ class Family(Protocol):
 
     def companions(self) -> Mapping[str, str | bytes]:
         """File name to content of what must lie beside a saved model for others to load it."""
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """What a family may offer besides: something to say of how it understood a folder."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What was taken, left out or assumed, as a user should know it."""
+
+
+@runtime_checkable
+class Compared(Protocol):
+    """What a family may offer besides: a look at what lies beside a checkpoint, before anything is mixed."""
+
+    def fitted(self, checkpoint: Checkpoint) -> Checkpoint:
+        """A checkpoint, its tensors by the module's names, as the family's model means it.
+
+        Called for every ingredient in order, the first one first; several times for each.
+
+        Raises:
+            CheckpointError: What lies beside it describes another model or other classes; lists all differences.
+        """
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from mixopt.values.samples import SYNTHETIC, VALIDATION
 
 AUTO = "auto"
 # Model families by the name of their module in `mixopt.families`; any other is named by import path.
-FAMILIES = ("open_clip",)
+FAMILIES = ("open_clip", "transformers")
 SYNTHETIC_WEIGHT = 0.5
 
 Count = int | Literal["auto"] | None

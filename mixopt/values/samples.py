@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,11 @@ class Preprocess:
     key: str
 
 
+def _nothing(arrays: Mapping[str, NDArray[Any]]) -> Iterable[str]:
+    """What there is to tell of samples that were encoded as they are."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Encoding:
     """What happens to a record of a data source before the model.
@@ -54,11 +59,13 @@ class Encoding:
             one-dimensional array stands its ``<name>_length``, ``[b]`` int64; the array is padded with zeros to the
             longest of the batch.
         key: A text that is another one wherever ``encode`` or ``collate`` is; part of every cache key.
+        notices: What a user should know of a split's arrays ``[n, ...]``, such as how many texts were cut.
     """
 
     encode: Callable[[Any], Mapping[str, ArrayLike]]
     collate: Callable[[Mapping[str, Any]], Any]
     key: str
+    notices: Callable[[Mapping[str, NDArray[Any]]], Iterable[str]] = _nothing
 
 
 @dataclass(frozen=True, eq=False)

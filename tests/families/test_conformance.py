@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,37 @@ from mixopt.families import Family, FamilyOptions, Segmented, from_identity, ope
 from mixopt.spec import FAMILIES
 from mixopt.values.samples import Encoding
 from tests.conftest import CLASSES, CLIP_CONFIG
+from tests.tiny_transformers import write_text_model
 
 # A newcomer adds the smallest options that open it.
 EXAMPLES: dict[str, FamilyOptions] = {
     "open_clip": FamilyOptions("open_clip", CLIP_CONFIG, CLASSES, None, Path()),
     "custom": FamilyOptions("tests.tiny_family:plain", None, CLASSES, None, Path()),
+    "transformers": FamilyOptions("transformers", None, None, None, Path()),
 }
+# What writes the folder of an example that needs one.
+FOLDERS: dict[str, Callable[[Path], object]] = {"transformers": write_text_model}
 # Records that each takes: a newcomer adds those that are not images.
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-RECORDS: dict[str, list[Any]] = {"open_clip": list(IMAGES), "custom": list(IMAGES)}
+TEXTS = [{"text": "good film"}, {"text": "a dull , bad plot ."}, {"text": "fine", "text_pair": "dullish"}]
+RECORDS: dict[str, list[Any]] = {"open_clip": list(IMAGES), "custom": list(IMAGES), "transformers": TEXTS}
 CONTRACT = {name: member for name, member in vars(Family).items() if not name.startswith("_")}
 
 
-@pytest.fixture(params=[*FAMILIES, "custom"])
-def family(request: pytest.FixtureRequest) -> Family:
+@pytest.fixture(scope="module", params=[*FAMILIES, "custom"])
+def options(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FamilyOptions:
     assert request.param in EXAMPLES, f"add the smallest options of {request.param} to EXAMPLES"
-    return open_family(EXAMPLES[request.param])
+    found = EXAMPLES[request.param]
+    if request.param not in FOLDERS:
+        return found
+    folder = tmp_path_factory.mktemp("family")
+    FOLDERS[request.param](folder)
+    return replace(found, folder=folder)
+
+
+@pytest.fixture
+def family(options: FamilyOptions) -> Family:
+    return open_family(options)
 
 
 def records_of(family: Family) -> list[Any]:
@@ -45,7 +61,14 @@ def records_of(family: Family) -> list[Any]:
 def batch(family: Family) -> Any:
     """What the family collates of its three records."""
     arrays = [encoded(family.encoding, record) for record in records_of(family)]
-    stacked = {name: torch.from_numpy(np.stack([each[name] for each in arrays])) for name in arrays[0]}
+    stacked = {}
+    for name, first in arrays[0].items():
+        every = [each[name] for each in arrays]
+        if first.ndim == 1:  # of any length: padded, with the lengths beside it
+            lengths = [len(array) for array in every]
+            every = [np.pad(array, (0, max(lengths) - len(array))) for array in every]
+            stacked[f"{name}_length"] = torch.tensor(lengths)
+        stacked[name] = torch.from_numpy(np.stack(every))
     return family.encoding.collate(stacked)
 
 
@@ -121,12 +144,12 @@ def test_leaves_the_names_of_its_own_module_as_they_are(family: Family) -> None:
     assert all(family.rename(name) == name for name in family.build().state_dict())
 
 
-def test_identity_is_json_and_opens_the_family_again(family: Family) -> None:
+def test_identity_is_json_and_opens_the_family_again(family: Family, options: FamilyOptions) -> None:
     identity = family.identity()
     stored: dict[str, Any] = json.loads(json.dumps(identity))
     assert stored == identity
     assert {field.name for field in fields(FamilyOptions)} - {"folder", "shapes", "image_size"} <= identity.keys()
-    again = from_identity(stored, Path(), "recipe.json", identity["name"])
+    again = from_identity(stored, options.folder, "recipe.json", identity["name"])
     assert type(again) is type(family)
     assert again.identity() == identity
     assert again.encoding.key == family.encoding.key
