@@ -97,6 +97,8 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "safetensors" not in found
     if name != "reporting.plots":
         assert "matplotlib" not in found
+    if name != "data.arrow":
+        assert "pyarrow" not in found
     if name.split(".")[0] != "cli":
         assert "typer" not in found
         assert "rich" not in found

@@ -1,96 +1,38 @@
 """Data sources: a file or folder of labelled records to `mixopt.Samples`, encoded once, memory-mapped afterwards.
 
-A newcomer is one module here with ``matches(path)``, ``files(path)`` and ``open_source(path)``; its name goes into
-`SOURCES`.
+A newcomer is one module here with ``matches(path)``, ``files(path, reading)`` and ``open_source(path, reading)``, see
+`SourceModule`; its name goes into `SOURCES`.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import joblib
 import numpy as np
-from numpy.typing import NDArray
 
 from mixopt.data.classes import match_classes
 from mixopt.data.content import check_unchanged, content_of
 from mixopt.data.encode import Arrays, encoded, form_of
 from mixopt.data.encoded_store import decoded_folder, load_decoded, write_decoded
+from mixopt.data.source import Reading, Source, SourceModule
 from mixopt.errors import DataError, RunError
 from mixopt.listener import Listener
 from mixopt.untrusted.stand_ins import stand_in_at
 from mixopt.values.samples import IMAGES, Encoding, Samples, stratified_order
 
-SOURCES = ("npz", "jsonl", "folder")
+# The first that opens a path does.
+SOURCES = ("npz", "jsonl", "csv", "parquet", "datasets", "folder")
+KINDS = (
+    ".npz (x and y), .csv, .tsv, .jsonl or .parquet (records with a label), a folder that datasets saved, or a folder "
+    "with one folder of images per class"
+)
 CHUNK = 256
-
-
-def _nowhere(number: int) -> str:
-    """Where a record stands in a source that says no more than its own name."""
-    return ""
-
-
-def _nothing() -> Sequence[str]:
-    """What a source tells of its records that takes them as they are."""
-    return ()
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a source is made of, before anything is opened.
-
-    Attributes:
-        files: Every file that it reads, in an order that follows from their names.
-        left_out: What it does not read of what lies there, for the user.
-        key: What it depends on beside the files.
-    """
-
-    files: tuple[Path, ...]
-    left_out: tuple[str, ...] = ()
-    key: str = ""
-
-
-@dataclass(frozen=True)
-class Source:
-    """An opened source, nothing encoded yet.
-
-    Attributes:
-        labels: ``[n]`` int64, in the source's own numbering.
-        classes: The name of each label, where the source knows them.
-        load: Record number to an image ``[height, width, 3]`` uint8, or to the fields of a record as a dict; raises
-            `DataError` where it does not decode.
-        where: Record number to its place in the source, such as ``, line 7``, to stand behind the path in messages.
-        converted: What was done to records while they were loaded, for the user; asked once all are.
-    """
-
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...] | None
-    load: Callable[[int], Any]
-    where: Callable[[int], str] = _nowhere
-    converted: Callable[[], Sequence[str]] = _nothing
-
-
-class SourceModule(Protocol):
-    """The contract of a module in this folder."""
-
-    def matches(self, path: Path) -> bool:
-        """Whether this source opens such a path."""
-
-    def files(self, path: Path) -> Listing:
-        """What it reads, and what it leaves out."""
-
-    def open_source(self, path: Path) -> Source:
-        """Open it.
-
-        Raises:
-            DataError: It is not of the expected form.
-        """
 
 
 def open_split(
@@ -100,7 +42,7 @@ def open_split(
     *,
     classnames: Sequence[str] | None,
     cache: Path,
-    limit: int | None = None,
+    reading: Reading | None = None,
     listener: Listener | None = None,
 ) -> Samples:
     """Open a split, from the decoded cache where it has been opened before.
@@ -111,7 +53,7 @@ def open_split(
         encoding: Makes arrays of records.
         classnames: The model's classes in the order of its logits; the source's classes are matched by name.
         cache: The cache directory.
-        limit: Keep only the first so many samples of the fixed order.
+        reading: How the source is to be read.
         listener: Told about notices, and progress while decoding.
 
     Raises:
@@ -119,12 +61,13 @@ def open_split(
     """
     heard = listener or Listener()
     module = _module_for(path)
-    listing = module.files(path)
+    reading = reading or Reading()
+    listing = module.files(path, reading)
     content = content_of(path, listing.files, cache)
-    folder = decoded_folder(cache, json.dumps([content.hash, encoding.key, listing.key]))
+    folder = decoded_folder(cache, json.dumps([content.hash, encoding.key, listing.key, dict(reading.fields)]))
     found = load_decoded(folder, heard)
     if found is None:
-        _decode(path, module.open_source(path), encoding, cache, folder, heard)
+        _decode(path, module.open_source(path, reading), encoding, cache, folder, heard)
         check_unchanged(path, listing.files, content.stamp)
         found = load_decoded(folder, heard)
     if found is None:
@@ -135,15 +78,12 @@ def open_split(
         heard.info(f"{path}: {text}")
     labels = match_classes(path, found.labels, found.classes, classnames, heard)
     known = found.classes if classnames is None else tuple(classnames)
-    split = Samples(name, str(path), found.arrays, labels, found.digests, known)
-    return split if limit is None else split.first(limit)
+    return Samples(name, str(path), found.arrays, labels, found.digests, known)
 
 
 def _module_for(path: Path) -> SourceModule:
     if not path.exists():
-        raise DataError(
-            f"{path}: no such file or folder; --data takes an .npz file, a .jsonl file or a folder of class folders"
-        )
+        raise DataError(f"{path}: no such file or folder; --data takes {KINDS}")
     if path.is_file() and (instead := stand_in_at(path)):
         raise DataError(f"{path}: no split but {instead}")
     for name in SOURCES:
@@ -151,10 +91,7 @@ def _module_for(path: Path) -> SourceModule:
         if module.matches(path):
             source: SourceModule = module
             return source
-    raise DataError(
-        f"{path}: expected an .npz file with x and y, a .jsonl file of records with a label, or a folder with one "
-        "folder of images per class"
-    )
+    raise DataError(f"{path}: expected {KINDS}")
 
 
 def _decode(path: Path, source: Source, encoding: Encoding, cache: Path, folder: Path, listener: Listener) -> None:

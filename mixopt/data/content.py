@@ -101,7 +101,9 @@ def check_unchanged(path: Path, files: Sequence[Path], stamp: str) -> None:
 
 
 def _name(path: Path, file: Path) -> str:
-    return file.relative_to(path).as_posix() if file != path else ""
+    if file == path:
+        return ""
+    return file.relative_to(path if path.is_dir() else path.parent).as_posix()
 
 
 def _kept(path: Path, stamp: str) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import DataError, names
+from mixopt.spec.checks import ROLES
 from mixopt.values.samples import IMAGES, LENGTH, Encoding
 
 Arrays = dict[str, NDArray[Any]]
@@ -41,7 +42,8 @@ def encoded(encoding: Encoding, record: Any) -> Arrays:
         found = encoding.encode(_Fields(record) if isinstance(record, dict) else record)
     except _NoFieldError as error:
         fields = names(record) or "nothing"
-        raise DataError(f"the family's encode looks for {error}, the record has {fields}") from error
+        advice = f"; say which: --fields {error.args[0]}=NAME" if error.args[0] in ROLES and record else ""
+        raise DataError(f"the family's encode looks for {error}, the record has {fields}{advice}") from error
     except IndexError as error:
         # What an array answers that is asked for a field by its name.
         if not isinstance(record, np.ndarray):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixopt.data import Listing, Source
 from mixopt.data.images import SUFFIXES, Images, looks_like_an_image
+from mixopt.data.source import Listing, Reading, Source
 from mixopt.errors import DataError, names
 from mixopt.files import natural_key
 from mixopt.untrusted import open_regular, refusing
@@ -29,14 +29,14 @@ def matches(path: Path) -> bool:
     return path.is_dir()
 
 
-def files(path: Path) -> Listing:
+def files(path: Path, reading: Reading) -> Listing:
     """Every image."""
     found = _found(path)
     left_out = tuple(f"{what} left out: {names(shown)}" for what, shown in _left_out(path, found))
     return Listing(tuple(image for _, image in found.images), left_out, "/".join(found.empty_classes))
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, reading: Reading) -> Source:
     """List the images.
 
     Raises:

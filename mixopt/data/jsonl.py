@@ -1,4 +1,4 @@
-"""Splits in one ``.jsonl`` file: a JSON object per line, UTF-8, its ``label`` and any fields beside it.
+"""Splits in one ``.jsonl`` file: a JSON object per line, UTF-8, its label and any fields beside it.
 
 A label is an integer, or a text: the classes are then the sorted texts. The other fields are the record.
 """
@@ -8,81 +8,75 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mixopt.data import Listing, Source
-from mixopt.errors import DataError, names, short
+from mixopt.data.source import Listing, Reading, Source
+from mixopt.data.table import MISSING, Table, listing_of, source_of
+from mixopt.errors import DataError
+from mixopt.untrusted import open_regular, refusing
 from mixopt.untrusted.texts import json_of
 
-LABEL = "label"
-# Beyond any model's classes, and within what an array of labels can hold.
-_HIGHEST = 2**31
 # Bytes of a line, which is read as a whole.
 _LONGEST = 2**26
+_WANTED = 'expected a JSON object with a "label"'
 
 
 def matches(path: Path) -> bool:
     """Whether the path is a ``.jsonl`` file."""
-    return path.is_file() and path.suffix == ".jsonl"
+    return path.is_file() and path.suffix.lower() == ".jsonl"
 
 
-def files(path: Path) -> Listing:
-    """The file itself."""
-    return Listing((path,))
+def files(path: Path, reading: Reading) -> Listing:
+    """The file itself, and the images that it names."""
+    return listing_of(_table(path, reading), reading)
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, reading: Reading) -> Source:
     """Read the records; empty lines are left out.
 
     Raises:
         DataError: A line is not a JSON object with a label, labels are of two kinds, or there are no records.
     """
+    return source_of(_table(path, reading), reading)
+
+
+def _table(path: Path, reading: Reading) -> Table:
     lines: list[int] = []
     records: list[dict[str, Any]] = []
-    labels: list[int | str] = []
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(iter(lambda: stream.readline(_LONGEST + 1), b""), start=1):
-                if len(line) > _LONGEST:
-                    raise DataError(
-                        f"{path}, line {number}: longer than {_LONGEST:,} bytes; expected one record a line"
-                    )
-                if not (text := line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip():
-                    continue
-                record, label = _parsed(f"{path}, line {number}", text)
-                if labels and isinstance(label, str) != isinstance(labels[0], str):
-                    raise DataError(
-                        f"{path}, line {number}: the label is {short(repr(label))}, but {short(repr(labels[0]))} in "
-                        f"line {lines[0]}; expected either integers or texts"
-                    )
+    bad: list[str] = []
+    with refusing(DataError, str(path), found="not readable", cure=_WANTED), open_regular(path) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST + 1), b""), start=1):
+            place = f"{path}, line {number}"
+            if len(line) > _LONGEST:
+                raise DataError(f"{place}: longer than {_LONGEST:,} bytes; expected one record a line")
+            if not (text := line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip():
+                continue
+            try:
+                records.append(_parsed(place, text))
                 lines.append(number)
-                records.append(record)
-                labels.append(label)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not records:
+            except DataError as error:
+                if not reading.skips:
+                    raise
+                bad.append(str(error))
+    if not records and not bad:
         raise DataError(f'{path}: the split is empty; expected one JSON object per line, such as {{"label": 0, ...}}')
-    classes = tuple(sorted({label for label in labels if isinstance(label, str)})) or None
-    places = {name: place for place, name in enumerate(classes or ())}
-    numbers = [places[label] if isinstance(label, str) else label for label in labels]
-    return Source(
-        np.array(numbers, dtype=np.int64), classes, lambda index: records[index], lambda index: f", line {lines[index]}"
+    return Table(
+        path=path,
+        files=(path,),
+        columns=tuple(dict.fromkeys(name for record in records for name in record)),
+        count=len(records),
+        row=lambda number: records[number],
+        column=lambda name: [record.get(name, MISSING) for record in records],
+        where=lambda number: f", line {lines[number]}",
+        bad=tuple(bad),
     )
 
 
-def _parsed(place: str, line: bytes) -> tuple[dict[str, Any], int | str]:
-    """The record of a line, and its label."""
-    wanted = f'expected a JSON object with a "{LABEL}"'
+def _parsed(place: str, line: bytes) -> dict[str, Any]:
+    """The record of a line."""
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 text ({error.reason}); {wanted}, in UTF-8") from error
-    record = json_of(text, place, DataError, cure=wanted)
+        raise DataError(f"{place}: not UTF-8 text ({error.reason}); {_WANTED}, in UTF-8") from error
+    record = json_of(text, place, DataError, cure=_WANTED)
     if not isinstance(record, dict):
-        raise DataError(f"{place}: {wanted}, found a {type(record).__name__}")
-    if LABEL not in record:
-        raise DataError(f"{place}: {wanted}, found the fields {names(record) or 'none'}")
-    label = record.pop(LABEL)
-    if not isinstance(label, str) and (type(label) is not int or not 0 <= label < _HIGHEST):
-        raise DataError(f'{place}: expected "{LABEL}" as an integer from 0 on or a text, found {short(repr(label))}')
-    return record, label
+        raise DataError(f"{place}: {_WANTED}, found a {type(record).__name__}")
+    return record

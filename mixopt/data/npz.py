@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mixopt.data import Listing, Source
+from mixopt.data.source import Listing, Reading, Source
 from mixopt.errors import DataError
 from mixopt.untrusted import open_regular, refusing
 from mixopt.untrusted.arrays import names_in, read_arrays
@@ -18,15 +18,15 @@ WANTED = "expected x uint8 [n, h, w, 3] and y integer [n]"
 
 def matches(path: Path) -> bool:
     """Whether the path is an ``.npz`` file."""
-    return path.is_file() and path.suffix == ".npz"
+    return path.is_file() and path.suffix.lower() == ".npz"
 
 
-def files(path: Path) -> Listing:
+def files(path: Path, reading: Reading) -> Listing:
     """The file itself."""
     return Listing((path,))
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, reading: Reading) -> Source:
     """Read the arrays.
 
     Raises:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mixopt.data import open_split
+from mixopt.data.source import Reading
 from mixopt.errors import DataError, SpecError
 from mixopt.imports import is_import_path
 from mixopt.listener import Listener
@@ -89,7 +90,13 @@ def _open_each(
     splits: dict[str, Samples] = {}
     for name, path in wanted.items():
         splits[name] = open_split(
-            path, name, family.encoding, classnames=classnames, cache=spec.cache, listener=listener
+            path,
+            name,
+            family.encoding,
+            classnames=classnames,
+            cache=spec.cache,
+            reading=Reading(spec.fields),
+            listener=listener,
         )
         classnames = classnames or splits[name].classes
     return splits

@@ -37,7 +37,7 @@ def image_encoding(preprocess: Preprocess) -> Encoding:
         if isinstance(record, Mapping):
             raise DataError(
                 f"expected an image, found a record with {', '.join(map(str, record)) or 'nothing'}; this model family "
-                "takes an .npz file of images or a folder of class folders"
+                "takes images: name the field that holds them, --fields image=NAME, or give another split"
             )
         image = np.asarray(record, dtype=np.uint8)
         if size is None or image.shape[:2] == size:

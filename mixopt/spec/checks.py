@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -13,6 +14,9 @@ AUTO = "auto"
 # Model families by the name of their module in `mixopt.families`; any other is named by import path.
 FAMILIES = ("open_clip", "transformers")
 SYNTHETIC_WEIGHT = 0.5
+# What a column of a file of records can be.
+ROLES = ("text", "text_pair", "label", "image")
+_BETWEEN_FIELDS = re.compile(rf",\s*(?=(?:{'|'.join(ROLES)})\s*=)")
 
 Count = int | Literal["auto"] | None
 Ingredients = tuple[str | int, ...] | int | Literal["auto"]
@@ -64,6 +68,20 @@ def rows_of(value: Any) -> Any:
     if parts and not found:
         raise ValueError("expected at least one row")
     return found
+
+
+def fields_of(value: Any) -> Any:
+    """Role to column, which may be given as texts such as ``text=sentence,label=sentiment``."""
+    parts = [value] if isinstance(value, str) else value
+    if isinstance(parts, (list, tuple)):
+        texts = [part for text in parts if isinstance(text, str) for part in _BETWEEN_FIELDS.split(text)]
+        pairs = [text.partition("=") for text in texts]
+        if len(texts) < len(parts) or any(not (role.strip() and sign and column) for role, sign, column in pairs):
+            raise ValueError(f"expected ROLE=COLUMN, such as text=sentence (found {value!r})")
+        parts = {role.strip(): column for role, _, column in pairs}
+    for role in parts if isinstance(parts, Mapping) else ():
+        known("role", str(role), ROLES)
+    return parts
 
 
 def scheme_of(value: Any) -> Any:

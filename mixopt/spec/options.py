@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field
 
 from mixopt.errors import SpecError
 from mixopt.spec import checks
 from mixopt.spec.checks import AUTO, FAMILIES
+from mixopt.spec.data import DataSpec
 from mixopt.spec.option import (
     CHOICE,
     DATA,
@@ -27,44 +27,8 @@ from mixopt.spec.option import (
     Option,
 )
 from mixopt.values.metrics import METRICS
-from mixopt.values.samples import VALIDATION
 
 Positive = Annotated[int, Field(ge=1)]
-
-
-class DataSpec(BaseModel):
-    """Where the splits are: the table ``[data]``, in which ``search`` and ``validation`` are one key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    validation: Annotated[
-        Path | None,
-        Option(
-            "The split that selects: .npz, a folder of class folders, .jsonl, or your own package.module:function.",
-            DATA,
-            EVERY,
-            common=True,
-            flag="data",
-        ),
-    ] = None
-    test: Annotated[
-        dict[str, Path],
-        Option(
-            "A split that is only reported (repeatable).", DATA, EVERY, common=True, flag="test", metavar="NAME=FILE"
-        ),
-    ] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_name(cls, values: Any) -> Any:
-        return checks.one_name(values) if isinstance(values, Mapping) else values
-
-    @field_validator("test")
-    @classmethod
-    def _not_validation(cls, value: dict[str, Path]) -> dict[str, Path]:
-        if taken := sorted({"search", VALIDATION} & value.keys()):
-            raise ValueError(f"a test split cannot be called {taken[0]!r}; that is the validation split's name")
-        return value
 
 
 class Fields(BaseModel):
@@ -111,6 +75,17 @@ class Fields(BaseModel):
     limit: Annotated[
         Positive | None, Option("Use the first so many samples of the validation split.", DATA, SCORING)
     ] = None
+    fields: Annotated[
+        dict[str, str],
+        BeforeValidator(checks.fields_of),
+        Option(
+            f"Which column of a file is what ({', '.join(checks.ROLES)}), where names are not the usual ones "
+            "(repeatable, or with commas).",
+            DATA,
+            EVERY,
+            metavar="ROLE=COLUMN,...",
+        ),
+    ] = Field(default_factory=dict)
     select: Annotated[
         dict[str, tuple[Path, float]],
         BeforeValidator(checks.files_and_weights),

@@ -10,11 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mixopt.data import SOURCES, Source, SourceModule, open_split
+from mixopt.data import SOURCES, open_split
+from mixopt.data.source import Reading, Source, SourceModule
 from mixopt.errors import DataError
 from mixopt.values.samples import Encoding
 
@@ -41,8 +45,39 @@ def _jsonl(folder: Path) -> Path:
     return folder / "split.jsonl"
 
 
+def _csv(folder: Path) -> Path:
+    lines = [f'"{number}",{CLASSES[label]}' for number, label in enumerate(LABELS)]
+    (folder / "split.csv").write_text("\n".join(["number,label", *lines]))
+    return folder / "split.csv"
+
+
+def _parquet(folder: Path) -> Path:
+    columns: dict[str, list[Any]] = {"number": list(range(7)), "label": [CLASSES[label] for label in LABELS]}
+    (folder / "split").mkdir()
+    for part, rows in enumerate((slice(0, 3), slice(3, 7))):
+        table = pa.table({name: values[rows] for name, values in columns.items()})
+        pq.write_table(table, folder / "split" / f"train-0000{part}-of-00002.parquet")
+    return folder / "split"
+
+
+def _datasets(folder: Path) -> Path:
+    columns = {"number": list(range(7)), "label": LABELS}
+    features = datasets.Features({"number": datasets.Value("int64"), "label": datasets.ClassLabel(names=list(CLASSES))})
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(folder / "split")
+    return folder / "split"
+
+
 # A newcomer adds what writes seven samples of these labels, each of which holds its number.
-EXAMPLES: dict[str, Callable[[Path], Path]] = {"npz": _npz, "jsonl": _jsonl, "folder": _folder}
+EXAMPLES: dict[str, Callable[[Path], Path]] = {
+    "npz": _npz,
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "parquet": _parquet,
+    "datasets": _datasets,
+    "folder": _folder,
+}
+BOTH = ["path", "reading"]
+READING = Reading()
 ENCODING = Encoding(lambda record: {"number": number_of(record)}, lambda arrays: arrays["number"], "numbers")
 
 
@@ -59,29 +94,32 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[SourceModule
 
 def test_every_module_is_listed() -> None:
     folder = Path(inspect.getfile(open_split)).parent
-    found = {path.stem for path in folder.glob("*.py") if "def open_source" in path.read_text()} - {"__init__"}
+    found = {path.stem for path in folder.glob("*.py") if "def open_source" in path.read_text()} - {
+        "__init__",
+        "source",
+    }
     assert found == set(SOURCES)
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_module_has_the_contracts_functions(name: str) -> None:
     module = importlib.import_module(f"mixopt.data.{name}")
-    for member in ("matches", "files", "open_source"):
-        assert list(inspect.signature(getattr(module, member)).parameters) == ["path"]
+    for member, takes in (("matches", ["path"]), ("files", BOTH), ("open_source", BOTH)):
+        assert list(inspect.signature(getattr(module, member)).parameters) == takes
     assert module.__doc__, "says what the source is"
 
 
-def test_one_module_alone_opens_a_path(source: tuple[SourceModule, Path], tmp_path: Path) -> None:
+def test_the_module_is_the_first_to_open_it(source: tuple[SourceModule, Path], tmp_path: Path) -> None:
     module, path = source
-    assert [name for name in SOURCES if importlib.import_module(f"mixopt.data.{name}").matches(path)] == [
-        str(vars(module)["__name__"]).rpartition(".")[2]
-    ]
+    found = [name for name in SOURCES if importlib.import_module(f"mixopt.data.{name}").matches(path)]
+    assert found[0] == str(vars(module)["__name__"]).rpartition(".")[2]
+    assert set(found[1:]) <= {"folder"}, "any other folder is one of class folders"
     assert not module.matches(tmp_path / "nothing")
 
 
 def test_gives_labels_classes_and_records(source: tuple[SourceModule, Path]) -> None:
     module, path = source
-    opened = module.open_source(path)
+    opened = module.open_source(path, READING)
     assert isinstance(opened, Source)
     assert opened.classes == CLASSES
     assert opened.labels.dtype == np.int64
@@ -93,8 +131,8 @@ def test_gives_labels_classes_and_records(source: tuple[SourceModule, Path]) -> 
 
 def test_its_files_are_all_that_it_reads(source: tuple[SourceModule, Path]) -> None:
     module, path = source
-    found = list(module.files(path).files)
-    assert found == list(module.files(path).files)
+    found = list(module.files(path, READING).files)
+    assert found == list(module.files(path, READING).files)
     everything = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     assert sorted(found) == sorted(everything)
 
@@ -110,11 +148,11 @@ def test_opens_as_samples_whatever_their_order(source: tuple[SourceModule, Path]
         shutil.rmtree(path)
     else:
         path.unlink()
-    with pytest.raises(DataError, match=r"no such file or folder; --data takes an \.npz file, a \.jsonl file or"):
+    with pytest.raises(DataError, match=r"no such file or folder; --data takes \.npz \(x and y\), \.csv"):
         open_split(path, "validation", ENCODING, classnames=CLASSES, cache=tmp_path / "cache")
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
-    (tmp_path / "split.csv").write_text("a,b")
-    with pytest.raises(DataError, match=r"split\.csv: expected an \.npz file with x and y, a \.jsonl file"):
-        open_split(tmp_path / "split.csv", "validation", ENCODING, classnames=None, cache=tmp_path / "cache")
+    (tmp_path / "split.xml").write_text("a,b")
+    with pytest.raises(DataError, match=r"split\.xml: expected \.npz \(x and y\), \.csv"):
+        open_split(tmp_path / "split.xml", "validation", ENCODING, classnames=None, cache=tmp_path / "cache")

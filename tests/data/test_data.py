@@ -21,6 +21,7 @@ from PIL import Image
 from mixopt import load_spec
 from mixopt.assemble import family_of, open_splits
 from mixopt.data import folder, npz, open_split
+from mixopt.data.source import Reading
 from mixopt.errors import DataError
 from mixopt.families import FamilyOptions, open_family
 from mixopt.families.image_encoding import image_encoding
@@ -87,7 +88,7 @@ def test_is_memory_mapped(source: Path) -> None:
 def test_second_open_decodes_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = opened(source)
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, reading: Reading) -> None:
         raise AssertionError(f"{path} was opened again")
 
     monkeypatch.setattr("mixopt.data.npz.open_source", refuse)
@@ -163,12 +164,12 @@ def test_preprocess_of_another_shape_than_promised(tmp_path: Path) -> None:
 
 
 def test_limit_is_a_prefix_with_another_fingerprint(source: Path) -> None:
-    whole, part = opened(source), opened(source, limit=11)
+    whole, part = opened(source), opened(source).first(11)
     assert len(part) == 11
     assert np.array_equal(part.arrays["images"], whole.arrays["images"][:11])
     assert np.array_equal(part.labels, whole.labels[:11])
     assert part.fingerprint != whole.fingerprint
-    assert opened(source, limit=1000).fingerprint == whole.fingerprint
+    assert whole.first(1000).fingerprint == whole.fingerprint
 
 
 def test_order_is_stratified_whatever_the_order_of_the_source(tmp_path: Path) -> None:
@@ -396,7 +397,7 @@ def test_fingerprint_follows_content(change: str) -> None:
 def test_arrays_that_no_model_takes(tmp_path: Path, arrays: dict[str, Any], says: str) -> None:
     np.savez(tmp_path / "val.npz", **arrays)
     with pytest.raises(DataError, match=rf"val\.npz: .*{says}"):
-        npz.open_source(tmp_path / "val.npz")
+        npz.open_source(tmp_path / "val.npz", Reading())
 
 
 @pytest.mark.parametrize("name", ["val.npz", "val.jsonl", "val.txt"])
@@ -416,7 +417,7 @@ def test_images_that_are_something_else_are_not_handed_to_other_programs(tmp_pat
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     (tmp_path / "split" / "a" / "x.png").write_bytes(script)
     with pytest.raises(DataError, match=r"x\.png: this image does not decode"):
-        folder.open_source(tmp_path / "split").load(0)
+        folder.open_source(tmp_path / "split", Reading()).load(0)
 
 
 def test_an_image_that_declares_more_pixels_than_is_safe_is_named(tmp_path: Path) -> None:
@@ -428,7 +429,7 @@ def test_an_image_that_declares_more_pixels_than_is_safe_is_named(tmp_path: Path
     (tmp_path / "split" / "a").mkdir(parents=True)
     (tmp_path / "split" / "a" / "bomb.png").write_bytes(bomb)
     with pytest.raises(DataError, match=r"bomb\.png: this image does not decode .*10000000000 pixels"):
-        folder.open_source(tmp_path / "split").load(0)
+        folder.open_source(tmp_path / "split", Reading()).load(0)
 
 
 @pytest.mark.skipif(not permissions_bind(), reason="permissions do not bind this user")
@@ -439,7 +440,7 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path: 
     (tmp_path / "split" / "b" / "below").chmod(0)
     try:
         with pytest.raises(DataError, match=r"below: cannot be listed \(Permission denied\); check its permissions"):
-            folder.files(tmp_path / "split")
+            folder.files(tmp_path / "split", Reading())
     finally:
         (tmp_path / "split" / "b" / "below").chmod(0o700)
 
@@ -448,4 +449,4 @@ def test_images_below_class_folders_are_found(tmp_path: Path) -> None:
     for name in ("a/x.png", "a/deep/er/y.png", "b/z.png", "b/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in folder.files(tmp_path).files] == ["y.png", "x.png", "z.png"]
+    assert [path.name for path in folder.files(tmp_path, Reading()).files] == ["y.png", "x.png", "z.png"]

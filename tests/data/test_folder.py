@@ -10,6 +10,7 @@ from torchvision.datasets import ImageFolder
 
 from mixopt.data import open_split
 from mixopt.data.folder import files, open_source
+from mixopt.data.source import Reading
 from mixopt.errors import DataError
 from mixopt.values.samples import Encoding
 from tests.listening import Recorder
@@ -24,7 +25,7 @@ def draw(path: Path, level: int = 0) -> Path:
 
 
 def found(split: Path) -> list[str]:
-    return [file.relative_to(split).as_posix() for file in files(split).files]
+    return [file.relative_to(split).as_posix() for file in files(split, Reading()).files]
 
 
 def test_linked_folders_and_images_are_followed_and_kept_as_given(tmp_path: Path) -> None:
@@ -37,9 +38,9 @@ def test_linked_folders_and_images_are_followed_and_kept_as_given(tmp_path: Path
     (split / "dog" / "more").symlink_to(tmp_path / "store" / "more")
     (split / "dog" / "3.png").symlink_to(tmp_path / "store" / "3.png")
     assert found(split) == ["cat/1.png", "dog/3.png", "dog/more/deep/2.png"]
-    assert files(split).left_out == ()
+    assert files(split, Reading()).left_out == ()
     theirs = ImageFolder(str(split))
-    assert sorted(Path(path) for path, _ in theirs.samples) == sorted(files(split).files)
+    assert sorted(Path(path) for path, _ in theirs.samples) == sorted(files(split, Reading()).files)
 
 
 def test_links_back_end_and_are_told(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_links_back_end_and_are_told(tmp_path: Path) -> None:
     (split / "cat" / "a" / "back").symlink_to(split / "cat")
     (split / "cat" / "b").symlink_to(split / "cat" / "a")
     assert found(split) == ["cat/a/1.png"]
-    (told,) = files(split).left_out
+    (told,) = files(split, Reading()).left_out
     assert told == "2 links to folders that their class has left out: cat/a/back, cat/b"
 
 
@@ -91,7 +92,7 @@ def test_a_class_folder_without_images_keeps_its_number(tmp_path: Path) -> None:
     before = open_split(split, "test", ENCODING, classnames=None, cache=tmp_path / "cache")
     assert sorted(before.labels.tolist()) == [0, 1]
     (split / "bee").mkdir()
-    assert open_source(split).classes == ("ant", "bee", "cat")
+    assert open_source(split, Reading()).classes == ("ant", "bee", "cat")
     after = open_split(split, "test", ENCODING, classnames=None, cache=tmp_path / "cache")
     assert sorted(after.labels.tolist()) == [0, 2]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from mixopt.data import Source
 from mixopt.data.jsonl import open_source
+from mixopt.data.source import Reading, Source
 from mixopt.errors import DataError
 
 
 def opened(folder: Path, content: str | bytes) -> Source:
     path = folder / "split.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return open_source(path)
+    return open_source(path, Reading())
 
 
 def test_integer_labels_have_no_classes(tmp_path: Path) -> None:
@@ -81,4 +81,4 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "x.jsonl"
     path.write_text('{"label": 0}\n' + '{"label": 1, "text": "' + "x" * 200 + '"}\n')
     with pytest.raises(DataError, match=r"x\.jsonl, line 2: longer than 100 bytes; expected one record"):
-        open_source(path)
+        open_source(path, Reading())

@@ -180,3 +180,30 @@ def test_ninety_thousand_unknown_keys_are_counted(tmp_path: Path) -> None:
     (tmp_path / "pool.toml").write_text("".join(f"k{number} = 1\n" for number in range(90_000)))
     with pytest.raises(SpecError, match=r"90000 problems:(.|\n)*\.\.\. and 89980 more"):
         load_spec({"models": tmp_path})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": "a, b", "label": "c"},
+        "text=a, b,label=c",
+        ["text=a, b", "label=c"],
+        ["text=a, b, label=c"],
+    ],
+)
+def test_fields_are_a_table_or_texts(pool: Path, value: Any) -> None:
+    assert load_spec({"models": pool, "fields": value}).fields == {"text": "a, b", "label": "c"}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("sentence", r"--fields: expected ROLE=COLUMN, such as text=sentence"),
+        ({"texts": "a"}, r"--fields: unknown role 'texts'; did you mean 'text'\?"),
+        (["text="], r"--fields: expected ROLE=COLUMN"),
+        (7, r"--fields: input should be a valid dictionary"),
+    ],
+)
+def test_fields_that_cannot_be(pool: Path, value: Any, says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        load_spec({"models": pool, "fields": value})
