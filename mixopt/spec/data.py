@@ -21,7 +21,7 @@ class DataSpec(BaseModel):
     validation: Annotated[
         Path | None,
         Option(
-            "The split that selects: .npz, .csv, .jsonl, .parquet, a folder of class folders or of datasets', or your own "
+            "The split that selects: .npz, .csv, .jsonl, .parquet, class folders, a saved dataset, or your own "
             "package.module:function.",
             DATA,
             EVERY,
