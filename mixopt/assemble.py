@@ -110,7 +110,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     builder.apply(soup)
     evaluators: dict[str, AnyEvaluator] = {**_evaluators(spec, family, splits, device, listener)}
     evaluators = with_own(spec, evaluators, builder.module, device)
-    validation = evaluators[VALIDATION]
+    validation, metric = evaluators[VALIDATION], driving_metric(spec, evaluators)
 
     def fused_soup() -> Predict:
         builder.apply(soup)
@@ -123,7 +123,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         with stopwatch("compile"):
             _compile(evaluators[VALIDATION], fused_soup, listener)
     keys = Keys(pool, builder.dtype, identity_of(family, device, precision.mode, stack.mode, spec.compile))
-    cache, metric = OutcomeCache(spec.cache, listener), driving_metric(spec, validation)
+    cache = OutcomeCache(spec.cache, listener, metric.needs)
 
     tuning = tuning_samples(len(validation.split), spec.confirm)
 

@@ -77,13 +77,13 @@ def _show_scores(screen: Screen, report: Report, folder: Path) -> None:
 
 
 def _show_differences(screen: Screen, report: Report) -> None:
-    from mixopt.reporting.tables import comparisons
+    from mixopt.reporting.tables import compared_by, comparisons
 
     header, cells = comparisons(report)
     if len(header) == 1:
         return
     if screen.fits(header, cells):
-        screen.table("paired difference in accuracy, exact McNemar p", header, cells)
+        screen.table(f"paired {compared_by(report)}", header, cells)
     else:
         screen.out("paired tests against individual and greedy: in report.json, and here in a wider terminal")
 
@@ -109,9 +109,14 @@ def show_splits(screen: Screen, result: Mapping[str, Any]) -> None:
     if screen.as_json:
         screen.json(result)
         return
-    measured = list(next(iter(result["splits"].values()))["metrics"])
+    # Not every metric is for every split.
+    measured = list(dict.fromkeys(key for split in result["splits"].values() for key in split["metrics"]))
     cells = [
-        [name, f"{split['samples']:,}", *(f"{split['metrics'][key]:.4f}" for key in measured)]
+        [
+            name,
+            f"{split['samples']:,}",
+            *(f"{split['metrics'][key]:.4f}" if key in split["metrics"] else "-" for key in measured),
+        ]
         for name, split in result["splits"].items()
     ]
     screen.table(result["model"], ["split", "samples", *measured], cells)

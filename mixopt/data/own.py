@@ -9,10 +9,11 @@ from torch import nn
 
 from mixopt.errors import SpecError
 from mixopt.imports import is_import_path
+from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.own_objective import SCORE, OwnEvaluator, own_evaluator
 from mixopt.scoring.scorer import AnyEvaluator
 from mixopt.spec import StudySpec
-from mixopt.values.metrics import METRICS, Metric, own_metric
+from mixopt.values.metrics import Metric, check_metric, metric_named, own_metric
 from mixopt.values.samples import VALIDATION
 
 DEFAULT_METRIC = "accuracy"
@@ -47,8 +48,18 @@ def _asked_number(spec: StudySpec) -> str | None:
     return None if spec.metric == DEFAULT_METRIC else spec.metric
 
 
-def driving_metric(spec: StudySpec, validation: AnyEvaluator) -> Metric:
-    """What drives: the metric asked for, or a user's own number."""
+def driving_metric(spec: StudySpec, evaluators: Mapping[str, AnyEvaluator]) -> Metric:
+    """What drives: the metric asked for, or a user's own number.
+
+    Raises:
+        SpecError: The metric is not for a split that steers.
+    """
+    validation = evaluators[VALIDATION]
     if isinstance(validation, OwnEvaluator):
         return own_metric(validation.metric or SCORE)
-    return METRICS[spec.metric]
+    metric = metric_named(spec.metric)
+    for name in (VALIDATION, *spec.weights):
+        if isinstance(evaluator := evaluators[name], Evaluator):
+            split = evaluator.split
+            check_metric(metric, split.labels, split.class_count, split.source)
+    return metric

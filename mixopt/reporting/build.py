@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import FailedRow, MadeRow
-from mixopt.reporting.statistics import interval, mcnemar, wilson
-from mixopt.values.metrics import Metric, metric_named, shown_metric, smoothed
+from mixopt.reporting.statistics import interval, mcnemar, paired, wilson
+from mixopt.values.metrics import Metric, metric_named, own_metric, shown_metric, smoothed
 from mixopt.values.samples import VALIDATION
 
 REFERENCES = ("individual", "greedy")
@@ -20,9 +20,9 @@ def entries(
 ) -> tuple[MadeRow | FailedRow, ...]:
     """What the report says of each row.
 
-    Scores come with 95 % intervals: accuracies Wilson's, other metrics the percentile bootstrap's (Efron 1979); each
-    row comes with the p-value of an exact McNemar test on the same samples against the best individual and the greedy
-    soup.
+    Scores come with 95 % intervals, see `mixopt.reporting.statistics.interval`; each row comes with the p-value of an
+    exact McNemar test on the same samples against the best individual and the greedy soup, and where another metric
+    than accuracy drives, with that of a paired t-test of it.
 
     Args:
         rows: The methods, in the order of the table.
@@ -33,7 +33,7 @@ def entries(
     made = {row.name: row for row in rows if isinstance(row, Row)}
     references = [made[name] for name in REFERENCES if name in made]
     return tuple(
-        _made(row, metric_named(metric), tuning, steering, references)
+        _made(row, _driving(row, metric), tuning, steering, references)
         if isinstance(row, Row)
         else FailedRow(name=row.name, error=row.reason)
         for row in rows
@@ -49,7 +49,7 @@ def best_row(rows: Sequence[Row], metric: str, tuning: int | None = None) -> str
         tuning: How many of the first samples tuned. Where there are others, the `FINALISTS` rows that score best on
             the first are compared by metric and loss on those others: what a row was fitted to cannot choose it.
     """
-    measure = metric_named(metric)
+    measure = _driving(rows[0], metric)
     if tuning is None or tuning >= len(rows[0].samples[VALIDATION].labels):
         ranked = _ranked(rows, measure, slice(None))
     else:
@@ -63,8 +63,8 @@ def _ranked(rows: Sequence[Row], measure: Metric, part: slice) -> list[Row]:
     """Rows by a metric on a part of the validation split, best first."""
 
     def value(row: Row) -> float:
-        found = row.samples[VALIDATION]
-        return measure.sign * measure.value(found.labels[part], found.predicted[part], found.losses[part])
+        found = row.samples[VALIDATION].take(part)
+        return measure.sign * measure.of(found.labels, found)
 
     return sorted(rows, key=lambda row: -value(row))
 
@@ -95,7 +95,9 @@ def _made(row: Row, metric: Metric, tuning: int | None, steering: Sequence[str],
         metrics={split: dict(metrics) for split, metrics in row.metrics.items()},
         signals=_signals(row.samples[VALIDATION], metric, tuning),
         interval={
-            split: interval(driving[split], samples)
+            split: interval(
+                metric_named(driving[split]) if samples.are_classified else own_metric(metric.name), samples
+            )
             for split, samples in row.samples.items()
             if samples.are_classified or len(samples.labels) > 1
         },
@@ -107,6 +109,15 @@ def _made(row: Row, metric: Metric, tuning: int | None, steering: Sequence[str],
             for other in versus
             if other.name != row.name
         },
+        paired_p={
+            other.name: {
+                split: paired(metric.gains(each.labels, each, other.samples[split]))
+                for split, each in classified.items()
+                if driving[split] == metric.name != "accuracy" and not metric.lacks(other.samples[split])
+            }
+            for other in versus
+            if other.name != row.name and metric.name != "accuracy" and row.samples[VALIDATION].are_classified
+        },
         notes=dict(row.notes),
         curves=dict(row.curves),
         sweep=tuple(row.sweep),
@@ -115,8 +126,10 @@ def _made(row: Row, metric: Metric, tuning: int | None, steering: Sequence[str],
 
 def _signals(samples: LabelledOutcomes, metric: Metric, tuning: int | None) -> dict[str, float]:
     """What a sampler could be told of a row: the metric, raw and smoothed, on the samples that tune."""
-    first = slice(tuning)
-    return {
-        each.name: each.value(samples.labels[first], samples.predicted[first], samples.losses[first])
-        for each in (metric, smoothed(metric))
-    }
+    first = samples.take(slice(tuning))
+    return {each.name: each.of(first.labels, first) for each in (metric, smoothed(metric))}
+
+
+def _driving(row: Row, name: str) -> Metric:
+    """The driving metric: of a user's own objective its number, whatever name it has."""
+    return metric_named(name) if row.samples[VALIDATION].are_classified else own_metric(name)

@@ -74,7 +74,7 @@ def _tables(report: Report) -> Iterator[Section]:
         yield Section("Rows that failed", items=[f"{row.name}: {row.error}" for row in report.failures])
     header, cells = tables.comparisons(report)
     if len(header) > 1:
-        caption = "Difference in accuracy on the same samples, and p of the exact McNemar test."
+        caption = f"On the same samples: {tables.compared_by(report)}."
         yield Section("Paired tests", header, cells, caption=caption)
     if report.front:
         yield Section("Trials on the Pareto front", *tables.front(report.front))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.reporting.schema import SweepPoint
-from mixopt.values.metrics import Labels, Losses
+from mixopt.values.metrics import HasOutcomes, Labels, Losses
 
 Correct = NDArray[np.bool_]
 
@@ -23,11 +23,25 @@ class LabelledOutcomes:
         labels: ``[n]`` int64.
         predicted: ``[n]`` int64.
         losses: ``[n]`` float64, in nats.
+        above: ``[n]`` int64, how many classes come before the right one; None where that was not kept.
+        confidence: ``[n]`` float64, the probability of the predicted class; None where that was not kept.
     """
 
     labels: Labels
     predicted: Labels
     losses: Losses
+    above: Labels | None = None
+    confidence: Losses | None = None
+
+    @classmethod
+    def of(cls, labels: Labels, outcomes: HasOutcomes) -> LabelledOutcomes:
+        """Labels ``[n]`` and what a model did on the same samples."""
+        return cls(labels, outcomes.predicted, outcomes.losses, outcomes.above, outcomes.confidence)
+
+    def take(self, part: slice | NDArray[np.int64]) -> LabelledOutcomes:
+        """Those of some samples."""
+        more: list[Any] = [None if each is None else each[part] for each in (self.above, self.confidence)]
+        return LabelledOutcomes(self.labels[part], self.predicted[part], self.losses[part], *more)
 
     @property
     def correct(self) -> Correct:

@@ -14,7 +14,7 @@ REPORT_FORMAT = 2
 # Keys that are left out where there is nothing to say.
 _OPTIONAL = frozenset(
     {"select", "shifts", "sampler", "trials", "race", "space", "front", "compared", "refined", "notes", "curves",
-     "sweep", "failed", "trial", "family", "among"}
+     "sweep", "failed", "trial", "family", "among", "paired_p"}
 )  # fmt: skip
 
 
@@ -65,6 +65,8 @@ class MadeRow(_Part):
         interval: Split to the 95 % interval of the driving metric; absent where no samples tell one.
         accuracy_interval: Split to Wilson's interval of the accuracy.
         mcnemar_p: Reference row to split to the p-value of the exact McNemar test.
+        paired_p: The same to that of a paired t-test of the driving metric, where that is another than accuracy: of a
+            metric that is no mean by its jackknife pseudo-values.
         notes: More about the choice, by name.
         curves: What the method saw on the way.
         sweep: Every mix along a sweep.
@@ -88,6 +90,7 @@ class MadeRow(_Part):
     interval: dict[str, tuple[float, float]]
     accuracy_interval: dict[str, tuple[float, float]]
     mcnemar_p: dict[str, dict[str, float]] = Field(default_factory=dict)
+    paired_p: dict[str, dict[str, float]] = Field(default_factory=dict)
     notes: dict[str, Any] = Field(default_factory=dict)
     curves: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
     sweep: tuple[SweepPoint, ...] = ()

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from mixopt.reporting.rows import Correct, LabelledOutcomes
-from mixopt.values.metrics import metric_named
+from mixopt.values.metrics import Metric
 
 CONFIDENCE = 0.95
 RESAMPLES = 999
+NORMAL = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
 
 
-def interval(metric: str, samples: LabelledOutcomes) -> tuple[float, float]:
-    """95 % interval of a metric: Wilson's for accuracy, else the percentile bootstrap's over samples."""
-    if metric == "accuracy":
-        return wilson(samples.correct)
-    measure = metric_named(metric)
+def interval(metric: Metric, samples: LabelledOutcomes) -> tuple[float, float]:
+    """95 % interval of a metric.
+
+    Wilson's for a share of the samples (accuracy, top-k), the percentile bootstrap's over samples for other means
+    (Efron 1979), and for what is no mean the normal one with the jackknife's standard error (Tukey 1958), within the
+    metric's bounds: a resample repeats samples, which makes a rare class rarer and a calibration worse than they are.
+    """
+    if metric.name == "accuracy" or "above" in metric.needs:
+        return wilson(np.asarray(metric.per_sample(samples.labels, samples) == 1))
+    value = metric.of(samples.labels, samples)
     if len(samples.labels) < 2:  # nothing to resample
-        value = measure.value(samples.labels, samples.predicted, samples.losses)
         return value, value
+    if metric.exact is not None:
+        half = NORMAL * float(stats.sem(metric.per_sample(samples.labels, samples)))
+        return max(metric.bounds[0], value - half), min(metric.bounds[1], value + half)
+
+    def resampled(numbers: NDArray[np.int64]) -> float:
+        drawn = samples.take(numbers)
+        return metric.of(drawn.labels, drawn)
+
     found = stats.bootstrap(
-        (samples.labels, samples.predicted, samples.losses),
-        measure.value,
-        paired=True,
+        (np.arange(len(samples.labels)),),
+        resampled,
         vectorized=False,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
@@ -37,6 +50,14 @@ def wilson(correct: Correct) -> tuple[float, float]:
     """95 % interval of an accuracy, ``[n]`` to two fractions (Wilson 1927)."""
     found = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
+
+
+def paired(gains: NDArray[np.float64]) -> float:
+    """Two-sided p-value of the paired t-test on what each sample gains, ``[n]``; see `mixopt.values.counts`."""
+    if len(gains) < 2 or not np.any(gains):
+        return 1.0
+    error = float(stats.sem(gains))
+    return float(2 * stats.t.sf(abs(float(gains.mean())) / error, len(gains) - 1)) if error > 0 else 0.0
 
 
 def mcnemar(first: Correct, second: Correct) -> float:

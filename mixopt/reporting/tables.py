@@ -61,22 +61,30 @@ def ties(report: Report) -> list[str]:
 
 
 def comparisons(report: Report) -> Table:
-    """Header and cells of the paired differences in accuracy against the references, with McNemar p-values.
+    """Header and cells of the paired differences against the references, with p-values; see `compared_by`.
 
     The header alone names ``method`` where the report holds none of the references.
     """
     made = {row.name: row for row in report.made}
     references = [name for name in REFERENCES if name in made]
     splits = [
-        split for split in (VALIDATION, *report.tests) if all(split in row.accuracy_interval for row in report.made)
+        split
+        for split in (VALIDATION, *report.tests)
+        if all(split in row.accuracy_interval and _compared(report) in row.metrics[split] for row in report.made)
     ]
     header = ["method"]
     header += [f"{'selection' if split == VALIDATION else split} - {name}" for name in references for split in splits]
     cells = [
-        [row.name, *(_difference(row, made[name], split) for name in references for split in splits)]
+        [row.name, *(_difference(report, row, made[name], split) for name in references for split in splits)]
         for row in report.made
     ]
     return header if splits else ["method"], cells
+
+
+def compared_by(report: Report) -> str:
+    """What the paired differences are of, and by which test: the driving metric, where it was tested."""
+    measured = _compared(report)
+    return f"difference in {measured}, {'exact McNemar p' if measured == 'accuracy' else 'p of a paired t-test'}"
 
 
 def front(found: Front) -> Table:
@@ -106,11 +114,16 @@ def _shown(report: Report, split: str) -> str:
     return f"{split} ({', '.join(notes)})" if notes else split
 
 
-def _difference(row: MadeRow, reference: MadeRow, split: str) -> str:
+def _compared(report: Report) -> str:
+    return report.metric if any(row.paired_p for row in report.made) else "accuracy"
+
+
+def _difference(report: Report, row: MadeRow, reference: MadeRow, split: str) -> str:
     if row is reference:
         return "-"
-    gain = row.metrics[split]["accuracy"] - reference.metrics[split]["accuracy"]
-    p = row.mcnemar_p.get(reference.name, {}).get(split)
+    measured = _compared(report)
+    gain = row.metrics[split][measured] - reference.metrics[split][measured]
+    p = (row.mcnemar_p if measured == "accuracy" else row.paired_p).get(reference.name, {}).get(split)
     return f"{gain:+.4f}" if p is None else f"{gain:+.4f} ({_p_value(p)})"
 
 

@@ -16,6 +16,7 @@ from mixopt.scoring.device import limit_threads, resolve_device
 from mixopt.scoring.evaluator import FP32, Evaluator
 from mixopt.scoring.own_objective import own_evaluator
 from mixopt.spec import AUTO, DataSpec, load_spec
+from mixopt.values.metrics import check_metric, metric_named
 from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
 from mixopt.weights import checkpoints, saving
@@ -78,10 +79,14 @@ def evaluate(
         for name, split in splits.items()
     }
     own = {name: own_evaluator(name, path, nn.Identity(), device, None) for name, path in functions.items()}
-    scored = score_checkpoint(opened, family, {**evaluators, **own}, device)
+    metric = metric_named(recipe.metric if recipe is not None and "metric" not in given else spec.metric)
+    if "metric" in given:
+        for split in splits.values():
+            check_metric(metric, split.labels, split.class_count, split.source)
+    scored = score_checkpoint(opened, family, {**evaluators, **own}, device, metric)
     return {
         "model": str(path),
-        "metric": recipe.metric if recipe is not None and "metric" not in given else spec.metric,
+        "metric": metric.name,
         "splits": {
             called if name == VALIDATION else name: {"samples": len(outcomes), "metrics": metrics}
             for name, (outcomes, metrics) in scored.items()

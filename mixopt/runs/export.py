@@ -27,6 +27,7 @@ from mixopt.scoring.score import Score
 from mixopt.scoring.scorer import AnyEvaluator
 from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec
+from mixopt.values.metrics import Metric
 from mixopt.values.mix import Mix
 from mixopt.values.recipe import RECIPE_VALIDATION, Recipe
 from mixopt.values.samples import VALIDATION
@@ -89,7 +90,7 @@ def _scored(name: str, entry: Entry, objective: Objective) -> Row | Failure:
 def samples_of(mix: Mix, objective: Objective) -> LabelledOutcomes:
     """What a mix does on every sample of the validation split."""
     found = objective.whole().score(mix).outcomes
-    return LabelledOutcomes(objective.evaluators[VALIDATION].split.labels, found.predicted, found.losses)
+    return LabelledOutcomes.of(objective.evaluators[VALIDATION].split.labels, found)
 
 
 def make_row(
@@ -108,9 +109,7 @@ def make_row(
     return Row(
         name=name,
         metrics=metrics,
-        samples={
-            split: LabelledOutcomes(labels[split], found.predicted, found.losses) for split, found in outcomes.items()
-        },
+        samples={split: LabelledOutcomes.of(labels[split], found) for split, found in outcomes.items()},
         evaluations=tally.evaluations,
         computed=tally.computed(objective.scorer.ran),
         images=tally.images,
@@ -166,7 +165,7 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
 
     reread = checkpoints.read(folder.model)
     saving.check_output(recipe, reread.tensors, str(folder.model))
-    scored = score_checkpoint(reread, family, objective.evaluators, assembly.device)
+    scored = score_checkpoint(reread, family, objective.evaluators, assembly.device, objective.metric)
     outcomes, metrics = scored[VALIDATION]
     verification = Verification(
         trial_score=score.value,
@@ -193,6 +192,7 @@ def score_checkpoint(
     family: Family,
     evaluators: Mapping[str, AnyEvaluator],
     device: torch.device,
+    metric: Metric,
 ) -> dict[str, tuple[Outcomes, dict[str, float]]]:
     """Score one checkpoint as it stands in its file, in a model of its own.
 
@@ -227,7 +227,7 @@ def score_checkpoint(
                 f"{checkpoint.path}: losses on {name} are not finite; the model's weights overflow, or predict of "
                 "--family gives logits that are no numbers"
             )
-        scored[name] = (outcomes, evaluator.measure(outcomes))
+        scored[name] = (outcomes, evaluator.measure(outcomes, metric))
     return scored
 
 

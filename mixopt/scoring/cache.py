@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -21,6 +21,8 @@ Found = TypeVar("Found")
 
 # What an entry holds beside its arrays, whose names start otherwise.
 _KEY, _SECONDS = "_key", "_seconds"
+# What entries of every version hold.
+_ALWAYS = ("predicted", "losses")
 # Before the names of a user's own numbers.
 _ALSO = "also."
 
@@ -46,10 +48,12 @@ class OutcomeCache:
     Args:
         folder: Where the entries lie.
         listener: Warned of damaged entries.
+        needs: Fields of outcomes that entries of before they were kept do not have: those without count as missing.
     """
 
-    def __init__(self, folder: Path, listener: Listener | None = None) -> None:
+    def __init__(self, folder: Path, listener: Listener | None = None, needs: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._needs = needs
         self._listener = listener or Listener()
 
     def get(self, key: str, most: int) -> tuple[Outcomes, float] | None:
@@ -61,7 +65,8 @@ class OutcomeCache:
                 raise ValueError("an entry of another split")
             return outcomes
 
-        return self._load(self._path("outcomes", key), key, outcomes_of)
+        found = self._load(self._path("outcomes", key), key, outcomes_of)
+        return None if found and any(getattr(found[0], name) is None for name in self._needs) else found
 
     def put(self, key: str, outcomes: Outcomes, seconds: float) -> None:
         """Store outcomes.
@@ -119,6 +124,10 @@ def arrays_of(outcomes: Outcomes) -> dict[str, NDArray[Any]]:
         "predicted": outcomes.predicted.astype(np.int32),
         "losses": outcomes.losses.astype(np.float64 if is_own else np.float32),
     }
+    if outcomes.above is not None and outcomes.confidence is not None:
+        # Few classes come before the right one: a byte does for most, two for nearly all.
+        above = outcomes.above.astype(np.min_scalar_type(int(outcomes.above.max(initial=0))))
+        arrays |= {"above": above, "confidence": outcomes.confidence.astype(np.float32)}
     return arrays | {f"{_ALSO}{name}": np.array(value) for name, value in outcomes.also.items()}
 
 
@@ -129,10 +138,13 @@ def outcomes_from(arrays: Arrays) -> Outcomes:
         ValueError: The arrays are of different lengths.
     """
     also = {name.removeprefix(_ALSO): float(array) for name, array in arrays.items() if name.startswith(_ALSO)}
-    outcomes = Outcomes(arrays["predicted"].astype(np.int64), arrays["losses"].astype(np.float64), also)
-    if len(outcomes.losses) != len(outcomes):
+    dtypes = {"predicted": np.int64, "losses": np.float64, "above": np.int64, "confidence": np.float64}
+    # Entries of before they were kept lack the last two.
+    names = [name for name in dtypes if name in arrays or name in _ALWAYS]
+    every: dict[str, Any] = {name: arrays[name].astype(dtypes[name]) for name in names}
+    if {array.shape for array in every.values()} != {(len(every["predicted"]),)}:
         raise ValueError("an entry whose arrays are of different lengths")
-    return outcomes
+    return Outcomes(**every, also=also)
 
 
 def _unpacked(stream: BinaryIO, key: str) -> tuple[dict[str, NDArray[Any]], float]:

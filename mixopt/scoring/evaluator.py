@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,10 +19,10 @@ from mixopt.memory import is_out_of_memory
 from mixopt.scoring.activation_reuse import Resumed
 from mixopt.scoring.compiled import compiled_pass, filled
 from mixopt.scoring.feed import Feed
-from mixopt.scoring.logits import logits_of, restricted
+from mixopt.scoring.logits import logits_of, outcomes_of, restricted, told
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.untrusted import reason_of
-from mixopt.values.metrics import METRICS
+from mixopt.values.metrics import Metric, measured
 from mixopt.values.samples import Encoding, Samples
 
 # From what an encoding collates to logits [b, n_classes], or what holds them, see `mixopt.scoring.logits`.
@@ -136,13 +135,8 @@ class Evaluator:
             DataError: A label lies beyond the model's classes.
             MixoptError: Not even one sample fits in memory.
         """
-        predicted: list[Tensor] = []
-        losses: list[Tensor] = []
         with torch.inference_mode():
-            for logits, labels in self._forward(predict, start, stop, on_batch):
-                predicted.append(logits.argmax(dim=1))
-                losses.append(F.cross_entropy(logits, labels, reduction="none"))
-            return _outcomes(torch.cat(predicted), torch.cat(losses))
+            return outcomes_of([told(*batch) for batch in self._forward(predict, start, stop, on_batch)])
 
     def logits(
         self, predict: Predict | Resumed, stop: int | None = None, *, on_batch: Callable[[int], None] | None = None
@@ -158,13 +152,11 @@ class Evaluator:
 
     def outcomes_of(self, logits: Tensor) -> Outcomes:
         """What given logits ``[n, n_classes]`` predict and lose on the first samples of the fixed order."""
-        labels = torch.from_numpy(self.split.labels[: len(logits)])
-        return _outcomes(logits.argmax(dim=1), F.cross_entropy(logits, labels, reduction="none"))
+        return outcomes_of([told(logits, torch.from_numpy(self.split.labels[: len(logits)]))])
 
-    def measure(self, outcomes: Outcomes) -> dict[str, float]:
-        """Every metric by name, of the outcomes of the first samples."""
-        labels = self.split.labels[: len(outcomes)]
-        return {name: metric.of(labels, outcomes) for name, metric in METRICS.items()}
+    def measure(self, outcomes: Outcomes, driving: Metric | None = None) -> dict[str, float]:
+        """Every metric that there is for the split, the driving one too, of the outcomes of the first samples."""
+        return measured(self.split.labels[: len(outcomes)], outcomes, self.split.class_count, driving)
 
     def _forward(
         self, predict: Predict | Resumed, start: int, stop: int | None, on_batch: Callable[[int], None] | None
@@ -284,7 +276,3 @@ def _failing(split: Samples, error: Exception) -> DataError:
         f"{split.source}: the model fails on these samples ({shapes}): {reason_of(error)} ({place}). "
         "Expected samples that the model of --family takes"
     )
-
-
-def _outcomes(predicted: Tensor, losses: Tensor) -> Outcomes:
-    return Outcomes(predicted.cpu().numpy().astype(np.int64), losses.cpu().numpy().astype(np.float64))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mixopt.errors import SpecError, names
+from mixopt.scoring.outcomes import Outcomes
 
 LOGITS = "logits"
 _EXPECTED = "expected a tensor of logits [batch, classes]"
@@ -58,6 +61,28 @@ def restricted(logits: Tensor, among: tuple[int, ...] | None) -> Tensor:
     outside = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
     outside[list(among)] = False
     return logits.masked_fill(outside, -torch.inf)
+
+
+def told(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """What is kept of logits ``[b, n_classes]`` float32 and labels ``[b]``: fields of `Outcomes` to ``[b]``."""
+    own = logits.gather(1, labels[:, None])
+    lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return {
+        "predicted": logits.argmax(dim=1),
+        "losses": F.cross_entropy(logits, labels, reduction="none"),
+        "above": ((logits > own) | ((logits == own) & lower)).sum(dim=1),
+        "confidence": (logits - logits.amax(dim=1, keepdim=True)).exp().sum(dim=1).reciprocal(),
+    }
+
+
+def outcomes_of(batches: Sequence[Mapping[str, Tensor]]) -> Outcomes:
+    """The outcomes of batches, one after another, see `told`."""
+    dtypes = {"predicted": np.int64, "losses": np.float64, "above": np.int64, "confidence": np.float64}
+    found: dict[str, Any] = {
+        name: torch.cat([batch[name] for batch in batches]).cpu().numpy().astype(dtype)
+        for name, dtype in dtypes.items()
+    }
+    return Outcomes(**found)
 
 
 def _inside(given: Any) -> tuple[Tensor | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -228,7 +229,7 @@ class Objective:
 
     def measure(self, outcomes: Outcomes, split: str) -> dict[str, float]:
         """Every metric by name, of the outcomes of a split's first samples."""
-        return self.evaluators[split].measure(outcomes)
+        return self.evaluators[split].measure(outcomes, self.metric)
 
     def _score_mix(self, mix: Mix, split: str) -> Score:
         seen = self.scorer.see(mix, split, Looks([self._count(split)]), self.watch.on_batch)
@@ -243,14 +244,15 @@ class Objective:
                 self.watch.on_score(seen.key)
         metrics = self.measure(seen.outcomes, split)
         labels = self.evaluators[split].split.labels[: len(seen.outcomes)]
+        shown = shown_metric(self.metric.name, metrics)
         return Score(
-            value=metrics[shown_metric(self.metric.name, metrics)],
+            value=metrics[shown],
             metrics=metrics,
             outcomes=seen.outcomes,
             seconds=seen.seconds,
             cached=not seen.runs,
             images=seen.images,
-            signal=self.signal.of(labels, seen.outcomes),
+            signal=self.signal.of(labels, seen.outcomes) if shown == self.metric.name else math.nan,
         )
 
     def _count_runs(self, seen: Seen) -> None:

@@ -122,7 +122,7 @@ class OwnEvaluator:
         predicted = np.full(len(values), -1, dtype=np.int64)
         return Outcomes(predicted, -values[order], others).rest(start)
 
-    def measure(self, outcomes: Outcomes) -> dict[str, float]:
+    def measure(self, outcomes: Outcomes, driving: Any = None) -> dict[str, float]:
         """The driving number by name, and the others."""
         driving = self.metric or next(iter(outcomes.also), SCORE)
         return {**outcomes.also, driving: float(np.mean(-outcomes.losses))}

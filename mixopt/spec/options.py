@@ -110,7 +110,8 @@ class Fields(BaseModel):
     metric: Annotated[
         str,
         Option(
-            f"What every choice is made by: {', '.join(METRICS)}; with your own objective, the name of its number.",
+            f"What every choice is made by: {', '.join(METRICS)} (or top and another number); with your own objective, "
+            "the name of its number.",
             CHOICE,
             SCORING,
             common=True,

@@ -11,7 +11,7 @@ from mixopt.imports import is_import_path
 from mixopt.spec import checks
 from mixopt.spec.checks import AUTO, FAMILIES, known
 from mixopt.spec.options import Fields
-from mixopt.values.metrics import METRICS
+from mixopt.values.metrics import METRICS, find_metric
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 
 SAMPLERS = (AUTO, "cmaes", "nsgaii", "tpe", "gp", "random")
@@ -112,7 +112,8 @@ class StudySpec(Fields):
     def _known_metric(cls, value: str, info: ValidationInfo) -> str:
         # A user's own objective names its numbers itself.
         validation = getattr(info.data.get("data"), "validation", None)
-        return value if is_import_path(str(validation)) else known("metric", value, METRICS)
+        is_known = is_import_path(str(validation)) or find_metric(value)
+        return value if is_known else known("metric", value, METRICS, ", or top and any number")
 
     @field_validator("sampler")
     @classmethod

@@ -119,6 +119,12 @@ class Samples:
         return digest.hexdigest()
 
     @property
+    def class_count(self) -> int | None:
+        """How many classes predictions are of, where that is known."""
+        known = self.among or self.classes
+        return len(known) if known else None
+
+    @property
     def unit(self) -> str:
         """What one of them is called in messages: ``image``, or ``sample`` where they are anything else."""
         images = self.arrays.get(IMAGES)

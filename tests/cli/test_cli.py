@@ -765,7 +765,8 @@ def test_evaluate_shows_a_table(home: Path) -> None:
     result = invoke("evaluate", home / "run" / "model.safetensors", *more)
     row = json.loads((home / "run" / "report.json").read_text())["methods"][-1]["metrics"]["test"]
     cells = next(line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["test"])
-    assert cells == ["test", "96", *(f"{row[name]:.4f}" for name in ("accuracy", "nll", "balanced_accuracy"))]
+    assert cells == ["test", "96", *(f"{value:.4f}" for value in row.values())]
+    assert list(row)[:3] == ["accuracy", "nll", "balanced_accuracy"]
     assert "its weights are those of its recipe" in result.stdout
 
 

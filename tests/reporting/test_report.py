@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import comb, sqrt
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mixopt.reporting.build import best_row
 from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import SplitInfo, SweepPoint
-from mixopt.reporting.statistics import interval, mcnemar, wilson
+from mixopt.reporting.statistics import interval, mcnemar, paired, wilson
 from mixopt.reporting.stored import report_from
-from mixopt.reporting.tables import comparisons, table, ties, widths
+from mixopt.reporting.tables import compared_by, comparisons, table, ties, widths
+from mixopt.values.metrics import METRICS, measured
 from tests.reports import report_of
 
 
@@ -47,16 +50,93 @@ def test_wilson_is_the_formula() -> None:
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     assert wilson(correct) == pytest.approx((middle - half, middle + half))
-    assert interval("accuracy", samples(correct.tolist())) == wilson(correct)
+    assert interval(METRICS["accuracy"], samples(correct.tolist())) == wilson(correct)
 
 
 def test_other_metrics_get_a_bootstrap_of_the_samples() -> None:
     random = np.random.default_rng(0)
     losses = random.exponential(1.0, 400)
-    found = interval("nll", samples([True] * 400, losses.tolist()))
+    found = interval(METRICS["nll"], samples([True] * 400, losses.tolist()))
     half = 1.96 * losses.std(ddof=1) / sqrt(400)
     assert found == pytest.approx((losses.mean() - half, losses.mean() + half), abs=0.15 * half)
-    assert found == interval("nll", samples([True] * 400, losses.tolist())), "the same every time"
+    assert found == interval(METRICS["nll"], samples([True] * 400, losses.tolist())), "the same every time"
+
+
+def random_samples(count: int, seed: int, right: float = 0.8) -> LabelledOutcomes:
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 10 % 4 % 3
+    predicted = np.where(random.random(count) < right, labels, (labels + 1) % 3)
+    above = np.where(predicted == labels, 0, random.integers(1, 9, count))
+    return LabelledOutcomes(labels, predicted, random.random(count), above, 0.6 + 0.3 * random.random(count))
+
+
+@pytest.mark.parametrize("name", ["f1_macro", "matthews", "worst_class_recall", "ece"])
+def test_what_is_no_mean_gets_the_jackknifes_interval(name: str) -> None:
+    """It holds the value of a far larger sample in about 95 % of the draws."""
+    metric, truth = METRICS[name], random_samples(400_000, seed=1)
+    true = metric.of(truth.labels, truth)
+    held = 0
+    for seed in range(200):
+        low, high = interval(metric, random_samples(400, seed))
+        held += low <= true <= high
+    assert 180 <= held <= 200
+    alone = random_samples(1, 0)
+    assert interval(metric, alone) == (metric.of(alone.labels, alone),) * 2
+    perfect = random_samples(50, 0, right=1.0)
+    low, high = interval(metric, perfect)
+    assert metric.bounds[0] <= low <= metric.of(perfect.labels, perfect) <= high <= metric.bounds[1]
+
+
+def test_a_top_accuracy_gets_wilsons() -> None:
+    found = random_samples(80, seed=0)
+    assert found.above is not None
+    assert interval(METRICS["top5"], found) == wilson(found.above < 5)
+
+
+def test_paired_is_the_t_test() -> None:
+    gains = np.random.default_rng(0).normal(0.1, 1.0, 50)
+    assert paired(gains) == pytest.approx(float(stats.ttest_1samp(gains, 0).pvalue))
+    assert paired(-gains) == pytest.approx(paired(gains))
+    assert paired(np.zeros(9)) == paired(gains[:1]) == 1
+    assert paired(np.full(9, 0.25)) == 0
+
+
+def test_another_metric_is_tested_and_compared_by_itself() -> None:
+    names = {"individual": 0.8, "greedy": 0.8, "search": 0.95}
+    found = {name: random_samples(300, seed, right) for seed, (name, right) in enumerate(names.items())}
+    rows = [
+        replace(
+            row(name, [True]),
+            samples={"validation": each, "test": each},
+            metrics=dict.fromkeys(("validation", "test"), measured(each.labels, each, 3)),
+        )
+        for name, each in found.items()
+    ]
+    report = report_of(rows, metric="f1_macro")
+    assert report_from(report.to_json(), "report.json") == report
+    p = report.row("search").paired_p
+    assert p.keys() == {"individual", "greedy"}
+    assert p["greedy"]["test"] < 0.001 < report.row("greedy").paired_p["individual"]["test"]
+    assert compared_by(report) == "difference in f1_macro, p of a paired t-test"
+    header, cells = comparisons(report)
+    gain = report.row("search").search - report.row("greedy").search
+    assert cells[2][header.index("test - greedy")] == f"{gain:+.4f} (p<0.001)"
+    accuracy = report_of(rows, metric="accuracy")
+    assert "paired_p" not in accuracy.as_dict()["methods"][0]
+    assert compared_by(accuracy) == "difference in accuracy, exact McNemar p"
+
+
+def test_a_users_own_number_may_have_a_metrics_name() -> None:
+    """Its mean is what counts, higher is better, and no metric of classes stands in for it."""
+    own = LabelledOutcomes(np.zeros(3, np.int64), np.full(3, -1), -np.array([0.2, 0.4, 0.9]))
+    rows = [replace(row("one", [True]), samples={"validation": own}, metrics={"validation": {"ece": 0.5}})]
+    report = report_of(rows, metric="ece")
+    (made,) = report.made
+    assert made.signals == {"ece": pytest.approx(0.5)}
+    assert made.interval["validation"][1] > 0.5
+    assert (
+        best_row([*rows, replace(rows[0], name="two", samples={"validation": own.take(slice(2, 3))})], "ece") == "two"
+    )
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(5, 1), (0, 7), (3, 3), (0, 0)])
@@ -159,7 +239,7 @@ def test_comparisons_are_paired_differences_with_p_values() -> None:
         Failure("wise_ft", "no base"),
         row("uniform", [False, True] * 20),
     ]
-    header, cells = comparisons(report_of(rows, "nll"))
+    header, cells = comparisons(report_of(rows))
     assert header == ["method", "selection - individual", "test - individual", "selection - greedy", "test - greedy"]
     assert [line[0] for line in cells] == ["individual", "greedy", "uniform"]
     assert cells[0] == ["individual", "-", "-", "-0.5000 (p<0.001)", "-0.5000 (p<0.001)"]

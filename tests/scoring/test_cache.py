@@ -23,7 +23,8 @@ KEY, OTHER = "ab" * 32, "cd" * 32
 def outcomes_of(count: int, seed: int = 0) -> Outcomes:
     random = np.random.default_rng(seed)
     losses = random.exponential(size=count).astype(np.float32).astype(np.float64)
-    return Outcomes(random.integers(0, 1000, count), losses)
+    confidence = random.random(count).astype(np.float32).astype(np.float64)
+    return Outcomes(random.integers(0, 1000, count), losses, {}, random.integers(0, 300, count), confidence)
 
 
 @pytest.fixture
@@ -60,6 +61,39 @@ def test_outcomes_come_back_bit_for_bit(
     assert found[0].losses.dtype == np.float64
     assert found[0].losses.tobytes() == np.array(losses).tobytes()
     assert found[1] == seconds
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1, width=32)), min_size=1, max_size=20))
+def test_ranks_and_confidences_come_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, kept: list[tuple[int, float]]
+) -> None:
+    above, confidence = np.array([each[0] for each in kept]), np.array([each[1] for each in kept])
+    cache = OutcomeCache(tmp_path_factory.mktemp("cache"))
+    cache.put(KEY, Outcomes(above, confidence, {}, above, confidence), 0.5)
+    found = cache.get(KEY, len(kept))
+    assert found is not None
+    assert found[0].above is not None
+    assert found[0].confidence is not None
+    assert found[0].above.tolist() == above.tolist()
+    assert found[0].confidence.tobytes() == confidence.tobytes()
+
+
+def test_a_sample_takes_thirteen_or_fourteen_bytes(cache: OutcomeCache) -> None:
+    for most, bytes_each in ((200, 13), (999, 14)):
+        random = np.random.default_rng(0)
+        above = random.integers(0, most, 20_000)
+        cache.put(KEY, Outcomes(above, random.random(20_000), {}, above, random.random(20_000)), 0.5)
+        assert entry_of(cache).stat().st_size / 20_000 < bytes_each + 0.2  # and a header
+
+
+def test_an_entry_that_does_not_tell_what_is_needed_is_missing_without_a_word(tmp_path: Path, heard: Recorder) -> None:
+    kept = outcomes_of(8)
+    OutcomeCache(tmp_path).put(KEY, Outcomes(kept.predicted, kept.losses), 0.5)
+    assert OutcomeCache(tmp_path, heard.listener).get(KEY, 8) is not None
+    assert OutcomeCache(tmp_path, heard.listener, ("above",)).get(KEY, 8) is None
+    OutcomeCache(tmp_path).put(KEY, kept, 0.5)
+    assert OutcomeCache(tmp_path, heard.listener, ("above", "confidence")).get(KEY, 8) is not None
+    assert not heard.warnings
 
 
 def test_gradients_come_back_bit_for_bit(cache: OutcomeCache) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixopt import Mix, Objective, ScoreError, load_spec, one_hot, open_objective
+from mixopt import Mix, Objective, ScoreError, SpecError, load_spec, one_hot, open_objective
+from mixopt.untrusted.arrays import packed, unpacked
 from mixopt.values.groups import make_groups
 from mixopt.values.metrics import METRICS
 from tests.conftest import random_mix
@@ -32,7 +33,7 @@ def test_score_is_the_metric_of_the_outcomes(clip_pool_template: Path, tmp_path:
     score = objective.score(mix)
     labels = objective.evaluators["validation"].split.labels
     assert score.value == np.mean(score.outcomes.predicted == labels)
-    assert set(score.metrics) == set(METRICS)
+    assert set(score.metrics) == set(METRICS) - {"f1", "top5"}, "all that there are for four classes"
     assert score.metrics["nll"] == np.mean(score.outcomes.losses)
     assert not score.cached
 
@@ -254,3 +255,72 @@ def test_a_race_by_a_metric_that_is_minimised(clip_pool_template: Path, tmp_path
     score = objective.race(mixes[1], incumbent)
     worse = np.mean(score.outcomes.losses - incumbent.outcomes.losses[:20])
     assert score.value == pytest.approx(incumbent.value + worse)
+
+
+@pytest.mark.parametrize("name", ["f1_macro", "matthews", "top2", "worst_class_recall", "ece"])
+def test_a_race_by_a_metric_of_whole_counts(
+    name: str, clip_pool_template: Path, tmp_path: Path, impatient: list[int]
+) -> None:
+    objective = opened(clip_pool_template, tmp_path, metric=name)
+    assert objective.metric.name == name
+    mixes = [random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed=n) for n in (0, 1)]
+    incumbent = objective.score(mixes[0])
+    assert incumbent.value == incumbent.metrics[name]
+    impatient.append(30)
+    score = objective.race(mixes[1], incumbent)
+    labels = objective.evaluators["validation"].split.labels[:30]
+    ours, theirs = (objective.metric.of(labels, each.outcomes.first(30)) for each in (score, incumbent))
+    assert score.value == pytest.approx(incumbent.value + ours - theirs)
+    assert objective.score(mixes[0], "test").metrics.keys() >= {name}
+
+
+def older(entry: Path) -> None:
+    """An entry as it was before ranks and confidences were kept."""
+    with entry.open("rb") as stream:
+        arrays = {name: array for name, array in unpacked(stream).items() if name not in ("above", "confidence")}
+    entry.write_bytes(packed(arrays))
+
+
+def test_older_entries_are_read_where_they_tell_enough(
+    clip_pool_template: Path, tmp_path: Path, computed: list[int]
+) -> None:
+    objective = opened(clip_pool_template, tmp_path)
+    mix = random_mix(make_groups("2", objective.pool.sizes), objective.pool.columns)
+    first = objective.score(mix)
+    (entry,) = (tmp_path / "outcomes").rglob("*.npz")
+    older(entry)
+    for name in ("accuracy", "f1_macro", "matthews", "worst_class_recall", "nll"):
+        again = opened(clip_pool_template, tmp_path, metric=name).score(mix)
+        assert again.cached
+        assert again.metrics == {name: value for name, value in first.metrics.items() if name != "ece"}
+    assert computed == [1]
+    anew = opened(clip_pool_template, tmp_path, metric="ece").score(mix)
+    assert computed == [2]
+    assert not anew.cached
+    assert anew.metrics == first.metrics
+    assert opened(clip_pool_template, tmp_path).score(mix).metrics == first.metrics, "the entry tells all again"
+
+
+def test_an_older_entry_of_some_samples_is_gone_on_with(
+    clip_pool_template: Path, tmp_path: Path, impatient: list[int]
+) -> None:
+    objective = opened(clip_pool_template, tmp_path)
+    mixes = [random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed=n) for n in (0, 1)]
+    incumbent = objective.score(mixes[0])
+    impatient.append(30)
+    objective.race(mixes[1], incumbent)
+    for entry in (tmp_path / "outcomes").rglob("*.npz"):
+        older(entry)
+    whole = objective.score(mixes[1])
+    assert len(whole.outcomes) == 96
+    assert "ece" not in whole.metrics, "of the first samples it is not known"
+    fresh = opened(clip_pool_template, tmp_path / "other").score(mixes[1])
+    assert np.array_equal(whole.outcomes.losses, fresh.outcomes.losses)
+
+
+@pytest.mark.parametrize(("metric", "says"), [("f1", "use f1_macro"), ("top5", "use accuracy"), ("top4", "top4 is 1")])
+def test_a_metric_that_is_not_for_the_split_is_one_error(
+    metric: str, says: str, clip_pool_template: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=rf"^--metric {metric}: .*val\.npz: .*{says}"):
+        opened(clip_pool_template, tmp_path, metric=metric)
