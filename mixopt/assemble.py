@@ -231,13 +231,15 @@ def refuse_family(name: str, path: Path, trusted: str | None) -> None:
     families.check_trusted(name, str(path), trusted)
 
 
-def open_splits(spec: StudySpec, family: families.Family, listener: Listener) -> dict[str, Samples]:
-    """The validation split and the tests by name, the former first.
+def open_splits(
+    spec: StudySpec, family: families.Family, listener: Listener, *, selects: bool = True
+) -> dict[str, Samples]:
+    """The validation split and the tests by name, the former first; see `mixopt.data.splits.open_splits`.
 
     Raises:
         DataError: A split cannot be used, or the validation split is also a test split.
     """
-    return open_splits_of(spec, family, listener)
+    return open_splits_of(spec, family, listener, selects=selects)
 
 
 def functions_of(spec: StudySpec) -> dict[str, str]:

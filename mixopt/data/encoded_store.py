@@ -40,6 +40,7 @@ class Decoded:
         digests: ``[n, 16]`` uint8.
         classes: The name of each label, where the source knows them.
         notices: What was done to the records on the way, for the user.
+        skipped: What is told of records that were left out; empty where none was.
     """
 
     arrays: Arrays
@@ -47,6 +48,7 @@ class Decoded:
     digests: NDArray[np.uint8]
     classes: tuple[str, ...] | None
     notices: tuple[str, ...]
+    skipped: str
 
 
 def decoded_folder(cache: Path, content: str) -> Path:
@@ -132,6 +134,7 @@ def write_decoded(
     classes: Sequence[str] | None,
     notices: Callable[[], Sequence[str]] = tuple,
     *,
+    skipped: str = "",
     cache: Path | None = None,
 ) -> None:
     """Keep encoded samples, and hash each of them.
@@ -142,6 +145,7 @@ def write_decoded(
         labels: As in `Decoded`, like what follows.
         classes: The name of each label.
         notices: Asked once all samples are written.
+        skipped: What is told of records that were left out.
         cache: The cache that the folder lies in.
     """
     stream = iter(samples)
@@ -172,7 +176,8 @@ def write_decoded(
             writer.close()
     # The arrays of the samples first, then the lengths of those that are padded.
     sums = {name: summed[name].sums() for name in [*first, *(name + LENGTH for name in padded)]}
-    meta = json.dumps({"key": folder.name, "sums": sums, "classes": classes, "notices": list(notices())})
+    told = {"notices": list(notices()), "skipped": skipped}
+    meta = json.dumps({"key": folder.name, "sums": sums, "classes": classes, **told})
     with atomic_write(folder / INDEX, cache=cache) as stored:
         stored.write(packed({"digests": digests, "labels": labels, "meta": np.array(meta)}))
 
@@ -216,7 +221,9 @@ def _load(folder: Path) -> Decoded:
     classes = None if meta["classes"] is None else tuple(meta["classes"])
     if {len(each) for each in (*arrays.values(), digests)} != {len(labels)}:
         raise ValueError("its arrays are of different lengths")
-    return Decoded(arrays, labels.astype(np.int64), digests, classes, tuple(map(str, meta["notices"])))
+    return Decoded(
+        arrays, labels.astype(np.int64), digests, classes, tuple(map(str, meta["notices"])), str(meta["skipped"])
+    )
 
 
 def _check_chunk(path: Path, place: int, expected: str) -> None:

@@ -31,7 +31,7 @@ def matches(path: Path) -> bool:
 
 def files(path: Path, reading: Reading) -> Listing:
     """Every image."""
-    found = _found(path)
+    found = _found(path, reading.skips)
     left_out = tuple(f"{what} left out: {names(shown)}" for what, shown in _left_out(path, found))
     return Listing(tuple(image for _, image in found.images), left_out, "/".join(found.empty_classes))
 
@@ -42,7 +42,7 @@ def open_source(path: Path, reading: Reading) -> Source:
     Raises:
         DataError: No class folders with images in it.
     """
-    found = _found(path)
+    found = _found(path, reading.skips)
     if not found.images:
         raise DataError(f"{path}: the split is empty; expected one folder of images per class")
     # Plainly sorted, not naturally: this is how ImageFolder numbers the classes that a model was trained with.
@@ -62,12 +62,14 @@ class _Found:
         images: ``(class, file)`` in natural order.
         others: Files that are no images by their suffix, or lie in no class folder.
         again: Links to folders that the same class has already.
+        lost: Images that are none: links that lead nowhere, folders, pipes.
     """
 
     classes: tuple[str, ...]
     images: tuple[tuple[str, Path], ...]
     others: tuple[Path, ...]
     again: tuple[Path, ...]
+    lost: tuple[Path, ...]
 
     @property
     def empty_classes(self) -> list[str]:
@@ -75,7 +77,7 @@ class _Found:
         return sorted(set(self.classes) - {label for label, _ in self.images})
 
 
-def _found(path: Path) -> _Found:
+def _found(path: Path, skips: bool) -> _Found:
     classes: list[str] = []
     images: list[tuple[str, Path]] = []
     others: list[Path] = []
@@ -96,8 +98,10 @@ def _found(path: Path) -> _Found:
                 else:
                     others.append(file)
 
+    lost = [image for _, image in images if not image.is_file()] if skips else []
+    images = [item for item in images if item[1] not in set(lost)]
     images.sort(key=lambda item: natural_key(item[1].relative_to(path).as_posix()))
-    return _Found(tuple(classes), tuple(images), tuple(sorted(others)), tuple(sorted(again)))
+    return _Found(tuple(classes), tuple(images), tuple(sorted(others)), tuple(sorted(again)), tuple(sorted(lost)))
 
 
 def _files_below(folder: Path, again: list[Path]) -> Iterator[Path]:
@@ -139,6 +143,7 @@ def _left_out(path: Path, found: _Found) -> Iterator[tuple[str, list[str]]]:
     )
     yield from shown("file that is no image", "files that are no images", rest)
     yield from shown("link to a folder that its class has", "links to folders that their class has", found.again)
+    yield from shown("image that is not there", "images that are not there", found.lost)
     empty = [path / name for name in found.empty_classes]
     yield from shown("class folder without an image", "class folders without images", empty)
 

@@ -19,7 +19,7 @@ import torchvision.transforms.v2.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixopt.data import CHUNK
+from mixopt.data.decode import CHUNK
 from mixopt.data.encoded_store import decoded_folder, load_decoded, write_decoded
 from mixopt.errors import DataError, RunError
 from mixopt.listener import Listener

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +29,23 @@ class Reading:
     Attributes:
         fields: Role to column of a file of records, a role being one of `mixopt.spec.checks.ROLES`.
         skips: Whether records that cannot be read are left out and counted, instead of an error.
+        holdout: The share of the records that is taken, the first of their fixed order; all by default.
+        codes: What the names of the source's classes stand for, by name or by number in the model.
+        takes_some: Whether some of the model's classes will do, as in a test split.
+        restricts: Whether logits are then restricted to those.
     """
 
     fields: Mapping[str, str] = field(default_factory=dict)
     skips: bool = False
+    holdout: float | None = None
+    codes: Mapping[str, str | int] = field(default_factory=dict)
+    takes_some: bool = False
+    restricts: bool = True
+
+    @property
+    def key(self) -> str:
+        """A text that is another one wherever the records that are taken, or what they are, could be others."""
+        return json.dumps([sorted(self.fields.items()), self.skips, self.holdout])
 
 
 @dataclass(frozen=True)

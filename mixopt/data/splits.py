@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from mixopt.data import open_split
+from mixopt.data.class_map import read_class_map
 from mixopt.data.source import Reading
 from mixopt.errors import DataError, SpecError
 from mixopt.imports import is_import_path
@@ -28,8 +29,14 @@ class Wants(Protocol):
         """Class names in the order of the logits, where the family knows them."""
 
 
-def open_splits(spec: StudySpec, family: Wants, listener: Listener) -> dict[str, Samples]:
+def open_splits(spec: StudySpec, family: Wants, listener: Listener, *, selects: bool = True) -> dict[str, Samples]:
     """The validation split and the tests by name, the former first.
+
+    Args:
+        spec: The options.
+        family: Says what the model wants.
+        listener: Told about notices.
+        selects: Whether anything is chosen on the validation split, which then needs all of the model's classes.
 
     Raises:
         DataError: A split cannot be used, or the validation split is also a test split.
@@ -38,7 +45,10 @@ def open_splits(spec: StudySpec, family: Wants, listener: Listener) -> dict[str,
     wanted |= spec.data.test
     # A user's own objective is no split of samples.
     wanted = {name: path for name, path in wanted.items() if not is_import_path(str(path))}
-    splits = _open_each(spec, wanted, family, family.classnames, listener)
+    if spec.holdout is not None:
+        _refuse_same_file(spec)
+    some = set(wanted) - ({VALIDATION} if selects else set())
+    splits = _open_each(spec, wanted, family, family.classnames, listener, some=some)
     if VALIDATION in splits:
         _check_overlap(splits, listener)
         if spec.limit is not None:
@@ -85,9 +95,20 @@ def _open_each(
     family: Wants,
     classnames: Sequence[str] | None,
     listener: Listener,
+    *,
+    some: Set[str] = frozenset(),
 ) -> dict[str, Samples]:
-    """Sampless by name; where nobody knows their classes, the first one's numbering holds for all."""
+    """Samples by name; where nobody knows their classes, the first one's numbering holds for all.
+
+    Those named in ``some`` may have some of the classes.
+    """
     splits: dict[str, Samples] = {}
+    reading = Reading(
+        spec.fields,
+        skips=spec.bad_samples == "skip",
+        codes={} if spec.class_map is None else read_class_map(spec.class_map),
+        restricts=not spec.all_classes,
+    )
     for name, path in wanted.items():
         splits[name] = open_split(
             path,
@@ -95,11 +116,22 @@ def _open_each(
             family.encoding,
             classnames=classnames,
             cache=spec.cache,
-            reading=Reading(spec.fields),
+            reading=replace(reading, takes_some=name in some, holdout=spec.holdout if name == VALIDATION else None),
             listener=listener,
         )
         classnames = classnames or splits[name].classes
     return splits
+
+
+def _refuse_same_file(spec: StudySpec) -> None:
+    """What a part of selects is no test split."""
+    whole = spec.data.validation
+    for name, path in spec.data.test.items():
+        if whole is not None and path.exists() and whole.exists() and path.samefile(whole):
+            raise DataError(
+                f"{path} (test split {name}): --holdout takes the validation split from it; what selects cannot also "
+                "test: give another --test"
+            )
 
 
 def _check_overlap(splits: dict[str, Samples], listener: Listener) -> None:
@@ -113,10 +145,15 @@ def _check_overlap(splits: dict[str, Samples], listener: Listener) -> None:
 def _refuse_overlap(tests: Mapping[str, Samples], choosing: Samples, called: str, listener: Listener) -> None:
     for name, split in tests.items():
         shared = split.shared_with(choosing)
-        if shared == len(split):
+        # A split of some of the classes asks another question, even of the same samples.
+        if shared == len(split) and split.among is None:
             raise DataError(
                 f"{split.source} (test split {name}): all its {split.unit}s are in the {called} {choosing.source}; "
                 "what selects cannot also test: give another --test or --data"
             )
         if shared:
-            listener.warn(f"{shared} {split.unit}s of test split {name} are in the {called} too")
+            listener.warn(f"{_counted(shared, split)} of test split {name} are in the {called} too")
+
+
+def _counted(shared: int, split: Samples) -> str:
+    return f"{'all ' if shared == len(split) else ''}{shared} {split.unit}s"

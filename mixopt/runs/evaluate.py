@@ -47,7 +47,9 @@ def evaluate(
     given = {key: value for key, value in options.items() if value is not None}
     spec = load_spec({"models": path.parent, **given})
     if "data" in given:
-        spec = spec.model_copy(update={"data": DataSpec.model_validate(given["data"])})
+        # What a pool.toml says of holding out is of its own split.
+        data = DataSpec.model_validate(given["data"])
+        spec = spec.model_copy(update={"data": data, "holdout": given.get("holdout")})
     called = VALIDATION if spec.data.validation is None else _called(spec.data.validation)
     if called in spec.data.test:
         called = VALIDATION
@@ -61,7 +63,7 @@ def evaluate(
             heard.warn(f"{path}: its family {recipe.family['name']} has changed since the model was saved")
     else:
         family = family_of(spec)
-    splits = open_splits(spec, family, heard)
+    splits = open_splits(spec, family, heard, selects=False)
     functions = functions_of(spec)
     if not splits and not functions:
         raise SpecError("--data: give the split to score on (--data FILE), or --test NAME=FILE")

@@ -86,6 +86,34 @@ class Fields(BaseModel):
             metavar="ROLE=COLUMN,...",
         ),
     ] = Field(default_factory=dict)
+    class_map: Annotated[
+        Path | None,
+        Option(
+            "What the codes stand for that a split's classes are called by (wnids, numbers): lines of code and name, "
+            "or a JSON file, such as a config.json with id2label.",
+            DATA,
+            EVERY,
+            metavar="FILE",
+        ),
+    ] = None
+    all_classes: Annotated[
+        bool,
+        Option("Score a test split that has some of the model's classes over all, not among those alone.", DATA, EVERY),
+    ] = False
+    holdout: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        Option(
+            "Let this share of --data select, each class in proportion, and use no more of it; for where a training "
+            "set is all there is.",
+            DATA,
+            EVERY,
+            metavar="SHARE",
+        ),
+    ] = None
+    bad_samples: Annotated[
+        Literal["error", "skip"],
+        Option("Records that cannot be read: error, or skip, which leaves them out and counts them.", DATA, EVERY),
+    ] = "error"
     select: Annotated[
         dict[str, tuple[Path, float]],
         BeforeValidator(checks.files_and_weights),
