@@ -22,11 +22,20 @@ from mixopt.untrusted.stand_ins import stand_in_at
 from mixopt.values.samples import Encoding, Samples
 
 # The first that opens a path does.
-SOURCES = ("npz", "jsonl", "csv", "parquet", "datasets", "folder")
+SOURCES = ("npz", "jsonl", "csv", "parquet", "datasets", "webdataset", "idx", "cifar", "folder")
 KINDS = (
-    ".npz (x and y), .csv, .tsv, .jsonl or .parquet (records with a label), a folder that datasets saved, or a folder "
-    "with one folder of images per class"
+    ".npz (x and y), .csv, .tsv, .jsonl or .parquet (records with a label), .tar (WebDataset), a folder that datasets "
+    "saved, or a folder with one folder of images per class"
 )
+_NPZ = "turn it into an .npz with x uint8 [n, h, w, 3] and y integer [n], by numpy.savez"
+# What else people have, and what to do with it.
+_OTHERS = {
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), f"a pickle, which may run code; {_NPZ}"),
+    **dict.fromkeys((".mat", ".h5", ".hdf5", ".npy"), _NPZ),
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z"), "packed; unpack it first"),
+    **dict.fromkeys((".arrow", ".json"), "name the folder, or write one JSON object a line as .jsonl"),
+    **dict.fromkeys((".tfrecord", ".lmdb", ".beton"), f"of another library's; {_NPZ}"),
+}
 
 
 def open_split(
@@ -76,8 +85,6 @@ def open_split(
 
 
 def _module_for(path: Path) -> SourceModule:
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; --data takes {KINDS}")
     if path.is_file() and (instead := stand_in_at(path)):
         raise DataError(f"{path}: no split but {instead}")
     for name in SOURCES:
@@ -85,4 +92,7 @@ def _module_for(path: Path) -> SourceModule:
         if module.matches(path):
             source: SourceModule = module
             return source
-    raise DataError(f"{path}: expected {KINDS}")
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; --data takes {KINDS}")
+    advice = _OTHERS.get(path.suffix.lower())
+    raise DataError(f"{path}: {advice}; expected {KINDS}" if advice else f"{path}: expected {KINDS}")

@@ -20,6 +20,8 @@ from mixopt.files import natural_key
 from mixopt.untrusted import open_regular, refusing
 from mixopt.untrusted.stand_ins import ENOUGH
 
+# What folders of splits are called.
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 # What systems and downloads leave beside images, which nobody misses.
 _USUAL = frozenset({"thumbs.db", "desktop.ini", "readme.md", "readme.txt", "license"})
 
@@ -98,10 +100,18 @@ def _found(path: Path, skips: bool) -> _Found:
                 else:
                     others.append(file)
 
+    if len(classes) > 1 and {name.lower() for name in classes} <= _SPLITS and _are_deep(path, images):
+        shown = sorted(classes)
+        raise DataError(f"{path}: holds the splits {names(shown)}; name one, such as {path / shown[-1]}")
     lost = [image for _, image in images if not image.is_file()] if skips else []
     images = [item for item in images if item[1] not in set(lost)]
     images.sort(key=lambda item: natural_key(item[1].relative_to(path).as_posix()))
     return _Found(tuple(classes), tuple(images), tuple(sorted(others)), tuple(sorted(again)), tuple(sorted(lost)))
+
+
+def _are_deep(path: Path, images: Sequence[tuple[str, Path]]) -> bool:
+    """Whether every image lies in a folder within a folder, as in one of classes within one of a split."""
+    return bool(images) and all(len(image.relative_to(path).parts) > 2 for _, image in images)
 
 
 def _files_below(folder: Path, again: list[Path]) -> Iterator[Path]:
