@@ -69,6 +69,15 @@ def test_opening(run: Run) -> None:
     assert all(share > 0 for share in by_way.values())
 
 
+def test_padding(run: Run, tmp_path: Path) -> None:
+    lines = [json.dumps({"text": "word " * (1 + number % 40)}) for number in range(300)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    found = run("padding", "--data", str(tmp_path / "texts.jsonl"), "--batch-size", "50", "--repeats", "1")
+    shares = {row["way"]: row["padding"] for row in found["rows"]}
+    assert shares["by length"] <= 0.1 < 0.4 < shares["in order"]
+    assert found["differ"] < 1e-5
+
+
 def test_several(run: Run) -> None:
     found = run("several", *SMALL, "--repeats", "1", "--candidates", "1,2", "--no-compile")
     assert list(found["seconds"]) == ["one", "together 1", "together 2"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mixopt.values.mix import Mix
@@ -29,10 +30,10 @@ Step = Callable[[Any], Tensor]
 
 @dataclass(eq=False)
 class _Boundary:
-    """What the first ``segments`` segments gave, by the batch's first sample and one past its last."""
+    """What the first ``segments`` segments gave, by batch."""
 
     segments: int
-    activations: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    activations: dict[Hashable, Tensor] = field(default_factory=dict)
     bytes: int = 0
 
 
@@ -97,7 +98,7 @@ class ActivationReuse:
         """Add a pass over so many samples to the total."""
         self.total += len(self._members) * samples
 
-    def keep(self, boundary: _Boundary, batch: tuple[int, int], activation: Tensor, used: Sequence[_Boundary]) -> None:
+    def keep(self, boundary: _Boundary, batch: Hashable, activation: Tensor, used: Sequence[_Boundary]) -> None:
         """Keep an activation where it fits in the budget, in the place of boundaries that the pass does not use."""
         size = activation.untyped_storage().nbytes()
         for key in [key for key, old in self._kept.items() if old not in used]:
@@ -145,14 +146,18 @@ class Resumed:
         self._steps = steps
         self._boundaries = boundaries
 
-    def __call__(self, samples: slice, inputs: Callable[[], Any]) -> Tensor:
+    def __call__(self, samples: slice | NDArray[np.int64], inputs: Callable[[], Any]) -> Any:
         """Logits of some samples.
 
         Args:
-            samples: From start to stop; an activation is used for the very batch that it comes from.
+            samples: From start to stop, or their numbers; an activation is used for the very batch that it comes from.
             inputs: Gives what is collated of them, where it is needed.
         """
-        batch = (samples.start, samples.stop)
+        batch: Hashable
+        if isinstance(samples, slice):
+            batch, count = (samples.start, samples.stop), samples.stop - samples.start
+        else:
+            batch, count = samples.tobytes(), len(samples)
         start = next((each for each in reversed(self._boundaries) if batch in each.activations), None)
         done = start.segments if start else 0
         hidden = start.activations[batch] if start else inputs()
@@ -161,7 +166,7 @@ class Resumed:
             hidden = step(hidden)
             if number in places:
                 self._reuse.keep(places[number], batch, hidden, self._boundaries)
-        self._reuse.skipped += done * (samples.stop - samples.start)
+        self._reuse.skipped += done * count
         return hidden
 
     def drop(self) -> bool:

@@ -17,6 +17,7 @@ from mixopt.errors import DataError, MixoptError, unknown
 from mixopt.listener import Listener
 from mixopt.memory import is_out_of_memory
 from mixopt.scoring.activation_reuse import Resumed
+from mixopt.scoring.batches import Numbers, Pass, batches_of, plain_batches
 from mixopt.scoring.compiled import compiled_pass, filled
 from mixopt.scoring.feed import Feed
 from mixopt.scoring.logits import logits_of, outcomes_of, restricted, told
@@ -40,7 +41,9 @@ PRECISIONS = {FP32: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 
 class Evaluator:
-    """Runs a split through a model, in batches, in the split's fixed order.
+    """Runs a split through a model, in batches, and gives what comes out in the split's fixed order.
+
+    Where samples are padded, batches hold those of like lengths, see `mixopt.scoring.batches`; else they are in order.
 
     Samples stay as they were encoded and are collated batch by batch on the device; nothing is read from disk per trial
     beyond the memory-mapped decoded copy, and that only where the split is not resident on the device (see `Feed`).
@@ -60,6 +63,7 @@ class Evaluator:
         batch_size: Samples per forward pass as asked for; fewer are used where they do not fit.
         feed: Brings the samples.
         cut: As given.
+        batching: Which samples are run together.
 
     Raises:
         MixoptError: An unknown precision.
@@ -89,6 +93,7 @@ class Evaluator:
         self._highest = max(int(split.labels.max(initial=0)), *(split.among or (0,)))
         self.feed = Feed(split.arrays, device)
         self.cut = len(split) if cut is None else cut
+        self.batching = self._by_length = batches_of(split.arrays, len(split), cut, self.batch_size)
 
     def at(self, precision: str, compiled: bool = False) -> Evaluator:
         """The same evaluator, its resident samples included, with forward passes in another precision, or compiled.
@@ -99,6 +104,8 @@ class Evaluator:
         twin = copy(self)
         twin.precision = _known(precision)
         twin._compiled = compiled_pass(self.device) if compiled else None
+        # What is compiled has batches of one shape, whoever is in them: full ones are the fewest.
+        twin.batching = plain_batches(len(self.split), self.cut) if compiled else self._by_length
         return twin
 
     def on(self, module: nn.Module) -> Evaluator:
@@ -135,8 +142,11 @@ class Evaluator:
             DataError: A label lies beyond the model's classes.
             MixoptError: Not even one sample fits in memory.
         """
+        through = self.batching.between(start, len(self.split) if stop is None else stop)
         with torch.inference_mode():
-            return outcomes_of([told(*batch) for batch in self._forward(predict, start, stop, on_batch)])
+            found = outcomes_of([told(*batch) for batch in self._forward(predict, through, on_batch)])
+        places = through.in_order()
+        return found if places is None else found.at(places)
 
     def logits(
         self, predict: Predict | Resumed, stop: int | None = None, *, on_batch: Callable[[int], None] | None = None
@@ -147,8 +157,11 @@ class Evaluator:
             DataError: A label lies beyond the model's classes.
             MixoptError: Not even one sample fits in memory.
         """
+        through = self.batching.between(0, len(self.split) if stop is None else stop)
         with torch.inference_mode():
-            return torch.cat([logits.cpu() for logits, _ in self._forward(predict, 0, stop, on_batch)])
+            found = torch.cat([logits.cpu() for logits, _ in self._forward(predict, through, on_batch)])
+        places = through.in_order()
+        return found if places is None else found[torch.from_numpy(places)]
 
     def outcomes_of(self, logits: Tensor) -> Outcomes:
         """What given logits ``[n, n_classes]`` predict and lose on the first samples of the fixed order."""
@@ -159,30 +172,30 @@ class Evaluator:
         return measured(self.split.labels[: len(outcomes)], outcomes, self.split.class_count, driving)
 
     def _forward(
-        self, predict: Predict | Resumed, start: int, stop: int | None, on_batch: Callable[[int], None] | None
+        self, predict: Predict | Resumed, through: Pass, on_batch: Callable[[int], None] | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits ``[b, n_classes]`` float32 and labels ``[b]``, batch by batch."""
-        first, end = start, len(self.split) if stop is None else stop
-        while first < end:
-            logits, labels = self._fit(predict, first, end)
+        place = 0
+        while place < len(through):
+            logits, labels = self._fit(predict, through, place)
             yield logits, labels
-            first += len(labels)
+            place += len(labels)
             if on_batch:
                 on_batch(len(labels))
 
-    def _fit(self, predict: Predict | Resumed, first: int, end: int) -> tuple[Tensor, Tensor]:
+    def _fit(self, predict: Predict | Resumed, through: Pass, place: int) -> tuple[Tensor, Tensor]:
         """Logits and labels of the next batch, as many samples as fit in memory at a time.
 
         Raises:
             MixoptError: Not even one image does.
         """
         size, error = self._fitting[0], None
-        end = self.cut if first < self.cut < end else end
         while size:
+            count = through.size(place, size)
             try:
-                batch = self._pass(predict, slice(first, min(first + size, end)), size)
-                if first + size < end:  # on a GPU, beside the pass that is under way
-                    self.feed.ahead(slice(first + size, min(first + 2 * size, end)))
+                batch = self._pass(predict, through.batch(place, size), size)
+                if place + count < len(through):  # on a GPU, beside the pass that is under way
+                    self.feed.ahead(through.batch(place + count, size))
             except (RuntimeError, MemoryError) as raised:
                 if not is_out_of_memory(raised):
                     raise _failing(self.split, raised) from raised
@@ -192,7 +205,7 @@ class Evaluator:
                 return batch
             # Before anything else, what is kept from earlier passes makes room.
             if not (isinstance(predict, Resumed) and predict.drop()):
-                size = min(size, end - first) // 2
+                size = count // 2
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         raise MixoptError(
@@ -200,24 +213,25 @@ class Evaluator:
             "memory, or use another --device"
         )
 
-    def _pass(self, predict: Predict | Resumed, samples: slice, size: int) -> tuple[Tensor, Tensor]:
+    def _pass(self, predict: Predict | Resumed, samples: slice | Numbers, size: int) -> tuple[Tensor, Tensor]:
         """Logits and labels of some samples, in a batch of their own or, where it is compiled, of the full size."""
+        labels = self._labels[samples]
 
         def inputs() -> Any:
             return self.take(samples)[0]
 
         with self._autocast():
             if isinstance(predict, Resumed):
-                given, count = predict(samples, inputs), samples.stop - samples.start
+                given, count = predict(samples, inputs), len(labels)
             elif self._compiled:
                 # Another shape would be compiled anew: no padding is cut, and the last batch is filled.
                 every = self._collate(self.feed.whole(samples))
                 given, count = self._compiled(predict, filled(every, size)), size
             else:
-                given, count = predict(inputs()), samples.stop - samples.start
-        logits = self.logits_of(given, count)[: samples.stop - samples.start]
+                given, count = predict(inputs()), len(labels)
+        logits = self.logits_of(given, count)[: len(labels)]
         # A CUDA graph writes its next logits where these are.
-        return logits.clone() if self._compiled else logits, self._labels[samples]
+        return logits.clone() if self._compiled else logits, labels
 
     def logits_of(self, given: Any, count: int) -> Tensor:
         """The logits ``[count, n_classes]`` float32 in what ``predict`` gave, of the split's classes alone.

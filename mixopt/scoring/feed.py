@@ -51,7 +51,7 @@ class Feed:
         # After the copy from each buffer; nothing before the first.
         self._copied: list[torch.cuda.Event | None] = [None, None]
         self._turn = 0
-        self._next: tuple[slice, Batch] | None = None
+        self._next: tuple[slice | NDArray[np.int64], Batch] | None = None
 
     def take(self, samples: slice | NDArray[np.int64]) -> Batch:
         """Name to ``[b, ...]`` on the device, padded to the longest of these samples."""
@@ -65,10 +65,10 @@ class Feed:
         """As `take`, padded to the longest of all samples, so that every batch has one shape."""
         if self._resident is not None:
             return {name: tensor[samples] for name, tensor in self._resident.items()}
-        if not self.streamed or not isinstance(samples, slice):
+        if not self.streamed:
             return self._copies(samples)
         announced, self._next = self._next, None
-        batch = announced[1] if announced is not None and announced[0] == samples else self._bring(samples)
+        batch = announced[1] if announced is not None and _same(announced[0], samples) else self._bring(samples)
         if self._side is not None:
             here = torch.cuda.current_stream(self._device)
             here.wait_stream(self._side)
@@ -76,7 +76,7 @@ class Feed:
                 tensor.record_stream(here)
         return batch
 
-    def ahead(self, samples: slice) -> None:
+    def ahead(self, samples: slice | NDArray[np.int64]) -> None:
         """Begin to bring the samples that are wanted next; nothing where they need not travel."""
         if self.streamed:
             self._next = (samples, self._bring(samples))
@@ -86,7 +86,7 @@ class Feed:
             name: torch.from_numpy(np.array(array[samples])).to(self._device) for name, array in self._arrays.items()
         }
 
-    def _bring(self, samples: slice) -> Batch:
+    def _bring(self, samples: slice | NDArray[np.int64]) -> Batch:
         self._turn = 1 - self._turn
         sources = {name: array[samples] for name, array in self._arrays.items()}
         batch = {}
@@ -116,3 +116,10 @@ class Feed:
 
     def _beside(self) -> AbstractContextManager[object]:
         return nullcontext() if self._side is None else torch.cuda.stream(self._side)
+
+
+def _same(first: slice | NDArray[np.int64], second: slice | NDArray[np.int64]) -> bool:
+    """Whether both are the same samples in the same order."""
+    if isinstance(first, slice) or isinstance(second, slice):
+        return isinstance(first, slice) and isinstance(second, slice) and first == second
+    return np.array_equal(first, second)

@@ -52,7 +52,8 @@ class Keys:
         Args:
             mix: Over the pool's columns.
             split: The split's fingerprint.
-            statistics: How its BatchNorm statistics are set, where they are not averaged.
+            statistics: How its BatchNorm statistics are set, where they are not averaged, and how samples are batched,
+                where they are not in order.
         """
         digest = hashlib.sha256(self._constant)
         digest.update(statistics)

@@ -51,6 +51,10 @@ class Outcomes:
             return more
         return replace(self._each(lambda first, rest: np.concatenate([first, rest]), more), also=more.also)
 
+    def at(self, places: NDArray[np.int64]) -> Outcomes:
+        """Those at some places ``[k]``, in their order."""
+        return self._each(lambda values, _: values[places], self)
+
     def _each(self, change: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]], other: Outcomes) -> Outcomes:
         """Every array changed, of those that both have."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in PER_SAMPLE}

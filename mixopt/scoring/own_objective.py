@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mixopt.errors import DataError, PoolError, ScoreError, SpecError, names
 from mixopt.imports import check_takes, import_function, source_hash
+from mixopt.scoring.batches import Batches, plain_batches
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.samples import ORDER_SEED, VALIDATION, Samples
 
@@ -61,6 +62,11 @@ class OwnEvaluator:
     def batch_size(self) -> int:
         """All at once."""
         return len(self.split)
+
+    @property
+    def batching(self) -> Batches:
+        """All at once, in order."""
+        return plain_batches(len(self.split), len(self.split))
 
     @property
     def cut(self) -> int:

@@ -100,7 +100,8 @@ class Scorer:
     def key(self, mix: Mix, split: str) -> str:
         """What the outcomes of a mix on a split depend on, see `mixopt.scoring.keys`; the metric is not among it."""
         statistics = self.recompute.key.encode() if self.recompute is not None and self.recomputes(mix) else b""
-        return self.keys.of_mix(mix, self.evaluators[split].split.fingerprint, statistics)
+        evaluator = self.evaluators[split]
+        return self.keys.of_mix(mix, evaluator.split.fingerprint, statistics + evaluator.batching.key.encode())
 
     def recomputes(self, mix: Mix) -> bool:
         """Whether this mix's BatchNorm statistics are set anew; a checkpoint alone keeps its own."""

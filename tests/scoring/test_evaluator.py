@@ -197,9 +197,9 @@ def test_messages_call_other_samples_samples() -> None:
     most = 12
     Evaluator(make_texts(), TEXTS, CPU, 40, listener=heard.listener).run(limited)
     assert heard.warnings == [
-        "validation: 40 samples at a time do not fit in memory on cpu; going on with 10 at a time (--batch-size 10 "
+        "validation: 40 samples at a time do not fit in memory on cpu; going on with 8 at a time (--batch-size 8 "
         "starts with that)"
-    ]
+    ], "16 of like length are the first batch"
     most = 0
     with pytest.raises(MixoptError, match=r"out of memory on cpu with one sample at a time"):
         Evaluator(make_texts(), TEXTS, CPU, 40).run(limited)

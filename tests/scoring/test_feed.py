@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from mixopt.scoring.evaluator import Evaluator
-from mixopt.scoring.feed import Feed
+from mixopt.scoring.feed import Batch, Feed
 from tests.scoring.memory import ENCODING, make_model, make_split
 
 CPU = torch.device("cpu")
@@ -66,6 +68,44 @@ def test_padding_is_cut_to_the_longest_of_a_batch(streamed: bool) -> None:
         np.testing.assert_array_equal(batch["tokens_length"].numpy(), TEXTS["tokens_length"][samples])
         assert feed.whole(samples)["tokens"].shape == (len(batch["marks"]), 9)
     assert feed.take(np.array([2, 13]))["tokens"].tolist() == [[1, 2, 0], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_samples_in_any_order_are_streamed_alike(announced: bool) -> None:
+    feed = Feed(TEXTS, CPU, streamed=True)
+    order = np.random.default_rng(0).permutation(23)
+    batches = [order[first : first + 6] for first in range(0, 23, 6)] * 2
+    taken = []
+    for samples, after in zip(batches, [*batches[1:], None], strict=True):
+        taken.append((samples, feed.take(samples)))
+        if announced and after is not None:
+            feed.ahead(after)
+    for samples, batch in taken:
+        longest = max(1, TEXTS["tokens_length"][samples].max())
+        np.testing.assert_array_equal(batch["tokens"].numpy(), TEXTS["tokens"][samples, :longest])
+        np.testing.assert_array_equal(batch["marks"].numpy(), TEXTS["marks"][samples])
+
+
+def test_what_was_announced_is_brought_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = Feed(TEXTS, CPU, streamed=True)
+    brought: list[object] = []
+    real = feed._bring
+
+    def bring(samples: slice | np.ndarray[Any, Any]) -> Batch:
+        brought.append(samples)
+        return real(samples)
+
+    monkeypatch.setattr(feed, "_bring", bring)
+    first, second = np.array([4, 1, 9]), np.array([4, 9, 1])
+    feed.ahead(first)
+    feed.take(first.copy())
+    assert len(brought) == 1
+    feed.ahead(first)
+    np.testing.assert_array_equal(feed.take(second)["marks"].numpy(), TEXTS["marks"][second])
+    feed.ahead(slice(4, 7))
+    feed.take(np.array([4, 5, 6]))
+    feed.take(slice(4, 7))
+    assert len(brought) == 6
 
 
 def test_a_batch_of_nothing_but_padding_keeps_one_column() -> None:
