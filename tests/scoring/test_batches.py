@@ -216,7 +216,8 @@ def test_batches_that_do_not_fit_are_halved_where_they_are_long() -> None:
 def test_activations_of_a_batch_are_used_for_the_very_samples_that_it_held(make_pool: Callable[..., Pool]) -> None:
     pool, model = make_pool(random_states(3)), Model()
     groups = make_groups("block", pool.sizes)
-    segments = [frozenset({name}) for name in ("stem.weight", "blocks.0.mlp.weight", "head.weight")]
+    last = frozenset({"head.weight", "scale"})
+    segments = [frozenset({"stem.weight"}), frozenset({"blocks.0.mlp.weight"}), last]
     began: list[int] = []
 
     def first(arrays: dict[str, Tensor]) -> Tensor:
