@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,15 @@ def open_split(
         found = load_decoded(folder, heard)
     if found is None:
         raise RunError(f"{folder}: the decoded copy of {path} cannot be read back; choose another --cache")
-    for text in (*listing.left_out, *([found.skipped] if found.skipped else [])):
+    left_out = (*listing.left_out, *([found.skipped] if found.skipped else []))
+    notices = (*found.notices, *encoding.notices(found.arrays))
+    for text in left_out:
         heard.warn(f"{path}: {text}")
-    for text in (*found.notices, *encoding.notices(found.arrays)):
+    for text in notices:
         heard.info(f"{path}: {text}")
     matched = match_classes(path, found.labels, found.classes, classnames, reading, heard)
-    return Samples(name, str(path), found.arrays, matched.labels, found.digests, matched.classes, among=matched.among)
+    split = Samples(name, str(path), found.arrays, matched.labels, found.digests, matched.classes)
+    return replace(split, among=matched.among, notes=(*left_out, *notices))
 
 
 def _module_for(path: Path) -> SourceModule:

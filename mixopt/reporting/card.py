@@ -126,7 +126,8 @@ def _again(report: Report, recipe: Recipe) -> Iterator[str]:
     yield f"Content hash of the weights: `{recipe.output_hash}`. Fingerprints of the data:"
     yield ""
     for split, info in report.splits.items():
-        yield f"- {_plain(split)}: {info.samples:,} samples, `{info.fingerprint[:16]}`"
+        told = "".join(f"; {_plain(note)}" for note in info.notes)
+        yield f"- {_plain(split)}: {info.samples:,} samples, `{info.fingerprint[:16]}`{told}"
 
 
 def _saved(report: Report) -> MadeRow:

@@ -119,11 +119,13 @@ class SplitInfo(_Part):
         samples: How many.
         fingerprint: Of their content.
         among: How many of the model's classes the logits are restricted to; None where they are not.
+        notes: What was left out, converted or taken as what while it was read.
     """
 
     samples: int
     fingerprint: str
     among: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Verification(_Part):

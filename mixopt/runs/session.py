@@ -91,7 +91,10 @@ def run_fields(spec: StudySpec, assembly: Assembly, started: float) -> dict[str,
         "family": assembly.family.identity()["name"],
         "splits": {
             name: SplitInfo(
-                samples=len(split), fingerprint=split.fingerprint, among=len(split.among) if split.among else None
+                samples=len(split),
+                fingerprint=split.fingerprint,
+                among=len(split.among) if split.among else None,
+                notes=split.notes,
             )
             for name, split in ((name, evaluator.split) for name, evaluator in objective.evaluators.items())
         },

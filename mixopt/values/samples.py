@@ -85,6 +85,7 @@ class Samples:
         steers: Whether a search is steered by it beside the validation split; a test split is not.
         among: The classes that logits are restricted to, ascending: predictions are of these alone, under the numbers
             that the model gives them. None where all classes stand.
+        notes: What was left out, converted or taken as what while it was read, for reports.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Samples:
     classes: tuple[str, ...] | None = None
     steers: bool = False
     among: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.among is not None and (outside := sorted(set(self.labels.tolist()) - set(self.among))):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixopt import load_spec
+from mixopt import compare, load_spec, report
 from mixopt.assemble import family_of, open_splits
 from mixopt.data import open_split
 from mixopt.data.source import Reading
@@ -89,6 +89,7 @@ def test_a_share_selects_in_proportion_to_the_classes(clip_pool: Path, tmp_path:
     again = Recorder()
     splits_of(clip_pool, tmp_path / "cache", again, holdout=0.25)
     assert again.infos == [told]
+    assert part["validation"].notes == (told.partition(": ")[2],)
 
 
 def test_what_is_held_out_of_is_no_test_split(clip_pool: Path, tmp_path: Path) -> None:
@@ -186,3 +187,19 @@ def test_a_split_with_nothing_to_skip_is_the_same(tmp_path: Path) -> None:
     found = [opened(tmp_path / "split.npz", LEVELS, heard, skips).fingerprint for skips in (False, True)]
     assert found[0] == found[1]
     assert not heard.told
+
+
+def test_reports_and_cards_say_what_was_done_to_a_split(clip_pool: Path, tmp_path: Path) -> None:
+    found = compare(
+        clip_pool,
+        out=tmp_path / "run",
+        methods=("uniform",),
+        holdout=0.5,
+        cache=tmp_path / "cache",
+        device="cpu",
+        precision="fp32",
+    )
+    (note,) = found.report.splits["validation"].notes
+    assert "records are taken, each class in proportion (--holdout 0.5)" in note
+    assert report(tmp_path / "run").splits["validation"].notes == (note,)
+    assert "each class in proportion (--holdout 0.5)" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ from tests.conftest import write_clip_pool
 from tests.faults import payloads
 from tests.faults.mutations import remove
 from tests.faults.studies import chained
+from tests.faults.tables import write_tables
 from tests.faults.trees import mended
 from tests.scoring import batchnorm_pool
 from tests.tiny_family import Mlp
@@ -147,6 +148,7 @@ def make_box(around: Path) -> Box:
         _write_runs()
         _write_texts(Path("texts"))
         _write_images(Path("images"))
+        write_tables(Path("tables"))
         _write_studies()
         _write_caches()
         for path in sorted(folder.rglob("*")):

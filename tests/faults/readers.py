@@ -13,7 +13,7 @@ import numpy as np
 import mixopt
 from mixopt import Listener, Objective, Simplex
 from mixopt import study as studies
-from mixopt.data import open_split
+from mixopt.data import class_map, open_split
 from mixopt.data.shifts import open_shifted
 from mixopt.errors import PoolError
 from mixopt.families import FamilyOptions
@@ -29,7 +29,7 @@ from mixopt.values.mix import Mix, constant, one_hot
 from mixopt.values.samples import Samples
 from mixopt.weights import checkpoints
 from mixopt.weights.pool import open_pool
-from tests.faults import box, formats, pickles, trees
+from tests.faults import box, formats, pickles, tables, trees
 from tests.faults import studies as storages
 from tests.faults.families import ENCODING
 from tests.faults.mutations import BYTES, PLACES, Mutation
@@ -212,6 +212,22 @@ def read_jsonl(listener: Listener) -> Any:
     return _texts("cache", listener)
 
 
+def read_csv(listener: Listener) -> Any:
+    path = Path("tables/val.csv")
+    return samples_in(open_split(path, "val", ENCODING, classnames=box.WORDS, cache=Path("cache"), listener=listener))
+
+
+def table_reader(path: str) -> Callable[[Listener], Any]:
+    def read(listener: Listener) -> Any:
+        return samples_in(_images(path, "cache", listener))
+
+    return read
+
+
+def read_class_map(listener: Listener) -> Any:
+    return class_map.read_class_map(Path("tables/codes.json"))
+
+
 def read_images_again(listener: Listener = SILENT) -> Any:
     return samples_in(_images("pool/val.npz", "cache_images", listener))
 
@@ -378,6 +394,49 @@ KINDS: dict[str, Kind] = {
                 ("evaluate", "pool/m0.safetensors", "--models", "pool", "--data", "images", "--cache", "cache"),
             )
             for suffix in box.IMAGE_SUFFIXES
+        ),
+        Kind(
+            "csv",
+            "tables/val.csv",
+            tables.CSV,
+            read_csv,
+            ("evaluate", "texts/m0.safetensors", "--models", "texts", "--data", "tables/val.csv", "--cache", "cache"),
+        ),
+        *(
+            Kind(
+                name,
+                target,
+                own,
+                table_reader(path),
+                ("evaluate", "pool/m0.safetensors", "--models", "pool", "--data", path, "--cache", "cache"),
+            )
+            for name, target, path, own in (
+                ("table_of_images", "tables/photos.tsv", "tables/photos.tsv", tables.CSV),
+                ("parquet", "tables/val.parquet", "tables/val.parquet", tables.PARQUET * 2),
+                ("arrow", "tables/saved/*.arrow", "tables/saved", tables.ARROW * 2),
+                ("saved_dataset", "tables/saved/*.json", "tables/saved", trees.JSON),
+                ("shard", "tables/val.tar", "tables/val.tar", tables.TAR * 2),
+                ("idx", "tables/t10k-*", "tables/t10k-images-idx3-ubyte.gz", tables.IDX),
+                ("cifar", "tables/test_batch.bin", "tables/test_batch.bin", ()),
+            )
+        ),
+        Kind(
+            "class_map",
+            "tables/codes.json",
+            trees.JSON,
+            read_class_map,
+            (
+                "evaluate",
+                "pool/m0.safetensors",
+                "--models",
+                "pool",
+                "--data",
+                "images",
+                "--class-map",
+                "tables/codes.json",
+                "--cache",
+                "cache",
+            ),
         ),
         Kind(
             "outcomes",
