@@ -47,7 +47,8 @@ def _table(path: Path) -> Table:
         raise DataError(f"{path}: {_WHAT}; its {STATE} and {INFO} should be JSON objects; save it again")
     if state.get("_indices_data_files"):
         raise DataError(f"{path}: a selection of rows beside whole files; save it again after flatten_indices()")
-    parts = [_part(path, each) for each in state.get("_data_files") or ()]
+    stored = state.get("_data_files")
+    parts = [_part(path, each) for each in stored] if isinstance(stored, list) else []
     if not parts:
         raise DataError(f"{path}: its {STATE} names no data files; save it again")
     features = info.get("features")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,14 @@ def test_saved_data_files_stay_in_their_folder(tmp_path: Path) -> None:
     state = (tmp_path / "saved" / "state.json").read_text()
     (tmp_path / "saved" / "state.json").write_text(state.replace("data-00000", "../data-00000"))
     with pytest.raises(DataError, match=r"state\.json: names '\.\./data-00000.*' as a data file, outside"):
+        saved.open_source(tmp_path / "saved", Reading())
+
+
+@pytest.mark.parametrize("files", [5, None, [], {}])
+def test_a_state_without_data_files_is_named(tmp_path: Path, files: Any) -> None:
+    hugging_face(text=["a"], label=[0]).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text(json.dumps({"_data_files": files}))
+    with pytest.raises(DataError, match=r"saved: its state\.json names no data files"):
         saved.open_source(tmp_path / "saved", Reading())
 
 
