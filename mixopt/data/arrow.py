@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ _HUGGING_FACE = b"huggingface"
 _CURE = "write it anew, or restore it from a copy"
 
 
-def parquet_table(path: Path, files: Sequence[Path], notices: Sequence[str] = ()) -> Table:
+def parquet_table(path: Path, files: Sequence[Path], notices: Sequence[str] = (), *, first_only: bool = False) -> Table:
     """Parquet files of one schema, one after the other.
 
     Args:
         path: What the user named.
         files: The files.
         notices: What is to be told of them.
+        first_only: Read the first row of the first alone, which shows what all are.
 
     Raises:
         DataError: pyarrow is absent, or a file is damaged, of another schema, or larger than the memory.
@@ -38,9 +40,13 @@ def parquet_table(path: Path, files: Sequence[Path], notices: Sequence[str] = ()
 
     parts = []
     needed = 0
-    for file in files:
+    for file in files[:1] if first_only else files:
         with _reading(pa, file, "not a readable Parquet file"):
             opened = pq.ParquetFile(file, memory_map=True)
+            if first_only:
+                batches = list(islice(opened.iter_batches(batch_size=1), 1))
+                parts.append(pa.Table.from_batches(batches, schema=opened.schema_arrow))
+                continue
             groups = [opened.metadata.row_group(number) for number in range(opened.num_row_groups)]
             needed += sum(group.total_byte_size for group in groups)
             _check_memory(file, needed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mixopt.data.arrow import parquet_table
 from mixopt.data.source import Listing, Reading, Source
-from mixopt.data.table import Table, listing_of, source_of
+from mixopt.data.table import Table, listing_of, names_files, source_of
 from mixopt.errors import DataError, names
 from mixopt.files import natural_key
 
@@ -26,7 +26,9 @@ def matches(path: Path) -> bool:
 
 def files(path: Path, reading: Reading) -> Listing:
     """The files, and the images that they name."""
-    return listing_of(_table(path), reading)
+    # Images by their bytes may be many gigabytes, which are read once, and not to list files.
+    first = _table(path, first_only=True)
+    return listing_of(_table(path) if names_files(first, reading) else first, reading)
 
 
 def open_source(path: Path, reading: Reading) -> Source:
@@ -45,12 +47,12 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(parts, key=lambda file: natural_key(file.name)) if len(parts) == len(found) else []
 
 
-def _table(path: Path) -> Table:
+def _table(path: Path, *, first_only: bool = False) -> Table:
     if path.is_file():
         part = _PART.fullmatch(path.stem)
         more = int(part[3]) if part else 1
         notices = [f"one of {more} parts alone; name their folder for all"] if more > 1 else []
-        return parquet_table(path, [path], notices)
+        return parquet_table(path, [path], notices, first_only=first_only)
     parts = _parts(path)
     stems = {found[1] if (found := _PART.fullmatch(part.stem)) else part.stem for part in parts}
     if len(stems) > 1:
@@ -59,4 +61,4 @@ def _table(path: Path) -> Table:
     whole = [int(found[3]) for part in parts if (found := _PART.fullmatch(part.stem))]
     if whole and max(whole) != len(parts):
         raise DataError(f"{path}: holds {len(parts)} of {max(whole)} parts; fetch the others, or name a file")
-    return parquet_table(path, parts)
+    return parquet_table(path, parts, first_only=first_only)

@@ -67,9 +67,9 @@ def listing_of(table: Table, reading: Reading) -> Listing:
     Raises:
         DataError: As `source_of`, or an image lies outside the folder.
     """
-    roles = roles_of(table.path, table.columns, reading.fields)
-    if not table.count or not (image := _image_column(table, roles, reading)) or _holds(table.row(0)[image]) != "path":
+    if not names_files(table, reading):
         return Listing(table.files)
+    image = str(roles_of(table.path, table.columns, reading.fields).image)
     found: set[Path] = set()
     for number, value in enumerate(table.column(image)):
         try:
@@ -82,6 +82,17 @@ def listing_of(table: Table, reading: Reading) -> Listing:
             found.add(file)
     images = sorted(found, key=lambda file: natural_key(str(file)))
     return Listing((*table.files, *images))
+
+
+def names_files(table: Table, reading: Reading) -> bool:
+    """Whether its records are images by their names, as its first row shows.
+
+    Raises:
+        DataError: As `source_of`.
+    """
+    roles = roles_of(table.path, table.columns, reading.fields)
+    image = _image_column(table, roles, reading) if table.count else None
+    return image is not None and _holds(table.row(0)[image]) == "path"
 
 
 def source_of(table: Table, reading: Reading) -> Source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,32 @@ def test_images_as_hugging_face_writes_them(tmp_path: Path, kind: str) -> None:
         source = saved.open_source(tmp_path / "split", Reading())
     assert [image[0, 0, 0] for image in records(source)] == [5, 6, 7]
     assert (source.labels.tolist(), source.classes) == ([1, 0, 1], ("cat", "dog"))
+
+
+def test_listing_images_by_their_bytes_reads_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"image": [png(3), png(4)], "label": [0, 1]}), tmp_path / "split.parquet")
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("read as a whole")
+
+    monkeypatch.setattr(pq.ParquetFile, "read", refuse)
+    assert parquet.files(tmp_path / "split.parquet", Reading()).files == (tmp_path / "split.parquet",)
+
+
+def test_images_by_their_paths_in_parquet(tmp_path: Path) -> None:
+    for level in (3, 4):
+        (tmp_path / f"{level}.png").write_bytes(png(level))
+    pq.write_table(pa.table({"path": ["4.png", "3.png"], "label": [0, 1]}), tmp_path / "split.parquet")
+    listed = parquet.files(tmp_path / "split.parquet", Reading()).files
+    assert [file.name for file in listed] == ["split.parquet", "3.png", "4.png"]
+    assert [image[0, 0, 0] for image in records(parquet.open_source(tmp_path / "split.parquet", Reading()))] == [4, 3]
+
+
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "split.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"needs pyarrow: pip install 'mixopt\[parquet\]'"):
+        parquet.open_source(tmp_path / "split.parquet", Reading())
 
 
 def test_columns_of_bytes_and_of_categories(tmp_path: Path) -> None:
