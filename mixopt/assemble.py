@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mixopt import families
 from mixopt.data.own import driving_metric, own_functions, with_own
 from mixopt.data.splits import add_steering
 from mixopt.data.splits import open_splits as open_splits_of
-from mixopt.errors import CheckpointError, DataError, SpecError, names
+from mixopt.errors import DataError, SpecError
+from mixopt.ingredients import found_notices, ingredient_files
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import ActivationReuse, budget_on
 from mixopt.scoring.batchnorm import Recompute, find_layers
@@ -33,6 +36,7 @@ from mixopt.values.groups import depth_order, make_groups
 from mixopt.values.mix import Mix, constant
 from mixopt.values.samples import SYNTHETIC, VALIDATION, Samples
 from mixopt.weights import checkpoints
+from mixopt.weights.alignment import AlignedReader, signature_of
 from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool, open_pool
 from mixopt.weights.reading import Reader
@@ -88,6 +92,8 @@ def open_objective(spec: StudySpec, listener: Listener | None = None) -> Objecti
 def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     """As `open_objective`, with the parts beside it."""
     paths, base = ingredient_files(spec)
+    for notice in found_notices(spec, base):
+        listener.info(notice)
     _needs_data(spec, [*paths.values(), *([base[1]] if base else [])])
     device = resolve_device(spec.device)
     limit_threads(device)
@@ -96,16 +102,16 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     with stopwatch("decode"):
         splits, shifts = add_steering(spec, family, open_splits(spec, family, listener), listener)
     with stopwatch("open"):
-        pool = open_pool_of(family, listener, paths, base)
-        model = _Model(family, pool, device)
+        module = family.build()
+        reader = reader_of(family, module, spec)
+        pool = open_pool_of(family, listener, paths, base, reader)
+        model = _Model(family, module, pool, device)
     stack = open_stack(pool, device, spec.stack)
     if text := describe(stack, spec.stack, device):
         (listener.warn if stack.place == "host" else listener.info)(text)
     # What activation reuse goes on with is not compiled: one mix would have outcomes of two kinds.
     reuse = None if spec.compile else model.reuse()
-    builder = FastBuilder(
-        pool, model.module, device, saved_dtype(spec), stack, frozenset() if reuse is None else reuse.cuts
-    )
+    builder = FastBuilder(pool, module, device, saved_dtype(spec), stack, frozenset() if reuse is None else reuse.cuts)
     soup = uniform_soup(pool)
     builder.apply(soup)
     evaluators: dict[str, AnyEvaluator] = {**_evaluators(spec, family, splits, device, listener)}
@@ -144,7 +150,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         return Recompute(layers, validation, pool.saved_dtypes(builder.dtype))
 
     batchnorm = choose_batchnorm(spec.batchnorm, len(layers), recompute, scoring, soup, listener)
-    return Assembly(scoring(batchnorm.recompute), family, checkpoints.read, device, batchnorm, precision, stack, shifts)
+    return Assembly(scoring(batchnorm.recompute), family, reader, device, batchnorm, precision, stack, shifts)
 
 
 def identity_of(
@@ -164,22 +170,15 @@ def identity_of(
     }
 
 
-def ingredient_files(spec: StudySpec) -> tuple[dict[str, Path], tuple[str, Path] | None]:
-    """Column name to file for the ingredients, and the base's name and file.
-
-    Raises:
-        CheckpointError: No folder, no checkpoints, or no base where one is named.
-    """
-    patterns = spec.ingredient_patterns
-    found = checkpoints.find(spec.models, patterns)
-    base = None if spec.base is None else _base_file(spec)
-    files = [path for path in found if base is None or path.resolve() != base.resolve()]
-    if not files:
-        wanted = f"matching {names(patterns)}" if patterns else f"({', '.join(checkpoints.SUFFIXES)})"
-        raise CheckpointError(f"{spec.models}: no checkpoints {wanted} in this folder; correct --models")
-    every = checkpoints.names_of([*files, *([base] if base else [])], spec.models)
-    named = dict(zip(every, files, strict=False))
-    return named, None if base is None else (every[-1], base)
+def reader_of(family: families.Family | None, module: nn.Module | None, spec: StudySpec) -> Reader:
+    """Opens the pool's checkpoints: fitted to a model that was just built, and compared with it where that can be."""
+    if module is None:
+        return partial(checkpoints.read, weights=spec.weights)
+    aligned = AlignedReader(signature_of(module), spec.weights)
+    if not isinstance(family, families.Compared):
+        return aligned
+    fitted = family.fitted
+    return lambda path: fitted(aligned(path))
 
 
 def open_pool_of(
@@ -187,21 +186,14 @@ def open_pool_of(
     listener: Listener,
     paths: dict[str, Path],
     base: tuple[str, Path] | None,
+    reader: Reader,
 ) -> Pool:
-    """Open the pool, with order and reading from names and files alone where no family is known."""
+    """Open the pool, with tensors in the family's order, or by their names alone where no family is known."""
     order = depth_order if family is None else family.depth
-    pool = open_pool(paths, base, order=order, reader=reader_of(family), progress=listener.progress)
+    pool = open_pool(paths, base, order=order, reader=reader, progress=listener.progress)
     for notice in pool.notices:
         listener.info(notice)
     return pool
-
-
-def reader_of(family: families.Family | None) -> Reader:
-    """What opens a pool's checkpoints: each is compared with the family's model, where that can be."""
-    if not isinstance(family, families.Compared):
-        return checkpoints.read
-    fitted = family.fitted
-    return lambda path: fitted(checkpoints.read(path))
 
 
 def tell_of(family: families.Family, listener: Listener) -> None:
@@ -267,8 +259,8 @@ def uniform_soup(pool: Pool) -> Mix:
 class _Model:
     """A family's module, and the ways to run it."""
 
-    def __init__(self, family: families.Family, pool: Pool, device: torch.device) -> None:
-        self.module = family.build()
+    def __init__(self, family: families.Family, module: nn.Module, pool: Pool, device: torch.device) -> None:
+        self.module = module
         self._family, self._pool, self._device = family, pool, device
         aliases = (alias for alias, name in pool.tied.items() if name in pool.fixed)
         self._fixed = frozenset(pool.fixed) | frozenset(aliases)
@@ -297,7 +289,7 @@ def _evaluators(
 ) -> dict[str, Evaluator]:
     """An evaluator for each split; no batch spans the end of the samples that tune."""
     tuning = tuning_samples(len(splits[VALIDATION]), spec.confirm) if VALIDATION in splits else None
-    cut = {VALIDATION: tuning, **({SYNTHETIC: tuning} if SYNTHETIC in spec.weights else {})}
+    cut = {VALIDATION: tuning, **({SYNTHETIC: tuning} if SYNTHETIC in spec.steering else {})}
     heard = listener.once()
     return {
         name: Evaluator(split, family.encoding, device, spec.batch_size, cut=cut.get(name), listener=heard)
@@ -326,15 +318,6 @@ def _compile(evaluator: AnyEvaluator, soup: Callable[[], Predict], listener: Lis
     torch.compiler.reset()
     evaluator.run(soup(), 0, min(evaluator.batch_size, len(evaluator.split)))
     listener.info(f"compiled in {time.perf_counter() - started:.1f} s")
-
-
-def _base_file(spec: StudySpec) -> Path:
-    # A base on the command line may be given from here, or by its name in the pool.
-    given = spec.base or Path()
-    for path in (given, spec.models / given):
-        if path.is_file():
-            return path
-    raise CheckpointError(f"--base {given}: no such file, neither here nor in {spec.models}")
 
 
 def _needs_data(spec: StudySpec, files: list[Path]) -> None:

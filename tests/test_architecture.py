@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("files", "imports", "listener"),
     ("values",),
     ("weights", "spaces", "reporting", "spec"),
-    ("scoring",),
+    ("scoring", "ingredients"),
     ("families", "data"),
     ("assemble",),
     ("methods", "study"),

@@ -193,12 +193,6 @@ def nan_in_the_base(pool: Path) -> list[str]:
     return []
 
 
-@case("model_9: the same weights as model_1", "remove one")
-def same_checkpoint_twice(pool: Path) -> list[str]:
-    shutil.copy(pool / "model_1.safetensors", pool / "model_9.safetensors")
-    return []
-
-
 @case("base: visual.proj has shape [32, 1], expected [32, 16]")
 def base_that_does_not_fit(pool: Path) -> list[str]:
     edit(pool / "base.safetensors", columns_cut)
@@ -213,7 +207,7 @@ def model_that_does_not_fit(pool: Path) -> list[str]:
     return []
 
 
-@case("--base nothing.safetensors", "no such file", "POOL")
+@case("--base nothing.safetensors", "no such checkpoint", "POOL")
 def base_that_is_missing(pool: Path) -> list[str]:
     return ["--base", "nothing.safetensors"]
 
@@ -272,7 +266,7 @@ def classes_that_differ(pool: Path) -> list[str]:
     return save_split(pool / "val.npz", classes=np.array(["red", "green", "blue", "pink"]))
 
 
-@case("POOL/val.npz", "found red, green, blue, blue", "missing: grey")
+@case("POOL/val.npz", "classes are red, green, blue, blue", "correct them")
 def classes_that_repeat(pool: Path) -> list[str]:
     return save_split(pool / "val.npz", classes=np.array(["red", "green", "blue", "blue"]))
 
@@ -350,7 +344,7 @@ def split_that_is_missing(pool: Path) -> list[str]:
     return ["--data", "nothing.npz"]
 
 
-@case("POOL/pool.toml", "expected an .npz file", "folder")
+@case("POOL/pool.toml", "expected .npz", "folder")
 def split_of_another_kind(pool: Path) -> list[str]:
     return ["--data", str(pool / "pool.toml")]
 
@@ -358,7 +352,7 @@ def split_of_another_kind(pool: Path) -> list[str]:
 # pool.toml
 
 
-@case("POOL/pool.toml: classname: unknown key", "did you mean 'classnames'?", "Known: base, batch_size")
+@case("POOL/pool.toml: classname: unknown key", "did you mean 'classnames'?", "Known: ")
 def unknown_key(pool: Path) -> list[str]:
     rewrite(pool, "classnames", "classname")
     return []
@@ -446,7 +440,7 @@ def test_control_untouched_pool_runs(clip_pool: Path, mixopt: Callable[..., Resu
         (["--trials", "0"], ["--trials", "greater than or equal to 1", "found 0"]),
         (["--limit", "-3"], ["--limit", "found -3"]),
         (["--ingredients", "0"], ["--ingredients", "found 0"]),
-        (["--ingredients", "nothing*"], ["no checkpoints matching nothing*"]),
+        (["--ingredients", "nothing*"], ["ingredients 'nothing*' matches nothing"]),
         (["--radius", "2"], ["--radius", "less than or equal to 1"]),
         (["--study", "nothing.toml"], ["nothing.toml", "cannot be read"]),
         (["--test", "search=x.npz"], ["--test", "cannot be called 'search'"]),
@@ -526,9 +520,8 @@ def test_many_problems_are_listed_up_to_a_limit(clip_pool: Path, mixopt: Callabl
 def test_problems_of_different_kinds_stand_in_one_message(clip_pool: Path, mixopt: Callable[..., Result]) -> None:
     os.truncate(clip_pool / "model_0.safetensors", 0)
     edit_tensor(clip_pool / "model_1.safetensors", "visual.proj", float("nan"))
-    shutil.copy(clip_pool / "model_2.safetensors", clip_pool / "model_4.safetensors")
     message = message_of(mixopt(clip_pool))
-    for part in ("3 problems", "0 bytes", "visual.proj holds NaN", "model_4: the same weights as model_2"):
+    for part in ("2 problems", "0 bytes", "visual.proj holds NaN"):
         assert part in message
 
 

@@ -17,7 +17,18 @@ from mixopt.errors import MixoptError, unknown
 
 OPTIONS = "options"
 # In the order in which a stranger reads them; a page that is not named here comes after these.
-ORDER = ("files", "search", "recipes", "several-splits", "performance", "trust", "python", OPTIONS, "architecture")
+ORDER = (
+    "files",
+    "checkpoints",
+    "search",
+    "recipes",
+    "several-splits",
+    "performance",
+    "trust",
+    "python",
+    OPTIONS,
+    "architecture",
+)
 LINE = 100  # columns that are still easy to read
 
 

@@ -58,7 +58,7 @@ def driving_metric(spec: StudySpec, evaluators: Mapping[str, AnyEvaluator]) -> M
     if isinstance(validation, OwnEvaluator):
         return own_metric(validation.metric or SCORE)
     metric = metric_named(spec.metric)
-    for name in (VALIDATION, *spec.weights):
+    for name in (VALIDATION, *spec.steering):
         if isinstance(evaluator := evaluators[name], Evaluator):
             split = evaluator.split
             check_metric(metric, split.labels, split.class_count, split.source)

@@ -66,7 +66,7 @@ def add_steering(
     """
     paths = {name: path for name, (path, _) in spec.select.items()}
     own = splits.get(VALIDATION)
-    if own is None and SYNTHETIC in spec.weights:
+    if own is None and SYNTHETIC in spec.steering:
         raise SpecError(
             f"--shifts: the validation split is scored by your own function ({spec.data.validation}), and has "
             "no images to shift; leave it out"
@@ -74,7 +74,7 @@ def add_steering(
     classnames = family.classnames or (None if own is None else own.classes)
     steering = _open_each(spec, paths, family, classnames, listener)
     shifts: dict[str, Any] = {}
-    if SYNTHETIC in spec.weights:
+    if SYNTHETIC in spec.steering:
         # Imports torchvision, which other runs can do without.
         from mixopt.data.shifts import describe_shifts, open_shifted
 

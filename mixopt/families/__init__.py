@@ -79,9 +79,9 @@ class Family(Protocol):
         """The module's name for a tensor that a checkpoint of this family may call otherwise; else the same name."""
 
     def identity(self) -> dict[str, Any]:
-        """What makes the model again, as plain JSON values: the arguments of `FamilyOptions`.
+        """What makes the model again, as plain JSON values: `FamilyOptions` but its folder and shapes.
 
-        But the folder and the shapes, and the image size only where one was asked for.
+        The image size stands in it only where one was asked for.
         """
 
     def companions(self) -> Mapping[str, str | bytes]:

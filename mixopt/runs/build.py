@@ -41,12 +41,13 @@ def build(
     statistics = saving.find_statistics(loaded, [source.parent, *folders])
     if not force:
         check_replaceable(target, ".safetensors", [source], "-o")
-    paths = saving.locate(loaded, folders, checkpoints.read, heard)
+    reader = saving.reader_for(loaded)
+    paths = saving.locate(loaded, folders, reader, heard)
     if not force:
         check_replaceable(target, ".safetensors", paths.values(), "-o")
     remove_leftovers(target.parent, target.name)
     with about(str(source)):
-        tensors, tied = saving.fuse(loaded, paths, checkpoints.read, heard, statistics)
+        tensors, tied = saving.fuse(loaded, paths, reader, heard, statistics)
     saving.check_output(loaded, tensors, str(target))
     saving.save_model(target, tensors, tied, loaded)
     if verify:

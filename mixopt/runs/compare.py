@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixopt.assemble import Assembly, assemble, ingredient_files
+from mixopt.assemble import Assembly, assemble
 from mixopt.comparison.ensembles import ENSEMBLES
 from mixopt.comparison.requests import Request, default_rows, requests_of, soups_of_soups
 from mixopt.comparison.running import run_requests
 from mixopt.errors import RunError, SpecError, listing, names
+from mixopt.ingredients import ingredient_files
 from mixopt.listener import Listener
 from mixopt.reporting.build import best_row, entries
 from mixopt.reporting.rows import Failure

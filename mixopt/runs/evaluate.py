@@ -46,6 +46,8 @@ def evaluate(
     opened = checkpoints.read(path)
     given = {key: value for key, value in options.items() if value is not None}
     spec = load_spec({"models": path.parent, **given})
+    if spec.weights != "auto":
+        opened = checkpoints.read(path, spec.weights)
     if "data" in given:
         # What a pool.toml says of holding out is of its own split.
         data = DataSpec.model_validate(given["data"])
@@ -85,7 +87,7 @@ def evaluate(
     if "metric" in given:
         for split in splits.values():
             check_metric(metric, split.labels, split.class_count, split.source)
-    scored = score_checkpoint(opened, family, {**evaluators, **own}, device, metric)
+    scored = score_checkpoint(opened, family, {**evaluators, **own}, device, metric, heard, spec.weights)
     return {
         "model": str(path),
         "metric": metric.name,

@@ -33,6 +33,8 @@ from mixopt.values.recipe import RECIPE_VALIDATION, Recipe
 from mixopt.values.samples import VALIDATION
 from mixopt.version import __version__
 from mixopt.weights import checkpoints, saving
+from mixopt.weights.alignment import align, signature_of
+from mixopt.weights.checkpoints import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +154,7 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
         scores={RECIPE_VALIDATION: score.metrics},
         seed=spec.seed,
         output_hash="",
+        reading=saving.reading_of(pool, spec.weights),
         version=__version__,
     )
     statistics = objective.scorer.statistics(mix)
@@ -165,7 +168,7 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
 
     reread = checkpoints.read(folder.model)
     saving.check_output(recipe, reread.tensors, str(folder.model))
-    scored = score_checkpoint(reread, family, objective.evaluators, assembly.device, objective.metric)
+    scored = score_checkpoint(reread, family, objective.evaluators, assembly.device, objective.metric, listener)
     outcomes, metrics = scored[VALIDATION]
     verification = Verification(
         trial_score=score.value,
@@ -193,6 +196,8 @@ def score_checkpoint(
     evaluators: Mapping[str, AnyEvaluator],
     device: torch.device,
     metric: Metric,
+    listener: Listener,
+    weights: Weights = "auto",
 ) -> dict[str, tuple[Outcomes, dict[str, float]]]:
     """Score one checkpoint as it stands in its file, in a model of its own.
 
@@ -204,6 +209,9 @@ def score_checkpoint(
         ScoreError: A loss is not finite.
     """
     module = family.build()
+    checkpoint = align(checkpoint, signature_of(module), weights)
+    for notice in checkpoint.notices:
+        listener.info(f"{checkpoint.path}: {notice}")
     state = {
         **checkpoint.tensors,
         **{alias: checkpoint.tensors[name] for alias, name in checkpoint.tied.items()},

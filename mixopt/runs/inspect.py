@@ -10,13 +10,14 @@ import numpy as np
 
 from mixopt.assemble import (
     family_of,
-    ingredient_files,
     open_pool_of,
     open_splits,
+    reader_of,
 )
 from mixopt.errors import MixoptError
 from mixopt.families import Family
 from mixopt.imports import is_import_path
+from mixopt.ingredients import ingredient_files
 from mixopt.listener import Listener
 from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
 from mixopt.values.samples import VALIDATION
@@ -50,7 +51,8 @@ def inspect(models: str | Path, *, listener: Listener | None = None, **options: 
             problems.append(str(error))
     try:
         paths, base = ingredient_files(spec)
-        found |= describe_pool(open_pool_of(family, heard, paths, base), spec.groups or "block")
+        reader = reader_of(family, None if family is None else family.build(), spec)
+        found |= describe_pool(open_pool_of(family, heard, paths, base, reader), spec.groups or "block")
     except MixoptError as error:
         problems.append(str(error))
     if family is not None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixopt.assemble import Assembly, ingredient_files
+from mixopt.assemble import Assembly
 from mixopt.errors import RunError
 from mixopt.files import ENVIRONMENT, remove_leftovers, scratch_of, write_text
 from mixopt.imports import is_import_path
+from mixopt.ingredients import ingredient_files
 from mixopt.listener import Listener, TrialEvent
 from mixopt.reporting.card import model_card
 from mixopt.reporting.rows import Failure, Row

@@ -50,7 +50,7 @@ class StudySpec(Fields):
         return self.sampler if self.sampler != AUTO else "nsgaii" if self.pareto else "cmaes"
 
     @property
-    def weights(self) -> dict[str, float]:
+    def steering(self) -> dict[str, float]:
         """What each split that steers a search beside the validation split weighs, which has the rest."""
         found = {name: weight for name, (_, weight) in self.select.items()}
         return found if self.shifts == "none" else {**found, SYNTHETIC: checks.shift_weight(self.shifts)}

@@ -31,7 +31,7 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
     sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
     held = objective.held_out
     confirmed = f", the last {held:,} of which steer nothing and decide last" if held else ""
-    others = ", ".join(f"{name} ({weight:g})" for name, weight in spec.weights.items())
+    others = ", ".join(f"{name} ({weight:g})" for name, weight in spec.steering.items())
     choice = f"every choice but that between trials, in which {others} weighs too, is" if others else "every choice is"
     listener.info(f"samples: {sizes}; {choice} made on {VALIDATION} alone{confirmed}, by {spec.metric}")
     images = objective.samples

@@ -28,7 +28,7 @@ def study_identity(spec: StudySpec, assembly: Assembly, sources: tuple[str, ...]
     if start.endswith((".json", ".safetensors")):
         start = _short(saving.load_recipe(Path(start)).to_json())
     steering = {
-        name: [weight, objective.evaluators[name].split.fingerprint[:12]] for name, weight in spec.weights.items()
+        name: [weight, objective.evaluators[name].split.fingerprint[:12]] for name, weight in spec.steering.items()
     }
     return {
         **{f"checkpoint {name}": digest[:12] for name, digest in pool.fingerprints.items()},

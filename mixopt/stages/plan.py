@@ -151,7 +151,7 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
         seed=spec.seed,
         population=spec.population,
         race=spec.race == "on",
-        objectives=1 + len(spec.weights) if spec.pareto else 1,
+        objectives=1 + len(spec.steering) if spec.pareto else 1,
         timeout=spec.timeout,
     )
     check_sampler(trials.sampler, trials.seed, trials.population, trials.objectives)
@@ -179,7 +179,7 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
         recipe=_recipe_mix(spec, pool) if is_recipe else None,
         space=space,
         trials=trials,
-        weights=spec.weights,
+        weights=spec.steering,
         refine=refine,
         refit=spec.refit == "on",
         identity=study_identity(spec, assembly, sources),

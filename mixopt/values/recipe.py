@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Strict, create_model
+from pydantic import BaseModel, ConfigDict, Field, Strict, create_model
 
 from mixopt.errors import MixoptError, about, names, short
 from mixopt.files import is_plain_name
@@ -42,6 +42,10 @@ class Recipe:
         version: mixopt's version.
         statistics: Where they were set anew, the file that holds them (``file``, which lies beside the recipe), its
             content ``hash``, and the number of ``images`` they come from.
+        reading: How the checkpoints were read, so that they can be again without the model: which ``weights`` of a file
+            with two sets; the names of the ``fixed`` tensors, which with those of the mix are all of the model's; alias
+            to name of the ``tied`` ones; and the ``constants`` that some checkpoint lacks, name to ``dtype``, ``shape``
+            and ``values``. None in recipes from before there was a choice.
     """
 
     method: str
@@ -59,13 +63,15 @@ class Recipe:
     output_hash: str
     version: str
     statistics: dict[str, Any] | None = None
+    reading: dict[str, Any] | None = None
 
     def to_json(self, indent: int | None = None) -> str:
         """Canonical JSON: the same recipe gives the same text."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields |= {"mix": self.mix.as_dict(), "format": RECIPE_FORMAT}
-        if self.statistics is None:
-            del fields["statistics"]
+        for name in _OPTIONAL:
+            if fields[name] is None:
+                del fields[name]
         return json.dumps(with_checksum(fields), sort_keys=True, indent=indent)
 
     @classmethod
@@ -102,7 +108,34 @@ class Recipe:
             if "*" not in recipe.dtypes:
                 raise MixoptError(f"{source}: the recipe lacks the dtype of '*'")
             _check_statistics(recipe, source)
+            if recipe.reading is not None:
+                validated(_WrittenReading, recipe.reading)
             return recipe
+
+
+# Fields that a recipe may be without.
+_OPTIONAL = ("statistics", "reading")
+
+
+class _WrittenConstant(BaseModel):
+    """An integer or bool tensor, flattened."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    dtype: Literal["bool", "uint8", "int8", "int16", "int32", "int64"]
+    shape: list[Annotated[int, Field(ge=0)]]
+    values: list[int]
+
+
+class _WrittenReading(BaseModel):
+    """How checkpoints were read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    weights: Literal["auto", "ema", "raw"]
+    fixed: list[str]
+    tied: dict[str, str]
+    constants: dict[str, _WrittenConstant]
 
 
 class _WrittenMix(BaseModel):
@@ -117,7 +150,7 @@ class _WrittenMix(BaseModel):
 
 # A recipe, as `Recipe.to_json` has it: its fields, with the mix as plain values, and what is beside them.
 _FIELDS: dict[str, Any] = {
-    **{name: (kind, None if name == "statistics" else ...) for name, kind in get_type_hints(Recipe).items()},
+    **{name: (kind, None if name in _OPTIONAL else ...) for name, kind in get_type_hints(Recipe).items()},
     "mix": (_WrittenMix, ...),
     "format": (int, ...),
     CHECKSUM: (str | None, None),

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
 
 from mixopt.errors import names
 from mixopt.weights import checkpoints
 from mixopt.weights.reading import Contents
+
+_COUNTER = re.compile(
+    r"(^|[._])(num_batches_tracked|n_averaged|num_updates|updates|n_calls|steps?|count|counter|iterations?|iters?|epochs?)$"
+)
 
 
 def misfits(contents: Mapping[str, Contents]) -> list[str]:
@@ -20,8 +27,8 @@ def misfits(contents: Mapping[str, Contents]) -> list[str]:
             problems.append(f"{name}: lacks {len(missing)} tensors that {first_name} has: {names(missing)}")
         if extra := [tensor for tensor in other.shapes if tensor not in first.shapes]:
             problems.append(f"{name}: has {len(extra)} tensors that {first_name} lacks: {names(extra)}")
-        if other.tied != first.tied:
-            problems.append(f"{name}: ties other tensors than {first_name} ({other.tied} and {first.tied})")
+        if ties(other) != ties(first):
+            problems.append(f"{name}: ties other tensors than {first_name} ({_shown(other)} and {_shown(first)})")
         for tensor in (each for each in first.shapes if each in other.shapes):
             if other.shapes[tensor] != first.shapes[tensor]:
                 problems.append(
@@ -37,15 +44,53 @@ def misfits(contents: Mapping[str, Contents]) -> list[str]:
     return problems
 
 
-def duplicates(contents: Mapping[str, Contents]) -> list[str]:
-    """Checkpoints whose tensors are all the same under two names."""
-    seen: dict[str, str] = {}
-    problems = []
+def ties(content: Contents) -> frozenset[frozenset[str]]:
+    """The names that share a tensor, whichever of them it is stored under."""
+    shared: dict[str, set[str]] = {}
+    for alias, name in content.tied.items():
+        shared.setdefault(name, {name}).add(alias)
+    return frozenset(map(frozenset, shared.values()))
+
+
+def _shown(content: Contents) -> str:
+    return "; ".join(" = ".join(sorted(each)) for each in sorted(ties(content), key=sorted)) or "none"
+
+
+def likely_twins(contents: Mapping[str, Contents]) -> list[list[str]]:
+    """Checkpoints that may hold the same weights under several names, by a few values of each tensor."""
+    alike: dict[tuple[tuple[str, bytes, torch.dtype], ...], list[str]] = {}
     for name, content in contents.items():
-        twin = seen.setdefault(checkpoints.content_hash(content.hashes), name)
-        if twin != name:
-            problems.append(f"{name}: the same weights as {twin}; remove one of the two")
-    return problems
+        key = tuple((each, sample, content.dtypes[each]) for each, sample in sorted(content.samples.items()))
+        alike.setdefault(key, []).append(name)
+    return [each for each in alike.values() if len(each) > 1]
+
+
+def twins(contents: Mapping[str, Contents], base: str | None) -> dict[str, str]:
+    """Checkpoint to another one with the same weights, which stands for both: the base, or the first."""
+    first: dict[str, str] = {}
+    hashes = {name: checkpoints.content_hash(content.hashes) for name, content in contents.items()}
+    for name in sorted(hashes, key=lambda each: each != base):
+        first.setdefault(hashes[name], name)
+    return {name: first[found] for name, found in hashes.items() if first[found] != name}
+
+
+def unmixable(contents: Mapping[str, Contents], differing: Sequence[str]) -> list[str]:
+    """Tensors that differ and are no weights of a kind that can be mixed, counters aside."""
+    first = next(iter(contents.values()))
+    whole = [name for name in differing if not first.dtypes[name].is_floating_point and not is_counter(first, name)]
+    if not whole:
+        return []
+    kinds = names(sorted({str(first.dtypes[name]).removeprefix("torch.") for name in whole}))
+    return [
+        f"{len(whole)} tensors of {kinds} differ and cannot be mixed ({names(whole)}): no checkpoint's integers fit "
+        "the other's weights. Save the checkpoints in floating point first, or leave out those that differ"
+    ]
+
+
+def is_counter(content: Contents, tensor: str) -> bool:
+    """Whether a tensor counts steps or the like, on which no output of a model depends."""
+    whole = not content.dtypes[tensor].is_floating_point and not content.shapes[tensor]
+    return whole and _COUNTER.search(tensor) is not None
 
 
 def not_finite(contents: Mapping[str, Contents]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from mixopt.values.groups import make_groups
+from mixopt.weights import checkpoints
 from mixopt.weights.pool import Pool
 
 CHUNK = 1 << 22
@@ -36,7 +37,7 @@ def describe_pool(pool: Pool, scheme: str) -> dict[str, Any]:
             {
                 "name": name,
                 "file": str(pool.paths[name]),
-                "bytes": pool.paths[name].stat().st_size,
+                "bytes": checkpoints.file_of(pool.paths[name]).stat().st_size,
                 "hash": fingerprints[name][:12],
                 "distance": float(norms[place]),
                 "base_cosine": None if towards_base is None else float(towards_base[place]),

@@ -16,7 +16,7 @@ from mixopt.errors import PoolError, listing, names
 from mixopt.memory import available_memory, gigabytes
 from mixopt.values.groups import depth_order
 from mixopt.weights import checkpoints
-from mixopt.weights.checks import duplicates, identical, misfits, not_finite
+from mixopt.weights.checks import identical, likely_twins, misfits, not_finite, twins, unmixable
 from mixopt.weights.reading import Contents, Progress, Reader, Reading
 
 
@@ -54,6 +54,7 @@ class Pool:
         hashes: Column name to tensor name to SHA-256.
         buffers_from: The column whose integer buffers are kept, where they differ between columns.
         notices: What a user should know about the pool.
+        added: Fixed tensors that some checkpoint lacks, and the model had of its own.
     """
 
     columns: tuple[str, ...]
@@ -66,6 +67,7 @@ class Pool:
     hashes: dict[str, dict[str, str]]
     buffers_from: str | None
     notices: tuple[str, ...]
+    added: frozenset[str] = frozenset()
 
     def saved_dtypes(self, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
         """Floating-point tensor name to the dtype it is saved in: ``dtype``, or that of the ingredients."""
@@ -122,11 +124,35 @@ def open_pool(
         reading = Reading(files, reader, workers, progress)
         contents, problems = reading.look()
         problems += misfits(contents)
-        if problems or len(files) < 2:
+        if problems:
             reading.check(contents, lambda tensor: True)
             _refuse(files, contents, problems)
-        reading.check(contents, lambda tensor: len({content.samples[tensor] for content in contents.values()}) == 1)
-        return _stack(reading, contents, None if base is None else base[0], order)
+        same = _counted_once(reading, contents, None if base is None else base[0])
+        if len(contents) < 2:
+            reading.check(contents, lambda tensor: True)
+            _refuse(reading.files, contents, same)
+
+        def alike(tensor: str) -> bool:
+            return len({content.samples[tensor] for content in contents.values()}) == 1
+
+        reading.check(contents, alike)
+        reading.compare_values(
+            contents, lambda each: alike(each) and len({content.dtypes[each] for content in contents.values()}) > 1
+        )
+        return _stack(reading, contents, None if base is None else base[0], order, same)
+
+
+def _counted_once(reading: Reading, contents: dict[str, Contents], base: str | None) -> list[str]:
+    """Leave out checkpoints that hold the same weights as another one, and say so."""
+    for alike in likely_twins(contents):
+        reading.check({name: contents[name] for name in alike}, lambda tensor: True)
+    read = {name: content for name, content in contents.items() if len(content.scans) == len(content.shapes)}
+    told = []
+    for name, kept in twins(read, base).items():
+        told.append(f"{name}: the same weights as {kept}; counted once")
+        del contents[name]
+        reading.drop(name)
+    return told
 
 
 def _refuse(files: Mapping[str, Path], contents: Mapping[str, Contents], problems: Sequence[str] = ()) -> None:
@@ -135,7 +161,7 @@ def _refuse(files: Mapping[str, Path], contents: Mapping[str, Contents], problem
     Raises:
         PoolError: All that is wrong: the problems known, and those that reading the tensors told.
     """
-    problems = [*problems, *duplicates(contents), *not_finite(contents)]
+    problems = [*problems, *not_finite(contents)]
     if len(files) < 2:
         only = names(files) or "none"
         problems.append(f"mixing needs at least two checkpoints, found {len(files)} ({only})")
@@ -148,6 +174,7 @@ def _stack(
     contents: Mapping[str, Contents],
     base: str | None,
     order: Callable[[Iterable[str]], Sequence[str]],
+    same: Sequence[str],
 ) -> Pool:
     first_name, first = next(iter(contents.items()))
     differing = [tensor for tensor in first.shapes if not identical(contents, tensor)]
@@ -155,6 +182,9 @@ def _stack(
     moving = set(floating)
     mixed = _layout([name for name in order(first.shapes) if name in moving], base, contents)
     _check_memory(len(contents), mixed)
+    if problems := unmixable(contents, differing):
+        reading.check(contents, lambda tensor: True)
+        _refuse(reading.files, contents, problems)
     stack, fixed = reading.stack(contents, {place.name: slice(place.start, place.stop) for place in mixed})
     _refuse(reading.files, contents)
     if not mixed:
@@ -169,7 +199,8 @@ def _stack(
         tied=dict(first.tied),
         hashes={name: content.hashes for name, content in contents.items()},
         buffers_from=first_name if len(floating) < len(differing) else None,
-        notices=tuple(_notices(contents, base, differing, floating)),
+        added=frozenset(name for content in contents.values() for name in content.added),
+        notices=(*same, *_of_files(contents), *_notices(contents, base, differing, floating)),
     )
 
 
@@ -204,6 +235,16 @@ def _layout(ordered: Sequence[str], base: str | None, contents: Mapping[str, Con
     return tuple(places)
 
 
+def _of_files(contents: Mapping[str, Contents]) -> Iterable[str]:
+    """What was told of each file while it was opened, once for all that it holds for."""
+    told: dict[str, list[str]] = {}
+    for name, content in contents.items():
+        for notice in content.notices:
+            told.setdefault(notice, []).append(name)
+    for notice, holders in told.items():
+        yield f"{'every checkpoint' if len(holders) == len(contents) else names(holders)}: {notice}"
+
+
 def _notices(
     contents: Mapping[str, Contents], base: str | None, differing: Sequence[str], floating: Sequence[str]
 ) -> Iterable[str]:
@@ -221,7 +262,7 @@ def _notices(
     if any("float64" in kind for kind in kinds.values()):
         yield "float64 tensors are searched in fp32; the saved model is made from the float64 values"
     if whole := [tensor for tensor in differing if tensor not in set(floating)]:
-        yield f"{len(whole)} integer or bool buffers differ ({names(whole)}): taken from {first_name}"
+        yield f"{len(whole)} counters differ ({names(whole)}): taken from {first_name}"
     if statistics := [tensor for tensor in floating if tensor.endswith(("running_mean", "running_var"))]:
         yield f"BatchNorm statistics differ between checkpoints in {len(statistics)} buffers"
     if first.tied:

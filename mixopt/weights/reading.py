@@ -29,7 +29,10 @@ class Contents:
         tied: Alias to name.
         ignored: Entries that are not tensors.
         mapped: Whether opening it left its tensors unread.
+        notices: What was taken, left out or renamed while it was opened.
+        added: Constants that are the model's own.
         scans: Tensor name to what reading all of it found; filled as the reading goes on.
+        values: Tensor name to a hash of its values, where checkpoints store it in several dtypes; filled likewise.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -38,10 +41,15 @@ class Contents:
     tied: dict[str, str]
     ignored: tuple[str, ...]
     mapped: bool
+    notices: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
     scans: dict[str, checkpoints.Scan] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
 
     def hash_of(self, tensor: str) -> str | None:
-        """A tensor's SHA-256, once it has been read."""
+        """A tensor's SHA-256, once it has been read; of its values where the checkpoints' dtypes differ."""
+        if tensor in self.values:
+            return self.values[tensor]
         return self.scans[tensor].hash if tensor in self.scans else None
 
     @property
@@ -61,7 +69,7 @@ class Reading:
     """
 
     def __init__(self, files: Mapping[str, Path], reader: Reader, workers: Executor, progress: Progress | None) -> None:
-        self.files = files
+        self.files = dict(files)
         self._reader = reader
         self._workers = workers
         self._progress = progress
@@ -101,6 +109,24 @@ class Reading:
                 del opened
 
         self._run(jobs())
+
+    def compare_values(self, contents: Mapping[str, Contents], wanted: Callable[[str], bool]) -> None:
+        """Hash the values of the tensors that are wanted, in every file."""
+
+        def jobs() -> Iterator[_Job]:
+            for name, content in contents.items():
+                chosen = [tensor for tensor in content.shapes if wanted(tensor)]
+                if chosen:
+                    opened = self._reader(self.files[name]).tensors
+                    hashing = [self._workers.submit(_hash_values, content, each, opened[each]) for each in chosen]
+                    yield _Job("comparing dtypes", hashing)
+                    del opened
+
+        self._run(jobs())
+
+    def drop(self, name: str) -> None:
+        """Forget a file that is no column."""
+        del self.files[name]
 
     def stack(self, contents: Mapping[str, Contents], mixed: Mapping[str, slice]) -> tuple[Tensor, dict[str, Tensor]]:
         """The stack, and the first checkpoint's other tensors; scans what was not scanned before.
@@ -184,6 +210,10 @@ def _scan_one(scans: dict[str, checkpoints.Scan], name: str, tensor: Tensor, int
         checkpoints.copy(tensor, into)
 
 
+def _hash_values(content: Contents, name: str, tensor: Tensor) -> None:
+    content.values[name] = checkpoints.value_hash(tensor)
+
+
 def _contents_of(checkpoint: checkpoints.Checkpoint) -> Contents:
     tensors = checkpoint.tensors
     return Contents(
@@ -193,4 +223,6 @@ def _contents_of(checkpoint: checkpoints.Checkpoint) -> Contents:
         tied=checkpoint.tied,
         ignored=checkpoint.ignored,
         mapped=checkpoint.mapped,
+        notices=checkpoint.notices,
+        added=checkpoint.added,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,10 @@ from mixopt.untrusted import refusing
 from mixopt.untrusted.texts import json_of, read_text
 from mixopt.values.recipe import Recipe
 from mixopt.weights import checkpoints
+from mixopt.weights.alignment import AlignedReader, Signature
+from mixopt.weights.checkpoints import Weights
 from mixopt.weights.exact import build_exact
+from mixopt.weights.pool import Pool
 from mixopt.weights.reading import Reader
 
 METADATA_KEY = "mixopt"
@@ -87,6 +91,43 @@ def fuse(
     if strange := [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]:
         raise PoolError(f"the BatchNorm statistics fit no tensor of the checkpoints: {names(strange)}")
     return tensors | own, tied
+
+
+def reading_of(pool: Pool, weights: Weights) -> dict[str, Any]:
+    """How a pool's checkpoints were read, as a recipe keeps it: see `mixopt.Recipe`."""
+    constants = {name: pool.fixed[name] for name in sorted(pool.added & pool.fixed.keys())}
+    return {
+        "weights": weights,
+        "fixed": sorted(pool.fixed),
+        "tied": dict(sorted(pool.tied.items())),
+        "constants": {
+            name: {
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "shape": list(tensor.shape),
+                "values": [int(value) for value in tensor.reshape(-1).tolist()],
+            }
+            for name, tensor in constants.items()
+        },
+    }
+
+
+def reader_for(recipe: Recipe) -> Reader:
+    """Opens a recipe's checkpoints as they were read when it was made; needs no model.
+
+    Raises:
+        MixoptError: Its constants are not of the shape that it says.
+    """
+    found = recipe.reading
+    if found is None:
+        return checkpoints.read
+    with refusing(MixoptError, "recipe", found="constants that are none", cure="restore it from a copy"):
+        constants = {
+            name: torch.tensor(each["values"]).reshape(each["shape"]).to(getattr(torch, each["dtype"]))
+            for name, each in found["constants"].items()
+        }
+    tensors = [tensor for _, group in recipe.mix.groups.items for tensor in group]
+    names = frozenset((*tensors, *found["fixed"], *found["tied"]))
+    return AlignedReader(Signature(names, found["tied"], constants), found["weights"])
 
 
 def keep_statistics(folder: Path, draft: Recipe, statistics: Mapping[str, Tensor], images: int) -> Recipe:
@@ -182,7 +223,7 @@ def locate(recipe: Recipe, folders: Sequence[Path], reader: Reader, listener: Li
     found: dict[str, Path] = {}
     unread: list[str] = []
     for folder in folders:
-        files = checkpoints.find(folder, ("**/*",))
+        files = checkpoints.find_below(folder)
         wanted = set(missing.values())
         files.sort(key=lambda path: not any(path.name.startswith(Path(column).name) for column in wanted))
         for number, path in enumerate(files):

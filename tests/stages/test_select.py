@@ -141,7 +141,7 @@ def test_a_resumed_study_keeps_what_steers_it(
 def test_run_toml_holds_what_steered(done: tuple[SearchResult, list[str]], pool: Path) -> None:
     kept = tomllib.loads((done[0].folder / "run.toml").read_text())
     again = load_spec({"models": pool, "select": kept["select"], "shifts": kept["shifts"]})
-    assert again.weights == {"extra": 0.2, "synthetic": 0.3}
+    assert again.steering == {"extra": 0.2, "synthetic": 0.3}
     assert again.select["extra"][0] == (pool / "extra.npz").resolve()
 
 

@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,17 @@ from torch import Tensor, nn
 
 from mixopt.errors import CheckpointError, RunError
 from mixopt.weights import checkpoints
-from mixopt.weights.checkpoints import Checkpoint, content_hash, find, names_of, pickled, read, tensor_hash, write
+from mixopt.weights.checkpoints import (
+    Checkpoint,
+    content_hash,
+    find,
+    names_of,
+    pickled,
+    read,
+    tensor_hash,
+    wrappers,
+    write,
+)
 
 State = dict[str, Tensor]
 DTYPES = [
@@ -80,7 +91,7 @@ def test_find_gives_checkpoints_in_natural_order(tmp_path: Path) -> None:
 
 def test_find_obeys_patterns_and_lists_a_file_once(tmp_path: Path) -> None:
     touch(tmp_path, "a/m_10.pt", "a/m_9.pt", "b/m_1.pt", "b/log.json", "m_2.pt")
-    found = find(tmp_path, ("*/m_*.pt", "a/*", "b/log.json"))
+    found = find(tmp_path, ("*/m_*.pt", "a/*"))
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a/m_9.pt", "a/m_10.pt", "b/m_1.pt"]
 
 
@@ -303,7 +314,7 @@ def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
     codes = torch.zeros(2, 2, dtype=torch.int64)
     sparse = torch.sparse_coo_tensor(codes, torch.ones(2), (3, 3), check_invariants=True)
     with pytest.raises(CheckpointError, match="w is sparse or quantized"):
-        pickled.unwrap(tmp_path / "m.pt", {"w": sparse, "b": torch.ones(1)})
+        wrappers.unwrap(tmp_path / "m.pt", {"w": sparse, "b": torch.ones(1)})
 
 
 @pytest.mark.parametrize("suffix", checkpoints.SUFFIXES)
@@ -317,9 +328,12 @@ def test_an_empty_file_is_named_so(tmp_path: Path, suffix: str) -> None:
 def test_missing_and_unknown_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"m\.pt: no such file"):
         read(tmp_path / "m.pt")
-    touch(tmp_path, "m.ckpt")
-    with pytest.raises(CheckpointError, match=r"m\.ckpt: expected a checkpoint \(\.safetensors, \.pt"):
-        read(tmp_path / "m.ckpt")
+    touch(tmp_path, "m.txt")
+    with pytest.raises(CheckpointError, match=r"m\.txt: expected a checkpoint \(\.safetensors, \.pt"):
+        read(tmp_path / "m.txt")
+    (tmp_path / "n.pt").symlink_to("nowhere.pt")
+    with pytest.raises(CheckpointError, match=r"n\.pt: a link to nothing"):
+        read(tmp_path / "n.pt")
 
 
 def save_as(path: Path, form: str) -> bytes:
@@ -353,10 +367,32 @@ def test_no_bytes_do_more_than_a_checkpoint_error(
         read(path)
 
 
-def test_a_text_under_a_weights_name_is_damaged(tmp_path: Path) -> None:
-    """As git leaves it where LFS is not installed."""
-    (tmp_path / "m.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
-    with pytest.raises(CheckpointError, match="damaged"):
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".ckpt"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
+            "a git-lfs pointer.*git lfs pull",
+        ),
+        (b"\n<!DOCTYPE html><html><body>Access denied</body></html>", "a web page, not a checkpoint"),
+        (b"GGUF\x03\0\0\0", "a GGUF file"),
+        (b"\x1f\x8b\x08\0", "compressed with gzip"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_for_what_it_is(tmp_path: Path, suffix: str, content: bytes, says: str) -> None:
+    (tmp_path / f"m{suffix}").write_bytes(content)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        read(tmp_path / f"m{suffix}")
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_program_with_weights_inside_says_how_to_take_them_out(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced: Any = torch.jit.trace(nn.Linear(2, 3), torch.zeros(1, 2))  # type: ignore[no-untyped-call]
+        traced.save(str(tmp_path / "m.pt"))
+    with pytest.raises(CheckpointError, match=r"a TorchScript archive.*torch\.jit\.load\('m\.pt'"):
         read(tmp_path / "m.pt")
 
 

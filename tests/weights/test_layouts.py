@@ -30,9 +30,10 @@ Write = Callable[[dict[str, Tensor], Path], None]
 
 def write_parts(state: dict[str, Tensor], index: Path) -> None:
     """Every tensor in a file of its own."""
-    part_of = {name: f"{index.name.partition('.')[0]}-{number}.safetensors" for number, name in enumerate(state)}
+    stem, suffix, *_ = index.name.split(".")[0], f".{index.name.split('.')[-3]}"
+    part_of = {name: f"{stem}-{number}{suffix}" for number, name in enumerate(state)}
     for name, part in part_of.items():
-        save_file({name: state[name]}, index.parent / part)
+        (torch.save if suffix == ".bin" else save_file)({name: state[name]}, index.parent / part)
     index.write_text(json.dumps({"weight_map": part_of}))
 
 

@@ -169,19 +169,56 @@ def test_equal_integer_buffers_are_kept_in_silence(make_pool: MakePool) -> None:
     assert pool.notices == ()
 
 
-def test_integer_buffers_that_differ_come_from_the_first_with_a_notice(make_pool: MakePool) -> None:
+def test_counters_that_differ_come_from_the_first_with_a_notice(make_pool: MakePool) -> None:
     states = random_states(3)
     for number, state in enumerate(states):
         state["steps"] = torch.tensor(number + 10)
-        state["mask"] = torch.tensor([number == 0, True])
+        state["bn.num_batches_tracked"] = torch.tensor(number)
     pool = make_pool(states[:2], base=states[2])
     assert pool.buffers_from == "model_0"
     assert pool.fixed["steps"].item() == 10
-    assert pool.fixed["mask"].tolist() == [True, True]
     assert "steps" not in pool.sizes
     (notice,) = pool.notices
-    assert notice.startswith("2 integer or bool buffers differ")
+    assert notice.startswith("2 counters differ")
     assert notice.endswith("taken from model_0")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (torch.tensor([1, 2], dtype=torch.int8), torch.tensor([2, 1], dtype=torch.int8)),
+        (torch.tensor([True, False]), torch.tensor([True, True])),
+        (torch.tensor(3), torch.tensor(4)),
+    ],
+    ids=["weights", "mask", "scalar"],
+)
+def test_integers_that_differ_and_count_nothing_are_refused(make_pool: MakePool, values: tuple[Tensor, Tensor]) -> None:
+    states = random_states(2)
+    for state, value in zip(states, values, strict=True):
+        state["q.zero_point"] = value
+    assert "differ and cannot be mixed (q.zero_point)" in message(make_pool, states)
+
+
+def test_equal_values_in_two_dtypes_are_equal(make_pool: MakePool) -> None:
+    states = random_states(3)
+    for number, state in enumerate(states):
+        state["ids"] = torch.arange(5, dtype=torch.int32 if number else torch.int64)
+        mask = torch.full((3, 3), float("-inf")).triu(1)
+        state["mask"] = mask.to(torch.float16) if number == 1 else mask
+        state["frozen"] = torch.tensor([0.5, 0.25]).to(torch.bfloat16 if number == 2 else torch.float32)
+    pool = make_pool(states[:2], base=states[2])
+    assert {"ids", "mask", "frozen"} <= pool.fixed.keys()
+    assert pool.fixed["ids"].dtype == torch.int64
+    assert {"ids", "mask", "frozen"}.isdisjoint(pool.sizes)
+
+
+def test_values_that_differ_beyond_a_few_bytes_in_two_dtypes_differ(make_pool: MakePool) -> None:
+    states = random_states(2)
+    for number, state in enumerate(states):
+        # The middle, which is looked at first, is the same.
+        state["long"] = torch.arange(5000, dtype=torch.float64 if number else torch.float32)
+        state["long"][0] = number
+    assert "long" in make_pool(states).sizes
 
 
 def test_batchnorm_statistics_are_mixed_with_a_notice(make_pool: MakePool) -> None:
@@ -283,11 +320,35 @@ def test_nan_alike_in_all_is_still_refused(make_pool: MakePool) -> None:
     assert "model_1: tensor frozen holds NaN" in text
 
 
-def test_duplicates_are_named(make_pool: MakePool) -> None:
+def test_copies_of_one_model_count_once(make_pool: MakePool) -> None:
     states = random_states(3)
-    text = message(make_pool, [states[0], states[1], states[0]], base=states[1])
-    assert "model_2: the same weights as model_0; remove one of the two" in text
-    assert "base: the same weights as model_1" in text
+    pool = make_pool([states[0], states[1], states[0], states[2]], base=states[1])
+    assert pool.columns == ("model_0", "model_3", "base")
+    assert pool.base == "base"
+    assert "model_2: the same weights as model_0; counted once" in pool.notices
+    assert "model_1: the same weights as base; counted once" in pool.notices
+    assert torch.equal(pool.stack, make_pool([states[0], states[2]], base=states[1]).stack)
+
+
+def test_copies_of_one_model_are_no_pool(make_pool: MakePool) -> None:
+    states = random_states(1)
+    text = message(make_pool, [states[0], states[0]])
+    assert "model_1: the same weights as model_0" in text
+    assert "mixing needs at least two checkpoints, found 1 (model_0)" in text
+
+
+def test_what_was_done_on_opening_is_told_once_for_all_that_it_holds_for(tmp_path: Path) -> None:
+    states = random_states(3)
+    files = {}
+    for number, state in enumerate(states):
+        files[f"m{number}"] = tmp_path / f"m{number}.pt"
+        wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
+        torch.save({"state_dict": state, "state_dict_ema": wrapped} if number == 2 else wrapped, files[f"m{number}"])
+    notices = open_pool(files).notices
+    assert "every checkpoint: names lose the prefix 'module.'" in notices
+    assert any(
+        each.startswith("m2: of several sets of weights 'state_dict_ema' (averaged) is taken") for each in notices
+    )
 
 
 def test_a_base_that_does_not_fit_is_named(make_pool: MakePool) -> None:
@@ -302,7 +363,6 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     del states[1]["scale"]
     states[2]["head.weight"] = torch.zeros(2, 2)
     states[3]["stem.weight"][0] = torch.nan
-    states[4] = states[0]
     files = {}
     for number, state in enumerate(states):
         files[f"m{number}"] = tmp_path / f"m{number}.safetensors"
@@ -316,12 +376,11 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         "m1: lacks 1 tensors that m0 has: scale",
         "m2: head.weight has shape",
         "m3: tensor stem.weight holds NaN",
-        "m4: the same weights as m0",
         "m5.safetensors: damaged or truncated",
         "missing.safetensors: no such file",
     ):
         assert expected in text
-    assert "6 problems" in text
+    assert "5 problems" in text
 
 
 @pytest.mark.parametrize("count", [0, 1])

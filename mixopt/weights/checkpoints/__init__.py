@@ -16,103 +16,135 @@ from pathlib import Path
 import torch
 
 from mixopt.errors import CheckpointError, unknown
-from mixopt.files import natural_key
-from mixopt.untrusted import open_regular, refusing
-from mixopt.weights.checkpoints import pickled, safetensor_files, sharded
+from mixopt.untrusted import refusing
+from mixopt.weights.checkpoints import finding, folders, pickled, safetensor_files, sharded, strange
 from mixopt.weights.checkpoints.checks import check_tensors
-from mixopt.weights.checkpoints.hashing import Scan, content_hash, copy, hash_tensors, sample, scan, tensor_hash
+from mixopt.weights.checkpoints.finding import Found
+from mixopt.weights.checkpoints.folders import is_adapter, is_checkpoint_folder
+from mixopt.weights.checkpoints.hashing import (
+    Scan,
+    content_hash,
+    copy,
+    hash_tensors,
+    sample,
+    scan,
+    tensor_hash,
+    value_hash,
+)
 from mixopt.weights.checkpoints.layout import Checkpoint, Layout
+from mixopt.weights.checkpoints.naming import without_wrappers
+from mixopt.weights.checkpoints.quantised import dequantised
 from mixopt.weights.checkpoints.safetensor_files import metadata_of, write
+from mixopt.weights.checkpoints.wrappers import AUTO, Weights
 
 __all__ = [
     "DTYPES",
     "LAYOUTS",
     "SUFFIXES",
     "Checkpoint",
+    "Found",
     "Layout",
     "Scan",
+    "Weights",
     "content_hash",
     "copy",
     "dtype_of",
+    "file_of",
     "find",
+    "find_below",
+    "find_noted",
     "hash_tensors",
+    "is_adapter",
+    "is_checkpoint_folder",
     "metadata_of",
     "names_of",
     "read",
     "sample",
     "scan",
     "tensor_hash",
+    "value_hash",
     "write",
 ]
 
 LAYOUTS: dict[str, Layout] = {"safetensors": safetensor_files, "pickle": pickled, "sharded": sharded}
 SUFFIXES = tuple(suffix for layout in LAYOUTS.values() for suffix in layout.SUFFIXES)
-PREFIXES = ("module.", "_orig_mod.")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
-def find(directory: Path, patterns: Sequence[str] = ()) -> list[Path]:
-    """Checkpoint files of a directory in natural name order.
+def find(directory: Path, patterns: Sequence[str] = (), besides: Path | None = None) -> list[Path]:
+    """The checkpoints of a directory, see `find_noted`, without what is to say of them."""
+    return list(find_noted(directory, patterns, besides).paths)
+
+
+def find_noted(directory: Path, patterns: Sequence[str] = (), besides: Path | None = None) -> Found:
+    """Checkpoint files of a directory, and folders that are one, in natural name order.
 
     Args:
         directory: The folder to look in.
-        patterns: Globs relative to it; without any, every checkpoint file at its top. The parts of a sharded
-            checkpoint count once, through their index.
+        patterns: Globs or names relative to it, each of which must match. Without any, every checkpoint at its top, or
+            where there is none, those of the first level below that has some. The parts of a sharded checkpoint count
+            once, through their index, and so do several names of one file.
+        besides: A checkpoint that is not looked for, the base.
 
     Raises:
-        CheckpointError: The directory is missing, or a pattern is not one.
+        CheckpointError: The directory is missing, or a pattern is not one or matches no checkpoint.
     """
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such directory; --models takes the folder with the checkpoints")
-    if wrong := [pattern for pattern in patterns if not pattern or Path(pattern).is_absolute()]:
-        raise CheckpointError(f"{directory}: expected patterns relative to this folder, got {wrong[0]!r}")
-    with refusing(CheckpointError, str(directory), found="cannot be searched", cure="correct --ingredients"):
-        found = {path for pattern in patterns or ("*",) for path in directory.glob(pattern) if _is_checkpoint(path)}
-        indexes = {path for suffix in sharded.SUFFIXES for path in directory.rglob(f"*{suffix}") if path.is_file()}
-    claimed: dict[Path, Path] = {}
-    # An index that a pattern missed still claims its parts.
-    for index in sorted(indexes):
-        parts = set(sharded.parts_of(index))
-        if index in found or parts & found:
-            found.add(index)
-            if twice := parts & claimed.keys():
-                part = min(twice)
-                raise CheckpointError(f"{index}: lists {part.name}, as {claimed[part]} does; remove one of the two")
-            claimed |= dict.fromkeys(parts, index)
-    return sorted(found - claimed.keys(), key=lambda path: natural_key(path.relative_to(directory).as_posix()))
+    return finding.find(directory, patterns, besides, lambda path: _layout_of(path) is not None)
+
+
+def find_below(directory: Path) -> list[Path]:
+    """Every checkpoint file in a folder and all folders below it, in natural name order."""
+    return finding.everything_below(directory, lambda path: _layout_of(path) is not None)
 
 
 def names_of(paths: Sequence[Path], directory: Path) -> list[str]:
     """A name for each checkpoint: its file name without suffix, or its path where two would be alike."""
-    stems = [_stem(path.name) for path in paths]
+    stems = [path.name if path.is_dir() else _stem(path.name) for path in paths]
     if len(set(stems)) == len(stems):
         return stems
     return [(path.relative_to(directory) if path.is_relative_to(directory) else path).as_posix() for path in paths]
 
 
-def read(path: Path) -> Checkpoint:
+def file_of(path: Path) -> Path:
+    """The file that holds a checkpoint's weights, or their index: the path itself, or for a folder one in it.
+
+    Raises:
+        CheckpointError: A folder without one, or with several.
+    """
+    if not path.is_dir():
+        return path
+    with refusing(CheckpointError, str(path), found="cannot be searched", cure="name the file"):
+        files = [each for each in sorted(path.iterdir()) if _is_checkpoint(each)]
+    return folders.weights_in(path, files)
+
+
+def read(path: Path, weights: Weights = AUTO) -> Checkpoint:
     """Open one checkpoint.
 
     Args:
-        path: ``.safetensors``, its ``.safetensors.index.json``, or a ``.pt``, ``.pth`` or ``.bin`` pickle of
-            tensors. Common wrappers (``state_dict``, ``model``, ...) and prefixes (``module.``) are removed.
+        path: ``.safetensors``, a ``.pt``, ``.pth``, ``.bin``, ``.ckpt`` or ``.pth.tar`` pickle of tensors, the
+            ``.index.json`` of one in several files, or a folder with one of these. Common wrappers (``state_dict``,
+            ``model``, ...) and prefixes (``module.``) are removed.
+        weights: Which weights, where a file holds averaged ones beside those as trained: ``auto`` takes the averaged
+            ones and says so.
 
     Raises:
         CheckpointError: Missing, empty, truncated, of an unknown kind, or a pickle that would need to run code.
     """
     with refusing(CheckpointError, str(path), found="not a checkpoint", cure="name the file"):
         if not path.exists():
-            raise CheckpointError(f"{path}: no such file")
-        with open_regular(path) as stream:
-            is_empty = not stream.read(1)
-    if is_empty:
-        raise CheckpointError(f"{path}: the file is empty (0 bytes); copy it again from where it was trained")
-    layout = _layout_of(path)
+            raise CheckpointError(f"{path}: {'a link to nothing' if path.is_symlink() else 'no such file'}")
+        file = file_of(path)
+        head = strange.head_of(file)
+    if not head:
+        raise CheckpointError(f"{file}: the file is empty (0 bytes); copy it again from where it was trained")
+    layout = _layout_of(file)
     if layout is None:
-        raise CheckpointError(f"{path}: expected a checkpoint ({', '.join(SUFFIXES[:-1])} or *{SUFFIXES[-1]})")
-    opened = layout.read(path)
-    check_tensors(path, opened.tensors)
-    return _without_prefixes(opened)
+        raise CheckpointError(f"{file}: expected a checkpoint ({', '.join(SUFFIXES[:-1])} or *{SUFFIXES[-1]})")
+    strange.check_kind(file, head)
+    opened = layout.read(file, weights)
+    check_tensors(file, opened.tensors)
+    return replace(without_wrappers(dequantised(opened)), path=path)
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -131,18 +163,10 @@ def _layout_of(path: Path) -> Layout | None:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and _layout_of(path) is not None
+    is_one = path.is_file() and not path.name.startswith(".") and not folders.is_side_file(path)
+    return is_one and _layout_of(path) is not None
 
 
 def _stem(name: str) -> str:
-    suffix = next((one for one in SUFFIXES if name.endswith(one)), None)
+    suffix = max((one for one in SUFFIXES if name.endswith(one)), key=len, default=None)
     return name.rpartition(".")[0] if suffix is None else name.removesuffix(suffix)
-
-
-def _without_prefixes(opened: Checkpoint) -> Checkpoint:
-    """Names as the bare module has them, where every name starts with a wrapper's prefix."""
-    tensors, tied = opened.tensors, opened.tied
-    while prefix := next((one for one in PREFIXES if tensors and all(name.startswith(one) for name in tensors)), ""):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        tied = {alias.removeprefix(prefix): name.removeprefix(prefix) for alias, name in tied.items()}
-    return replace(opened, tensors=tensors, tied=tied)

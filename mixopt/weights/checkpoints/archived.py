@@ -13,6 +13,7 @@ import joblib
 
 from mixopt.errors import CheckpointError
 from mixopt.untrusted import open_regular, refusing
+from mixopt.weights.checkpoints.strange import check_torchscript
 
 # A record's own header: its signature, and the lengths of its name and of what follows that.
 _HEADER = struct.Struct("<4s22xHH")
@@ -45,6 +46,7 @@ def _check(path: Path, stamp: tuple[int, ...]) -> bool:
             return False
         with zipfile.ZipFile(stream) as archive:
             records = archive.infolist()
+            check_torchscript(path, records)
             if len({record.filename for record in records}) < len(records):
                 raise ValueError("two records of one name")
             # What torch was told not to sum has 0 in all of them.

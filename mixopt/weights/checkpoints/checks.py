@@ -12,6 +12,12 @@ from mixopt.errors import CheckpointError, short
 from mixopt.memory import available_memory, gigabytes
 
 _LONGEST_NAME = 2000
+# Exactly other floating-point numbers, of which they are made when a checkpoint is read.
+FLOAT8 = frozenset(
+    found
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+    if isinstance(found := getattr(torch, name, None), torch.dtype)
+)
 # What torch can look through for NaN, compare and mix; complex ones are told with the rest of the pool.
 _KINDS = frozenset(
     {
@@ -62,7 +68,7 @@ def _problem_of(tensor: Tensor) -> str:
         return "is on the meta device and has no values; save the model again once its weights are loaded"
     if tensor.layout != torch.strided or tensor.is_quantized:
         return "is sparse or quantized; only dense tensors can be mixed"
-    if tensor.dtype not in _KINDS:
+    if tensor.dtype not in _KINDS | FLOAT8:
         kind = str(tensor.dtype).removeprefix("torch.")
         return f"is stored as {kind}, which cannot be mixed; convert the checkpoint to bfloat16 or float32 first"
     size = tensor.numel() * tensor.element_size()

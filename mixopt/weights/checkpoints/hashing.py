@@ -85,11 +85,30 @@ def copy(tensor: Tensor, into: Tensor) -> None:
         place.copy_(part)
 
 
+def value_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's shape and values, as hex: the same where values are, whatever the dtypes.
+
+    Of floating-point tensors and of integers; the two kinds have different hashes.
+    """
+    wide = _wide(tensor)
+    digest = hashlib.sha256(f"{wide}{list(tensor.shape)}".encode())
+    for part in _chunks(tensor.detach().reshape(-1)):
+        digest.update(bytes_of(part.to(wide)))
+    return digest.hexdigest()
+
+
 def sample(tensor: Tensor) -> bytes:
-    """A few bytes from a tensor's middle: where they differ, the tensors do."""
+    """A few values from a tensor's middle, as bytes: where they differ, the tensors do, whatever their dtypes."""
     flat = tensor.detach().reshape(-1)
     middle = flat.numel() // 2
-    return bytes(bytes_of(flat[middle : middle + _SAMPLE]))
+    return bytes(bytes_of(flat[middle : middle + _SAMPLE].to(_wide(tensor))))
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """A dtype that holds every value of a tensor's kind."""
+    if tensor.is_complex():
+        return torch.complex128
+    return torch.float64 if tensor.is_floating_point() else torch.int64
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

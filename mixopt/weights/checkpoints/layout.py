@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mixopt.weights.checkpoints.wrappers import AUTO, Weights
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -21,6 +23,7 @@ class Checkpoint:
         ignored: Entries of the state dict that are not tensors.
         mapped: Whether the tensors lie in the file and are read when used, so that opening it cost next to nothing.
         notices: What was taken, left out or renamed while it was opened, as a user should know it.
+        added: Names of constants that are the model's own, as the file has none.
     """
 
     path: Path
@@ -30,6 +33,7 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
     mapped: bool = False
     notices: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
 
 class Layout(Protocol):
@@ -42,8 +46,12 @@ class Layout(Protocol):
     def matches(self, path: Path) -> bool:
         """Whether a path is a checkpoint of this layout, by its name; told without opening it."""
 
-    def read(self, path: Path) -> Checkpoint:
+    def read(self, path: Path, weights: Weights = AUTO) -> Checkpoint:
         """Open one; runs no code from the file.
+
+        Args:
+            path: The file.
+            weights: Which of several sets of weights in it.
 
         Raises:
             CheckpointError: Damaged, truncated, or not what its name says.

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import pickle
-import reprlib
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mixopt.errors import CheckpointError, short
+from mixopt.errors import CheckpointError
 from mixopt.memory import available_memory, gigabytes
 from mixopt.untrusted import READER_ERRORS, is_environment, reason_of
 from mixopt.weights.checkpoints import archived
-from mixopt.weights.checkpoints.checks import check_tensors
+from mixopt.weights.checkpoints.harmless import harmless
 from mixopt.weights.checkpoints.layout import Checkpoint
+from mixopt.weights.checkpoints.wrappers import AUTO, Weights, unwrap
 
-SUFFIXES = (".pt", ".pth", ".bin")
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 
 
 def matches(path: Path) -> bool:
@@ -29,14 +26,14 @@ def matches(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, weights: Weights = AUTO) -> Checkpoint:
     """Open one, and take off common wrappers (``state_dict``, ``model``, ...).
 
     Raises:
         CheckpointError: Damaged, truncated, without tensors, or a pickle that would need to run code.
     """
     loaded, mapped = _load(path)
-    state, ignored = unwrap(path, loaded)
+    state, ignored, notices = unwrap(path, loaded, weights)
     names_by_memory: dict[tuple[Any, ...], str] = {}
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
@@ -53,7 +50,7 @@ def read(path: Path) -> Checkpoint:
             tied[name] = first
         else:
             tensors[name] = tensor.detach()
-    return Checkpoint(path, tensors, tied, {}, ignored, mapped)
+    return Checkpoint(path, tensors, tied, {}, ignored, mapped, notices)
 
 
 def _load(path: Path) -> tuple[Any, bool]:
@@ -65,7 +62,7 @@ def _load(path: Path) -> tuple[Any, bool]:
             f"{gigabytes(free)} can be had; save it again with a newer torch, which maps it"
         )
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(harmless()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch explains protocols of pickles; the error below says what matters
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), mapped
     except READER_ERRORS as error:
@@ -85,49 +82,7 @@ def _load(path: Path) -> tuple[Any, bool]:
         ) from error
 
 
-def _numpy_scalars() -> list[Any]:
-    """What torch must allow for a NumPy number beside the weights (a best score), as NumPy 2 and 1 pickle it."""
-    scalar: Any = np.float64(0).__reduce__()[0]
-
-    def old(*arguments: Any) -> Any:
-        return scalar(*arguments)
-
-    old.__module__ = "numpy.core.multiarray"
-    old.__name__ = old.__qualname__ = "scalar"
-    return [scalar, old, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1"))]
-
-
 def _reason(error: Exception) -> str:
     """The telling line of torch's long messages."""
     telling = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
     return telling[0][:160] if telling else reason_of(error)
-
-
-def unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state dict in what a pickle held, name to tensor, and its entries that are not tensors.
-
-    Raises:
-        CheckpointError: There is none, or one of its tensors cannot be worked with.
-    """
-    state = loaded
-    for _ in range(3):
-        inner = [state[key] for key in WRAPPERS if isinstance(state, Mapping) and isinstance(state.get(key), Mapping)]
-        if not inner:
-            break
-        state = inner[0]
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: expected a state dict (name to tensor), found a {type(state).__name__}")
-    tensors = {
-        str(name): value for name, value in state.items() if isinstance(name, (str, int)) and isinstance(value, Tensor)
-    }
-    # Of anything, however deep: a key may hold itself a thousand times over.
-    others = [
-        name if isinstance(name, str) else short(reprlib.repr(name))
-        for name, value in state.items()
-        if not (isinstance(name, (str, int)) and isinstance(value, Tensor))
-    ]
-    if not tensors:
-        found = ", ".join(map(short, others[:5])) or "nothing"
-        raise CheckpointError(f"{path}: no tensors found in it; its entries are {found}")
-    check_tensors(path, tensors)
-    return tensors, tuple(others)

@@ -18,6 +18,7 @@ from mixopt.files import atomic_write
 from mixopt.untrusted import refusing
 from mixopt.weights.checkpoints.hashing import bytes_of
 from mixopt.weights.checkpoints.layout import Checkpoint
+from mixopt.weights.checkpoints.wrappers import AUTO, Weights
 
 SUFFIXES = (".safetensors",)
 
@@ -44,7 +45,7 @@ def matches(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, weights: Weights = AUTO) -> Checkpoint:
     """Open one; its tensors stay in the file until they are used.
 
     Raises:

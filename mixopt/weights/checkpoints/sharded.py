@@ -1,4 +1,4 @@
-"""A checkpoint in several safetensors files, with an index beside them, as Hugging Face saves large models."""
+"""A checkpoint in several files, with an index beside them, as Hugging Face saves large models."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from torch import Tensor
 from mixopt.errors import CheckpointError, short
 from mixopt.files import is_plain_name, natural_key
 from mixopt.untrusted.texts import read_json
-from mixopt.weights.checkpoints import safetensor_files
+from mixopt.weights.checkpoints import pickled, safetensor_files
 from mixopt.weights.checkpoints.layout import Checkpoint
+from mixopt.weights.checkpoints.wrappers import AUTO, Weights
 
-SUFFIXES = (".safetensors.index.json",)
-_NUMBERED = re.compile(r"\d+-of-\d+\.safetensors$")
+INDEX = ".index.json"
+SUFFIXES = (f".safetensors{INDEX}", f".bin{INDEX}")
+_NUMBERED = re.compile(r"(?P<stem>.+?)[-_.]?\d+-of-\d+(?P<suffix>\.(safetensors|bin))$")
 
 
 def matches(path: Path) -> bool:
@@ -23,7 +25,13 @@ def matches(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
-def read(path: Path) -> Checkpoint:
+def index_of(part: Path) -> Path | None:
+    """Where the index of a file would be that is named as one of several parts; None for any other name."""
+    found = _NUMBERED.match(part.name)
+    return None if found is None else part.with_name(f"{found['stem']}{found['suffix']}{INDEX}")
+
+
+def read(path: Path, weights: Weights = AUTO) -> Checkpoint:
     """Open the parts that an index lists, as one checkpoint.
 
     Raises:
@@ -31,17 +39,25 @@ def read(path: Path) -> Checkpoint:
     """
     part_of = _weight_map(path)
     tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
     metadata: dict[str, str] = {}
+    mapped = True
     for name in _in_order(part_of):
         part = path.parent / name
         if not part.is_file():
             raise CheckpointError(f"{path}: its part {name} is missing")
-        some, texts = safetensor_files.read_tensors(part)
-        tensors |= some
-        metadata |= texts
-    if absent := sorted(set(part_of) - set(tensors)):
+        if pickled.matches(part):
+            opened = pickled.read(part, weights)
+            tensors |= opened.tensors
+            tied |= opened.tied
+            mapped = mapped and opened.mapped
+        else:
+            some, texts = safetensor_files.read_tensors(part)
+            tensors |= some
+            metadata |= texts
+    if absent := sorted(set(part_of) - tensors.keys() - tied.keys()):
         raise CheckpointError(f"{path}: its parts lack {len(absent)} of the tensors it lists, such as {absent[0]}")
-    return Checkpoint(path, tensors, {}, metadata, mapped=True)
+    return Checkpoint(path, tensors, tied, metadata, mapped=mapped)
 
 
 def parts_of(index: Path) -> list[Path]:
@@ -66,19 +82,19 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{index}: not an index of a sharded checkpoint: no 'weight_map' of tensor names to files"
         )
-    stem = index.name.removesuffix(SUFFIXES[0])
+    name = index.name.removesuffix(INDEX)
     for part in weight_map.values():
-        if problem := _problem_of(part, stem):
+        if problem := _problem_of(part, Path(name)):
             raise CheckpointError(f"{index}: lists {short(repr(part))} as a part, {problem}")
     return dict(weight_map)
 
 
-def _problem_of(part: object, stem: str) -> str:
+def _problem_of(part: object, whole: Path) -> str:
     """Why a part cannot be one: it must be a file of this checkpoint's own, in the folder of the index."""
     if not isinstance(part, str) or not is_plain_name(part):
         return "expected the plain name of a file in its own folder"
-    if not safetensor_files.matches(Path(part)):
-        return "expected a .safetensors file"
-    if not (part.startswith(stem) or _NUMBERED.search(part)):
-        return f"which is a checkpoint of its own; expected names such as {stem}-00001-of-00002.safetensors"
+    if not part.endswith(whole.suffix):
+        return f"expected a {whole.suffix} file"
+    if not (part.startswith(whole.stem) or _NUMBERED.match(part)):
+        return f"which is a checkpoint of its own; expected names such as {whole.stem}-00001-of-00002{whole.suffix}"
     return ""

@@ -1,0 +1,162 @@
+"""What trainers wrap a state dict in, and which of two sets of weights in one file is taken.
+
+timm's loader prefers averaged weights, and so do the recipes of torchvision; Lightning's averaging callbacks keep the
+average as ``state_dict`` and the raw weights as ``current_model_state``.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from mixopt.errors import CheckpointError, names, short
+from mixopt.weights.checkpoints.checks import check_tensors
+
+# Which of the weights in a file: averaged where there are any, only averaged ones, or those as trained.
+Weights = Literal["auto", "ema", "raw"]
+AUTO: Weights = "auto"
+CHOICES: tuple[Weights, ...] = ("auto", "ema", "raw")
+
+_RAW = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
+_EMA = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "ema_model",
+    "ema",
+    "params_ema",
+    "averaged_model",
+)
+# Beside these, ``state_dict`` is the average.
+_RAW_BESIDE_AVERAGE = ("current_model_state",)
+_DEEPEST = 4
+
+
+def unwrap(
+    path: Path, loaded: Any, weights: Weights = AUTO
+) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """The state dict in what a file held.
+
+    Args:
+        path: The file, for messages.
+        loaded: What was in it.
+        weights: Which of two sets of weights.
+
+    Returns:
+        Name to tensor; its entries that are not tensors; what was taken and left out where there was a choice.
+
+    Raises:
+        CheckpointError: There is none, or not the one asked for, or one of its tensors cannot be worked with.
+    """
+    state, notices = loaded, []
+    taken_from: list[str] = []
+    for _ in range(_DEEPEST):
+        if not isinstance(state, Mapping) or _is_state(state):
+            break
+        taken, notice = _choose(path, state, weights)
+        if taken is None:
+            break
+        notices += [notice] if notice else []
+        taken_from.append(taken)
+        state = state[taken]
+    if weights == "ema" and taken_from and not _is_averaged(taken_from, notices):
+        raise CheckpointError(
+            f"{path}: --weights ema asks for the weights averaged, but it holds those as trained alone "
+            f"({names(taken_from)}); leave --weights out"
+        )
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"{path}: expected a state dict (name to tensor), found a {type(state).__name__}{_cure(state)}"
+        )
+    # Of anything, however deep: a key may hold itself a thousand times over.
+    others = [
+        name if isinstance(name, str) else short(reprlib.repr(name))
+        for name, value in state.items()
+        if not (isinstance(name, (str, int)) and isinstance(value, Tensor))
+    ]
+    tensors = {
+        str(name): value for name, value in state.items() if isinstance(name, (str, int)) and isinstance(value, Tensor)
+    }
+    if not tensors:
+        found = ", ".join(map(short, others[:5])) or "nothing"
+        raise CheckpointError(f"{path}: no tensors found in it; its entries are {found}")
+    check_tensors(path, tensors)
+    return tensors, tuple(others), tuple(notices)
+
+
+def _is_averaged(taken: list[str], notices: list[str]) -> bool:
+    """Whether an entry on the way to the weights is an average: by its name, or by what stood beside it."""
+    return any(key in _EMA for key in taken) or any("(averaged)" in notice for notice in notices)
+
+
+def _is_state(state: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is a state dict itself: of names of a network's tensors, most of them with a dot in it."""
+    return any(isinstance(value, Tensor) and isinstance(name, str) and "." in name for name, value in state.items())
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(each, Tensor) for each in value.values())
+
+
+def _is_wrapped(value: Any) -> bool:
+    """Whether a value is a state dict, or a mapping around one."""
+    if not isinstance(value, Mapping):
+        return False
+    return _holds_tensors(value) or any(isinstance(value.get(key), Mapping) for key in (*_RAW, *_EMA))
+
+
+def _choose(path: Path, state: Mapping[Any, Any], weights: Weights) -> tuple[str | None, str]:
+    """The entry to go on with, and what to say of it.
+
+    Raises:
+        CheckpointError: Several entries may be meant, or the one asked for is not there.
+    """
+    raw = [key for key in _RAW if _is_wrapped(state.get(key))]
+    averages = [key for key in _EMA if _is_wrapped(state.get(key))]
+    if raw and (beside := [key for key in _RAW_BESIDE_AVERAGE if _is_wrapped(state.get(key))]):
+        raw, averages = beside, [*averages, *raw]
+    if not raw and not averages:
+        return _only_one(path, state)
+    wanted = averages if weights != "raw" and averages else raw
+    if not wanted:
+        raise CheckpointError(
+            f"{path}: --weights raw asks for the weights as trained, but it holds those averaged alone "
+            f"({names(averages)}); leave --weights out"
+        )
+    left = [key for key in (*averages, *raw) if key != wanted[0]]
+    if not left:
+        return wanted[0], ""
+    kind = "averaged" if wanted[0] in averages else "as trained"
+    other = "" if weights != AUTO else f"; --weights {'raw' if wanted[0] in averages else 'ema'} takes the other"
+    return (
+        wanted[0],
+        f"of several sets of weights {wanted[0]!r} ({kind}) is taken, and {names(left)} left out{other}",
+    )
+
+
+def _only_one(path: Path, state: Mapping[Any, Any]) -> tuple[str | None, str]:
+    """An entry of any name that is the only state dict there is."""
+    if _holds_tensors(state):
+        return None, ""
+    found = [key for key, value in state.items() if isinstance(key, str) and _looks_trained(value)]
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{path}: holds several state dicts ({names(found)}), and it is not clear which is meant; save that one "
+            "alone: torch.save(torch.load(...)['NAME'], 'one.pt')"
+        )
+    return (found[0], f"the weights are taken from its entry {found[0]!r}") if found else (None, "")
+
+
+def _looks_trained(value: Any) -> bool:
+    return isinstance(value, Mapping) and _is_state(value)
+
+
+def _cure(state: Any) -> str:
+    if isinstance(state, list) and state and all(isinstance(each, Tensor) for each in state):
+        return "; tensors without names, as some averages are kept, fit no model by themselves: save a state dict"
+    return ""
