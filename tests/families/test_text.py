@@ -120,3 +120,23 @@ def test_images_for_a_family_of_texts(text_pool: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "val.npz", x=np.zeros((6, 4, 4, 3), np.uint8), y=np.arange(6) % 3)
     with pytest.raises(DataError, match=r"val\.npz: the family's encode cannot take an image \[4, 4, 3\]"):
         open_objective(load_spec({"models": text_pool, "cache": tmp_path, "data": {"search": tmp_path / "val.npz"}}))
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "matthews", "worst_class_recall", "ece", "top2"])
+def test_a_search_by_a_metric_of_whole_counts(metric: str, text_pool: Path, tmp_path: Path) -> None:
+    """Racing, confirmation, intervals and the report take its samples' shares; the file gives the value again."""
+    options = {**OPTIONS, "cache": tmp_path / "cache", "sampler": "random"}
+    result = mixopt.search(text_pool, out=tmp_path / "run", trials=4, metric=metric, **options)
+    row = result.report.row("search")
+    assert result.report.metric == metric
+    assert row.metrics["validation"][metric] == row.search
+    assert row.interval["test"][0] <= row.test["test"] <= row.interval["test"][1]
+    assert set(row.paired_p) == {"individual", "greedy"}
+    again = mixopt.evaluate(
+        result.folder / "model.safetensors",
+        family="tests.text_family:texts",
+        data={"search": text_pool / "test.jsonl"},
+        **OPTIONS,
+    )
+    assert again["metric"] == metric
+    assert again["splits"]["test"]["metrics"][metric] == pytest.approx(row.test["test"], abs=1e-5)
