@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,10 @@ from mixopt.data.own import driving_metric, own_functions, with_own
 from mixopt.data.splits import add_steering
 from mixopt.data.splits import open_splits as open_splits_of
 from mixopt.errors import DataError, SpecError
-from mixopt.ingredients import found_notices, ingredient_files
+from mixopt.families.opening import open_pool_of as open_pool_of
+from mixopt.families.opening import opening_of as opening_of
+from mixopt.families.opening import reader_of as reader_of
+from mixopt.ingredients import found_notices, ingredient_files, with_adapters_model
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import ActivationReuse, budget_on
 from mixopt.scoring.batchnorm import Recompute, find_layers
@@ -32,13 +34,12 @@ from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.scoring.scorer import AnyEvaluator, Scorer
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spec import POOL_FILE, StudySpec, pool_template
-from mixopt.values.groups import depth_order, make_groups
+from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, constant
 from mixopt.values.samples import SYNTHETIC, VALIDATION, Samples
 from mixopt.weights import checkpoints
-from mixopt.weights.alignment import AlignedReader, signature_of
 from mixopt.weights.builder import FastBuilder
-from mixopt.weights.pool import Pool, open_pool
+from mixopt.weights.pool import Pool
 from mixopt.weights.reading import Reader
 from mixopt.weights.stack import Stack, describe, open_stack
 
@@ -97,13 +98,13 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     _needs_data(spec, [*paths.values(), *([base[1]] if base else [])])
     device = resolve_device(spec.device)
     limit_threads(device)
-    family, stopwatch = family_of(spec), Stopwatch()
+    family, stopwatch = family_of(with_adapters_model(spec, paths, base)), Stopwatch()
     tell_of(family, listener)
     with stopwatch("decode"):
         splits, shifts = add_steering(spec, family, open_splits(spec, family, listener), listener)
     with stopwatch("open"):
         module = family.build()
-        reader = reader_of(family, module, spec)
+        reader, base = opening_of(family, module, spec, paths, base, listener)
         pool = open_pool_of(family, listener, paths, base, reader)
         model = _Model(family, module, pool, device)
     stack = open_stack(pool, device, spec.stack)
@@ -168,32 +169,6 @@ def identity_of(
         **({} if stack == FP32 else {"stack": stack}),
         **({"compile": True} if is_compiled else {}),
     }
-
-
-def reader_of(family: families.Family | None, module: nn.Module | None, spec: StudySpec) -> Reader:
-    """Opens the pool's checkpoints: fitted to a model that was just built, and compared with it where that can be."""
-    if module is None:
-        return partial(checkpoints.read, weights=spec.weights)
-    aligned = AlignedReader(signature_of(module), spec.weights)
-    if not isinstance(family, families.Compared):
-        return aligned
-    fitted = family.fitted
-    return lambda path: fitted(aligned(path))
-
-
-def open_pool_of(
-    family: families.Family | None,
-    listener: Listener,
-    paths: dict[str, Path],
-    base: tuple[str, Path] | None,
-    reader: Reader,
-) -> Pool:
-    """Open the pool, with tensors in the family's order, or by their names alone where no family is known."""
-    order = depth_order if family is None else family.depth
-    pool = open_pool(paths, base, order=order, reader=reader, progress=listener.progress)
-    for notice in pool.notices:
-        listener.info(notice)
-    return pool
 
 
 def tell_of(family: families.Family, listener: Listener) -> None:

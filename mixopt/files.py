@@ -57,6 +57,10 @@ _TEMPORARY = ".mixopt.tmp"
 _SHARED = stat.S_IWGRP | stat.S_IWOTH
 
 
+# Where a cache keeps adapters that were merged into their base.
+MERGED = "merged"
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a text names a file in some folder, and no other place."""
     return 0 < len(name) < _LONGEST_NAME and name not in (".", "..") and not set(name) & set("/\\:\0")

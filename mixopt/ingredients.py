@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from mixopt.errors import CheckpointError
+from mixopt.errors import CheckpointError, names, short
 from mixopt.spec import StudySpec
 from mixopt.weights import checkpoints
 
@@ -17,6 +18,9 @@ def ingredient_files(spec: StudySpec) -> tuple[dict[str, Path], tuple[str, Path]
     """
     base = None if spec.base is None else _base_file(spec)
     files = checkpoints.find(spec.models, spec.ingredient_patterns, base)
+    if base is None and (adapters := [path for path in files if checkpoints.is_adapter(path)]):
+        base = _base_of(adapters, spec.models)
+        files = [path for path in files if not path.samefile(base)]
     if not files:
         wanted = f"({', '.join(checkpoints.SUFFIXES)})"
         raise CheckpointError(f"{spec.models}: no checkpoints {wanted} in this folder or below; correct --models")
@@ -25,10 +29,35 @@ def ingredient_files(spec: StudySpec) -> tuple[dict[str, Path], tuple[str, Path]
     return named, None if base is None else (every[-1], base)
 
 
+def with_adapters_model(spec: StudySpec, paths: Mapping[str, Path], base: tuple[str, Path] | None) -> StudySpec:
+    """The options with the base's folder as the model, where adapters bring no config of their own."""
+    if base is None or spec.model is not None or not any(checkpoints.is_adapter(path) for path in paths.values()):
+        return spec
+    return spec.model_copy(update={"model": str(base[1].absolute())}) if base[1].is_dir() else spec
+
+
 def found_notices(spec: StudySpec, base: tuple[str, Path] | None) -> tuple[str, ...]:
     """What is to say of how the ingredients were found."""
     besides = None if base is None else base[1]
     return checkpoints.find_noted(spec.models, spec.ingredient_patterns, besides).notices
+
+
+def _base_of(adapters: list[Path], pool: Path) -> Path:
+    """The folder that peft adapters name as the model that they were trained on.
+
+    Raises:
+        CheckpointError: They name none that is here, or several.
+    """
+    named = {checkpoints.base_of_adapter(path) for path in adapters}
+    places = [place for name in named if name for place in (Path(name), pool / name) if place.is_dir()]
+    found = {place.resolve(): place for place in places if checkpoints.is_checkpoint_folder(place)}
+    if len(found) == len(named) == 1:
+        return next(iter(found.values()))
+    said = names(sorted(short(name or "none") for name in named))
+    raise CheckpointError(
+        f"{names(path.name for path in adapters)}: peft adapters, which are no models by themselves, and the model "
+        f"that they name ({said}) is no one folder here; give the model that they were trained on: --base FOLDER"
+    )
 
 
 def _base_file(spec: StudySpec) -> Path:

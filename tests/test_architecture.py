@@ -91,6 +91,8 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "optuna" not in found
     if name not in ("families.open_clip", "demo.tiny_clip"):
         assert "open_clip" not in found
+    if name != "families.peft_adapters":
+        assert "peft" not in found
     if not name.startswith("families.transformers"):
         assert not found & {"transformers", "huggingface_hub"}
     if not name.startswith("weights.checkpoints"):

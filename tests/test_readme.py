@@ -19,6 +19,7 @@ from mixopt.cli.guide import ORDER, page, topics
 from mixopt.spec import StudySpec
 from mixopt.spec.option import described
 from mixopt.spec.reference import option_reference
+from tests.tiny_transformers import write_adapters, write_sentences, write_text_model, write_text_pool
 
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "mixopt" / "guide"
@@ -45,17 +46,31 @@ def tour(clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
+def write_folders(place: Path) -> None:
+    """What the examples of the page about folders begin with."""
+    write_text_pool(place / "out")
+    write_text_model(place / "base", 1)
+    write_adapters(place / "adapters", place / "base")
+    for split, seed in (("val", 0), ("test", 1)):
+        write_sentences(place / f"{split}.jsonl", seed)
+
+
 @pytest.mark.parametrize("name", [name for name, text in PAGES.items() if commands(text)])
 def test_commands_run_one_after_the_other(name: str, tour: Path) -> None:
+    if name == "folders":
+        write_folders(tour)
     for command in commands(PAGES[name]):
         arguments = shlex.split(command.replace("--trials 200", "--trials 4"))[1:]
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{command}: {result.output}"
+    if name == "folders":  # its Python loads what the commands left
+        for example in blocks("python", PAGES[name]):
+            exec(compile(example, f"{name}.md", "exec"), {})
     if name == "README":
         assert (tour / "fused.safetensors").read_bytes() == (tour / "runs" / "pool" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if blocks("python", text)])
+@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if blocks("python", text) and name != "folders"])
 def test_python_examples_run_one_after_the_other(name: str, tour: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tour))
     for example in blocks("python", PAGES[name]):
@@ -67,6 +82,7 @@ def test_there_is_something_to_run() -> None:
     assert {name: len(blocks("python", text)) for name, text in PAGES.items() if blocks("python", text)} == {
         "README": 1,
         "files": 3,
+        "folders": 1,
         "python": 3,
     }
     assert {"search", "recipes", "several-splits", "files"} <= {name for name, text in PAGES.items() if commands(text)}

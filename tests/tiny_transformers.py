@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
@@ -60,6 +64,43 @@ def write_text_pool(folder: Path, count: int = 3, kind: str = "bert") -> Path:
     start = AutoModelForSequenceClassification.from_config(text_config(kind)).state_dict()
     for number in range(count):
         write_text_model(folder / f"checkpoint-{10 * number + 10}", number, text_config(kind), start)
+    return folder
+
+
+def write_sentences(path: Path, seed: int, count: int = 40) -> Path:
+    """A ``.jsonl`` of sentences of random words, of many lengths, with the labels' names."""
+    random = np.random.default_rng(seed)
+    with path.open("w") as lines:
+        for number in range(count):
+            text = " ".join(random.choice(WORDS, random.integers(1, LONGEST + 2)))
+            lines.write(json.dumps({"text": text, "label": LABELS[number % 2]}) + "\n")
+    return path
+
+
+def write_adapters(folder: Path, base: Path, count: int = 3, **more: Any) -> Path:
+    """LoRA adapters of a base, each with a head, as after training: ``adapter_<n>`` folders."""
+    import peft
+
+    model = AutoModelForSequenceClassification.from_pretrained(base, local_files_only=True)
+    for number in range(count):
+        wanted = {"task_type": "SEQ_CLS", "r": 2, "target_modules": ["query", "value"], **more}
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(number)
+            adapted: Any = peft.get_peft_model(deepcopy(model), peft.LoraConfig(**wanted))
+            with torch.no_grad():
+                for weight in adapted.parameters():
+                    if weight.requires_grad:
+                        weight.add_(0.1 * torch.randn_like(weight))
+            adapted.save_pretrained(folder / f"adapter_{number}")
+    return folder
+
+
+def write_image_pool(folder: Path, count: int = 3) -> Path:
+    """Vision transformers around one start."""
+    start = write_image_model(folder / "model_0").state_dict()
+    for number in range(1, count):
+        write_image_model(folder / f"model_{number}", number, start)
     return folder
 
 

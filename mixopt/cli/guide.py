@@ -20,6 +20,7 @@ OPTIONS = "options"
 ORDER = (
     "files",
     "checkpoints",
+    "folders",
     "search",
     "recipes",
     "several-splits",

@@ -29,7 +29,17 @@ from mixopt.families.transformers_folder import (
 )
 from mixopt.families.transformers_heads import differences, label_problem, labels_of, order_of, permuted, reordered
 from mixopt.families.transformers_images import open_preprocess
-from mixopt.families.transformers_library import IMAGES, config_of, head_of, make, offline, renaming, task_of
+from mixopt.families.transformers_library import (
+    IMAGES,
+    config_of,
+    head_of,
+    is_classifier,
+    make,
+    offline,
+    renaming,
+    task_of,
+    with_head,
+)
 from mixopt.families.transformers_text import longest_of, open_tokenizer, padding_of, text_encoding
 from mixopt.memory import available_memory, gigabytes
 from mixopt.scoring.evaluator import Predict
@@ -46,7 +56,7 @@ class Transformers:
         if options.image_size is not None:
             raise SpecError("--image-size: a model of transformers' takes images as its own processor makes them")
         with offline():
-            self._described = describe(options.model, options.folder)
+            self._described = with_head(describe(options.model, options.folder), options.shapes)
             self._where = self._described.where
             self._task = task_of(self._described)
             self._config = config_of(self._described.config, self._where)
@@ -121,7 +131,9 @@ class Transformers:
             other = config_of(read_config(path), str(path))
             labels = labels_of(other, str(path))
         problems = differences(self._config.to_dict(), other.to_dict())
-        if problem := label_problem(self._labels, labels, (self._config.num_labels, other.num_labels)):
+        if not is_classifier(other.to_dict()):  # a base that is not tuned yet
+            labels = self._labels
+        elif problem := label_problem(self._labels, labels, (self._config.num_labels, other.num_labels)):
             problems.append(problem)
         if problems:
             raise CheckpointError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ TEXTS, IMAGES = "SequenceClassification", "ImageClassification"
 # Far beyond any model: what comes next is refused by its memory.
 _MOST_LAYERS = 1000
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "depth")
+# The last layer of a head that an adapter brings (modules_to_save).
+_ADAPTERS_HEAD = re.compile(r"^base_model\.model\.(classifier|score)(\.\w+)*\.(out_proj\.)?weight$")
 _hub = threading.RLock()
 
 
@@ -63,6 +67,29 @@ def task_of(described: Described) -> str:
             "write a family of your own (mixopt guide files)"
         )
     return tasks[0]
+
+
+def with_head(described: Described, shapes: Mapping[str, tuple[int, ...]]) -> Described:
+    """The config of a pretrained model, made that of a classifier where adapters bring the head.
+
+    Args:
+        described: What the base's folder says.
+        shapes: Tensor name to shape of the first ingredient, as its file has them.
+    """
+    heads = {shape[0] for name, shape in shapes.items() if _ADAPTERS_HEAD.search(name)}
+    if is_classifier(described.config) or len(heads) != 1:
+        return described
+    count = heads.pop()
+    labels = {"id2label": {str(number): f"LABEL_{number}" for number in range(count)}, "num_labels": count}
+    said = f"{described.where}: describes no classifier; the adapters' head of {count} classes is put on it"
+    config = {key: value for key, value in described.config.items() if key not in ("architectures", "label2id")}
+    return replace(described, config={**config, **labels}, notices=(*described.notices, said))
+
+
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of a model that classifies, as far as it names its architecture."""
+    named = config.get("architectures")
+    return not named or any(f"For{task}" in str(named) for task in (TEXTS, IMAGES))
 
 
 def refuse_config(config: Mapping[str, Any], where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mixopt.errors import about
-from mixopt.files import remove_leftovers
+from mixopt.files import MERGED, remove_leftovers
 from mixopt.listener import Listener
 from mixopt.runs.folder import RunFolder
 from mixopt.runs.replacing import check_replaceable
@@ -56,6 +56,7 @@ def build(
 
 
 def _likely_folders(recipe: Path) -> list[Path]:
-    """Where a recipe's checkpoints may be: the pool that the run beside it used, then its own folder."""
-    models = RunFolder(recipe.parent).models()
-    return [folder for folder in (models, recipe.parent) if folder is not None and folder.is_dir()]
+    """Where a recipe's checkpoints may be: the pool of the run beside it, its own folder, what that run merged."""
+    run = RunFolder(recipe.parent)
+    merged = None if (cache := run.cache()) is None else cache / MERGED
+    return [folder for folder in (run.models(), recipe.parent, merged) if folder is not None and folder.is_dir()]

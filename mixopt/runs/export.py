@@ -209,7 +209,7 @@ def score_checkpoint(
         ScoreError: A loss is not finite.
     """
     module = family.build()
-    checkpoint = align(checkpoint, signature_of(module), weights)
+    checkpoint = align(checkpoint, signature_of(module, family.rename), weights)
     for notice in checkpoint.notices:
         listener.info(f"{checkpoint.path}: {notice}")
     state = {

@@ -152,8 +152,15 @@ class RunFolder:
 
     def models(self) -> Path | None:
         """The pool that the run used, or None where the folder does not say."""
+        return self._named("models")
+
+    def cache(self) -> Path | None:
+        """The cache that the run used, or None where the folder does not say."""
+        return self._named("cache")
+
+    def _named(self, key: str) -> Path | None:
         try:
-            found = read_toml(self.spec, RunError).get("models") if self.spec.exists() else None
+            found = read_toml(self.spec, RunError).get(key) if self.spec.exists() else None
         except RunError:
             return None
         return Path(found) if isinstance(found, str) else None

@@ -12,12 +12,13 @@ from mixopt.assemble import (
     family_of,
     open_pool_of,
     open_splits,
+    opening_of,
     reader_of,
 )
 from mixopt.errors import MixoptError
 from mixopt.families import Family
 from mixopt.imports import is_import_path
-from mixopt.ingredients import ingredient_files
+from mixopt.ingredients import ingredient_files, with_adapters_model
 from mixopt.listener import Listener
 from mixopt.spec import POOL_FILE, DataSpec, StudySpec, load_spec
 from mixopt.values.samples import VALIDATION
@@ -43,18 +44,26 @@ def inspect(models: str | Path, *, listener: Listener | None = None, **options: 
     problems: list[str] = []
     found: dict[str, Any] = {"models": str(spec.models), "problems": problems}
     family: Family | None = None
+    paths: dict[str, Path] = {}
+    base: tuple[str, Path] | None = None
+    try:
+        paths, base = ingredient_files(spec)
+    except MixoptError as error:
+        problems.append(str(error))
     if (spec.models / POOL_FILE).is_file() or options.get("family") is not None:
         try:
-            family = family_of(spec)
+            family = family_of(with_adapters_model(spec, paths, base))
             found["family"] = spec.family
         except MixoptError as error:
             problems.append(str(error))
-    try:
-        paths, base = ingredient_files(spec)
-        reader = reader_of(family, None if family is None else family.build(), spec)
-        found |= describe_pool(open_pool_of(family, heard, paths, base, reader), spec.groups or "block")
-    except MixoptError as error:
-        problems.append(str(error))
+    if paths:
+        try:
+            reader = reader_of(None, None, spec)
+            if family is not None:
+                reader, base = opening_of(family, family.build(), spec, paths, base, heard)
+            found |= describe_pool(open_pool_of(family, heard, paths, base, reader), spec.groups or "block")
+        except MixoptError as error:
+            problems.append(str(error))
     if family is not None:
         found["splits"] = _inspect_splits(spec, family, heard, problems)
     return found

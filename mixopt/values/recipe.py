@@ -44,8 +44,9 @@ class Recipe:
             content ``hash``, and the number of ``images`` they come from.
         reading: How the checkpoints were read, so that they can be again without the model: which ``weights`` of a file
             with two sets; the names of the ``fixed`` tensors, which with those of the mix are all of the model's; alias
-            to name of the ``tied`` ones; and the ``constants`` that some checkpoint lacks, name to ``dtype``, ``shape``
-            and ``values``. None in recipes from before there was a choice.
+            to name of the ``tied`` ones; name in files to that in memory of the ``renamed`` ones; and the ``constants``
+            that some checkpoint lacks, name to ``dtype``, ``shape`` and ``values``. None in recipes from before there
+            was a choice.
     """
 
     method: str
@@ -135,6 +136,7 @@ class _WrittenReading(BaseModel):
     weights: Literal["auto", "ema", "raw"]
     fixed: list[str]
     tied: dict[str, str]
+    renamed: dict[str, str]
     constants: dict[str, _WrittenConstant]
 
 

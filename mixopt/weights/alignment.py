@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -25,6 +26,10 @@ _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 _AVERAGED = re.compile(r"(^|[._])(ema|averaged|average|avg|swa|teacher)([._]|$)")
 
 
+def _itself(name: str) -> str:
+    return name
+
+
 @dataclass(frozen=True)
 class Signature:
     """What the state dict of a model looks like.
@@ -33,15 +38,17 @@ class Signature:
         names: Of all its tensors, aliases included, in its own order.
         tied: Alias to the name that it shares its memory with.
         constants: Its integer and bool buffers, as they are in a new model.
+        rename: From the name that a file may have a tensor under to the model's own, see `mixopt.families.Family`.
     """
 
     names: frozenset[str]
     tied: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Tensor] = field(default_factory=dict)
+    rename: Callable[[str], str] = _itself
 
 
-def signature_of(module: nn.Module) -> Signature:
-    """The signature of a model that was just built."""
+def signature_of(module: nn.Module, rename: Callable[[str], str] = _itself) -> Signature:
+    """The signature of a model that was just built, whose library may call tensors otherwise in files."""
     state = module.state_dict(keep_vars=True)
     first: dict[int, str] = {}
     tied = {}
@@ -54,7 +61,7 @@ def signature_of(module: nn.Module) -> Signature:
         for name, tensor in state.items()
         if not tensor.is_floating_point() and not tensor.is_complex()
     }
-    return Signature(frozenset(state), tied, constants)
+    return Signature(frozenset(state), tied, constants, rename)
 
 
 @dataclass(frozen=True)
@@ -95,11 +102,33 @@ def align(opened: Checkpoint, signature: Signature, weights: Weights = AUTO) -> 
         CheckpointError: Several prefixes may be meant, or one weight of the model has two values.
     """
     notices: list[str] = []
+    opened = _in_memory(opened, signature)
     opened = _with_old_names(opened, signature, notices)
     opened = _without_prefix(opened, signature, weights, notices)
     opened = _without_constants(opened, signature, notices)
     opened = _tied_as(opened, signature)
     return replace(_completed(opened, signature, notices), notices=(*opened.notices, *notices))
+
+
+def _in_memory(opened: Checkpoint, signature: Signature) -> Checkpoint:
+    """By the names that a library has for tensors in memory, behind whatever prefix all names have in common."""
+    every = (*opened.tensors, *opened.tied)
+    changed: dict[str, str] = {}
+    most = 0
+    for prefix in _shared_parts(every):
+        new = {name: signature.rename(name.removeprefix(prefix)) for name in every}
+        fitting = sum(name in signature.names for name in new.values())
+        if fitting > most and len(set(new.values())) == len(new):
+            changed = {name: f"{prefix}{each}" for name, each in new.items() if name != f"{prefix}{each}"}
+            most = fitting
+    return replace(renamed(opened, changed), renamed=changed) if changed else opened
+
+
+def _shared_parts(every: Iterable[str]) -> list[str]:
+    """Nothing, and each leading part of a name that all have in common."""
+    first, *others = (name.split(".")[:-1] for name in every)
+    shared = list(takewhile(lambda parts: len(set(parts)) == 1, zip(first, *others, strict=False)))
+    return ["".join(f"{parts[0]}." for parts in shared[:count]) for count in range(len(shared) + 1)]
 
 
 def _with_old_names(opened: Checkpoint, signature: Signature, notices: list[str]) -> Checkpoint:

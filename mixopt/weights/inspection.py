@@ -37,7 +37,7 @@ def describe_pool(pool: Pool, scheme: str) -> dict[str, Any]:
             {
                 "name": name,
                 "file": str(pool.paths[name]),
-                "bytes": checkpoints.file_of(pool.paths[name]).stat().st_size,
+                "bytes": checkpoints.size_of(pool.paths[name]),
                 "hash": fingerprints[name][:12],
                 "distance": float(norms[place]),
                 "base_cosine": None if towards_base is None else float(towards_base[place]),

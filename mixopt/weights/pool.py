@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import joblib
@@ -55,6 +55,7 @@ class Pool:
         buffers_from: The column whose integer buffers are kept, where they differ between columns.
         notices: What a user should know about the pool.
         added: Fixed tensors that some checkpoint lacks, and the model had of its own.
+        renamed: Name in a file to the library's own in memory, where these differ.
     """
 
     columns: tuple[str, ...]
@@ -68,6 +69,7 @@ class Pool:
     buffers_from: str | None
     notices: tuple[str, ...]
     added: frozenset[str] = frozenset()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def saved_dtypes(self, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
         """Floating-point tensor name to the dtype it is saved in: ``dtype``, or that of the ingredients."""
@@ -200,6 +202,7 @@ def _stack(
         hashes={name: content.hashes for name, content in contents.items()},
         buffers_from=first_name if len(floating) < len(differing) else None,
         added=frozenset(name for content in contents.values() for name in content.added),
+        renamed={old: new for content in contents.values() for old, new in content.renamed.items()},
         notices=(*same, *_of_files(contents), *_notices(contents, base, differing, floating)),
     )
 

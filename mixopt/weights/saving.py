@@ -100,6 +100,7 @@ def reading_of(pool: Pool, weights: Weights) -> dict[str, Any]:
         "weights": weights,
         "fixed": sorted(pool.fixed),
         "tied": dict(sorted(pool.tied.items())),
+        "renamed": dict(sorted(pool.renamed.items())),
         "constants": {
             name: {
                 "dtype": str(tensor.dtype).removeprefix("torch."),
@@ -127,7 +128,9 @@ def reader_for(recipe: Recipe) -> Reader:
         }
     tensors = [tensor for _, group in recipe.mix.groups.items for tensor in group]
     names = frozenset((*tensors, *found["fixed"], *found["tied"]))
-    return AlignedReader(Signature(names, found["tied"], constants), found["weights"])
+    renamed: dict[str, str] = found["renamed"]
+    signature = Signature(names, found["tied"], constants, lambda name: renamed.get(name, name))
+    return AlignedReader(signature, found["weights"])
 
 
 def keep_statistics(folder: Path, draft: Recipe, statistics: Mapping[str, Tensor], images: int) -> Recipe:

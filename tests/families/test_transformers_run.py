@@ -3,95 +3,151 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 import mixopt
-from mixopt.errors import PoolError, RunError
+from mixopt.errors import CheckpointError, PoolError
 from tests.listening import Recorder
-from tests.tiny_transformers import LABELS, WORDS, text_config, write_text_model, write_text_pool
-
-RECORDS = 40
-
-
-def write_split(path: Path, seed: int) -> Path:
-    """Sentences of random words, of many lengths, with the labels' names."""
-    random = np.random.default_rng(seed)
-    with path.open("w") as lines:
-        for number in range(RECORDS):
-            text = " ".join(random.choice(WORDS, random.integers(1, 14)))
-            lines.write(json.dumps({"text": text, "label": LABELS[number % 2]}) + "\n")
-    return path
-
-
-def flat(folder: Path) -> Path:
-    """The checkpoints of a Trainer's output as files beside one config and tokenizer."""
-    write_text_pool(folder / "out")
-    for place in sorted((folder / "out").iterdir()):
-        shutil.copy(place / "model.safetensors", folder / f"{place.name}.safetensors")
-        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(place / name, folder / name)
-    shutil.rmtree(folder / "out")
-    return folder
+from tests.tiny_transformers import (
+    LABELS,
+    text_config,
+    write_adapters,
+    write_image_pool,
+    write_sentences,
+    write_text_model,
+    write_text_pool,
+)
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> dict[str, Any]:
-    data = {"search": write_split(tmp_path / "val.jsonl", 0), "test": {"test": write_split(tmp_path / "test.jsonl", 1)}}
+    data = {
+        "search": write_sentences(tmp_path / "val.jsonl", 0),
+        "test": {"test": write_sentences(tmp_path / "test.jsonl", 1)},
+    }
     return {"data": data, "cache": tmp_path / "cache", "out": tmp_path / "run", "device": "cpu", "precision": "fp32"}
 
 
-def test_the_run_loads_in_transformers_with_the_reports_logits(tmp_path: Path, options: dict[str, Any]) -> None:
-    pool = flat(tmp_path / "pool")
-    heard = Recorder()
-    result = mixopt.compare(pool, family="transformers", methods="uniform,greedy", listener=heard.listener, **options)
-    run = options["out"]
+def own_metrics(run: Path, path: Path) -> dict[str, float]:
+    """What transformers itself makes of a run folder's model, sentence by sentence."""
     model, info = AutoModelForSequenceClassification.from_pretrained(run, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(run)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert model.config.id2label == dict(enumerate(LABELS))
-    tokenizer = AutoTokenizer.from_pretrained(run)
-    for split, path in (("validation", options["data"]["search"]), ("test", options["data"]["test"]["test"])):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        losses, correct = [], []
-        with torch.inference_mode():
-            for row in rows:
-                logits = model(**tokenizer(row["text"], truncation=True, return_tensors="pt")).logits[0].double()
-                label = LABELS.index(row["label"])
-                losses.append(float(torch.logsumexp(logits, 0) - logits[label]))
-                correct.append(int(logits.argmax()) == label)
+    losses, correct = [], []
+    with torch.inference_mode():
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            logits = model(**tokenizer(row["text"], truncation=True, return_tensors="pt")).logits[0].double()
+            label = LABELS.index(row["label"])
+            losses.append(float(torch.logsumexp(logits, 0) - logits[label]))
+            correct.append(int(logits.argmax()) == label)
+    return {"nll": float(np.mean(losses)), "accuracy": float(np.mean(correct))}
+
+
+def check_run(result: Any, options: dict[str, Any]) -> None:
+    """The run loads in transformers, and has there the scores of the report."""
+    run, data = options["out"], options["data"]
+    best = next(row for row in result.report.methods if row.name == result.report.best)
+    for path, score in ((data["search"], best.search), (data["test"]["test"], best.test["test"])):
+        theirs = own_metrics(run, path)
         found = mixopt.evaluate(run / "model.safetensors", data={"search": path}, cache=options["cache"], device="cpu")
-        (metrics,) = (each["metrics"] for each in found["splits"].values())
-        assert metrics["nll"] == pytest.approx(np.mean(losses), abs=1e-6)
-        assert metrics["accuracy"] == pytest.approx(np.mean(correct))
-        best = next(row for row in result.report.methods if row.name == result.report.best)
-        report = best.search if split == "validation" else best.test[split]
-        assert report == pytest.approx(metrics["accuracy"])
+        (own,) = (each["metrics"] for each in found["splits"].values())
+        assert own["nll"] == pytest.approx(theirs["nll"], abs=1e-6)
+        assert own["accuracy"] == score == pytest.approx(theirs["accuracy"])
+
+
+def rebuilt(run: Path, to: Path, **more: Any) -> bool:
+    """Whether building a run's recipe gives the same bytes."""
+    return mixopt.build(run / "recipe.json", to, **more).read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_a_trainers_output_from_the_folder_to_transformers(kind: str, tmp_path: Path, options: dict[str, Any]) -> None:
+    pool, heard = write_text_pool(tmp_path / "out", kind=kind), Recorder()
+    wanted: dict[str, Any] = {"family": "transformers", "methods": "uniform,greedy", **options}
+    result = mixopt.compare(pool, listener=heard.listener, **wanted)
+    check_run(result, options)
+    assert rebuilt(options["out"], tmp_path / "again.safetensors")
     assert any("texts are longer than the model's 12 tokens" in text for text in heard.infos)
+    again = mixopt.compare(pool, **wanted)
+    assert again.report.best == result.report.best, "the same run goes into its own folder"
 
-    again = mixopt.compare(pool, family="transformers", methods="uniform,greedy", **options)
-    assert again.report.as_dict()["best"] == result.report.as_dict()["best"], "the same run goes into its own folder"
+
+def test_adapters_from_the_folder_to_transformers(tmp_path: Path, options: dict[str, Any]) -> None:
+    write_text_model(tmp_path / "base", 1)
+    pool, heard = write_adapters(tmp_path / "adapters", tmp_path / "base"), Recorder()
+    wanted: dict[str, Any] = {"family": "transformers", "methods": "uniform,greedy,wise_ft", **options}
+    result = mixopt.compare(pool, base=tmp_path / "base", listener=heard.listener, **wanted)
+    check_run(result, options)
+    assert {row.name for row in result.report.methods} >= {"base", "uniform", "greedy", "wise_ft"}
+    assert f"3 peft adapters are merged into {tmp_path}/base, each by peft itself, and mixed as models" in heard.infos
+    assert rebuilt(options["out"], tmp_path / "again.safetensors"), "from what was merged into the cache"
+    named = mixopt.compare(pool, **{**wanted, "out": tmp_path / "named"})
+    assert named.recipe.ingredients == result.recipe.ingredients, "the base that they name is the same one"
+    inspected = mixopt.inspect(pool, base=tmp_path / "base", family="transformers", cache=options["cache"])
+    assert not inspected["problems"]
 
 
-def test_a_config_of_somebody_elses_is_not_replaced(tmp_path: Path, options: dict[str, Any]) -> None:
-    pool = flat(tmp_path / "pool")
-    options["out"].mkdir()
-    (options["out"] / "config.json").write_text("{}")
-    with pytest.raises(RunError, match=r"not a run folder, but not empty either \(it holds config\.json\)"):
+def test_adapters_alone_ask_for_their_base(tmp_path: Path, options: dict[str, Any]) -> None:
+    write_text_model(tmp_path / "base")
+    pool = write_adapters(tmp_path / "adapters", tmp_path / "base")
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"adapter_0, adapter_1, adapter_2: peft adapters.*--base FOLDER"):
         mixopt.compare(pool, family="transformers", methods="uniform", **options)
 
 
-def test_models_of_other_sizes_are_one_error(tmp_path: Path, options: dict[str, Any]) -> None:
-    pool = flat(tmp_path / "pool")
-    write_text_model(tmp_path / "wide", 0, text_config(intermediate_size=32, labels=("a", "b", "c")))
-    shutil.copy(tmp_path / "wide" / "model.safetensors", pool / "wide.safetensors")
-    with pytest.raises(
-        PoolError, match=r"wide: bert\.encoder\.layer\.0\.intermediate\.dense\.weight has shape \[32, 16\]"
-    ):
+def test_a_base_without_a_head_is_merged_into_and_no_row(tmp_path: Path, options: dict[str, Any]) -> None:
+    write_text_model(tmp_path / "base")
+    pool, heard = write_adapters(tmp_path / "adapters", tmp_path / "base"), Recorder()
+    state = load_file(tmp_path / "base" / "model.safetensors")
+    headless = {name: tensor for name, tensor in state.items() if not name.startswith("classifier")}
+    save_file(headless, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    wanted: dict[str, Any] = {"family": "transformers", "methods": "uniform", "base": tmp_path / "base", **options}
+    result = mixopt.compare(pool, listener=heard.listener, **wanted)
+    check_run(result, options)
+    assert result.recipe.base is None
+    assert any("which each adapter brings: the base is no row itself" in text for text in heard.infos)
+
+
+def test_images_from_the_folder_to_transformers(tmp_path: Path, options: dict[str, Any]) -> None:
+    pool = write_image_pool(tmp_path / "pool")
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 256, (30, 20, 24, 3), dtype=np.uint8), np.arange(30) % 3
+    np.savez(tmp_path / "val.npz", x=x, y=y)
+    data = {"data": {"search": tmp_path / "val.npz"}}
+    mixopt.compare(pool, family="transformers", methods="uniform", **{**options, **data})
+    run = options["out"]
+    model = AutoModelForImageClassification.from_pretrained(run)
+    images = AutoImageProcessor.from_pretrained(run)([Image.fromarray(each) for each in x], return_tensors="pt")
+    with torch.inference_mode():
+        loss = torch.nn.functional.cross_entropy(model(**images).logits, torch.from_numpy(y))
+    found = mixopt.evaluate(run / "model.safetensors", data={"search": tmp_path / "val.npz"}, cache=options["cache"])
+    (own,) = (each["metrics"] for each in found["splits"].values())
+    assert own["nll"] == pytest.approx(float(loss), abs=1e-5)
+    assert rebuilt(run, tmp_path / "again.safetensors"), "by names that its library has in memory"
+
+
+def test_labels_of_ingredients_are_compared_before_work(tmp_path: Path, options: dict[str, Any]) -> None:
+    pool = write_text_pool(tmp_path / "out")
+    write_text_model(pool / "checkpoint-20", 3, text_config(labels=("negative", "neutral", "positive")))
+    write_text_model(pool / "checkpoint-30", 3, text_config(intermediate_size=32))
+    with pytest.raises(PoolError) as caught:
         mixopt.compare(pool, family="transformers", methods="uniform", **options)
+    assert "checkpoint-20: its config.json differs" in str(caught.value)
+    assert "it has 3 labels, expected 2" in str(caught.value)
+    assert "intermediate_size is 32, expected 24" in str(caught.value)

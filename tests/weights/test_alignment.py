@@ -190,3 +190,12 @@ def test_files_of_trainers_are_read_as_the_model(tmp_path: Path, save: Callable[
     found = AlignedReader(signature_of(Net()))(tmp_path / "m.ckpt")
     assert fits(found)
     assert found.notices
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_names_that_a_library_has_in_memory_alone(prefix: str) -> None:
+    state = {f"{prefix}old.{name}": tensor for name, tensor in plain().items()}
+    signature = signature_of(Net(), lambda name: name.removeprefix("old."))
+    found = align(Checkpoint(Path("m.pt"), state), signature)
+    assert fits(found)
+    assert found.renamed == {name: f"{prefix}{name.removeprefix(f'{prefix}old.')}" for name in state}

@@ -20,7 +20,7 @@ from mixopt.untrusted import refusing
 from mixopt.weights.checkpoints import finding, folders, pickled, safetensor_files, sharded, strange
 from mixopt.weights.checkpoints.checks import check_tensors
 from mixopt.weights.checkpoints.finding import Found
-from mixopt.weights.checkpoints.folders import is_adapter, is_checkpoint_folder
+from mixopt.weights.checkpoints.folders import adapter_file, base_of_adapter, is_adapter, is_checkpoint_folder
 from mixopt.weights.checkpoints.hashing import (
     Scan,
     content_hash,
@@ -46,6 +46,8 @@ __all__ = [
     "Layout",
     "Scan",
     "Weights",
+    "adapter_file",
+    "base_of_adapter",
     "content_hash",
     "copy",
     "dtype_of",
@@ -61,6 +63,7 @@ __all__ = [
     "read",
     "sample",
     "scan",
+    "size_of",
     "tensor_hash",
     "value_hash",
     "write",
@@ -116,6 +119,11 @@ def file_of(path: Path) -> Path:
     with refusing(CheckpointError, str(path), found="cannot be searched", cure="name the file"):
         files = [each for each in sorted(path.iterdir()) if _is_checkpoint(each)]
     return folders.weights_in(path, files)
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a checkpoint's file, or its index; of an adapter those of its own weights."""
+    return (adapter_file(path) if is_adapter(path) else file_of(path)).stat().st_size
 
 
 def read(path: Path, weights: Weights = AUTO) -> Checkpoint:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from mixopt.errors import CheckpointError, names
+from mixopt.untrusted.texts import read_json
 
 # Where libraries keep the weights, the first that is there.
 MAIN = (
@@ -17,6 +18,7 @@ MAIN = (
     "open_clip_pytorch_model.bin",
 )
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # What mixopt leaves in a run folder beside its model.
 RECIPE = "recipe.json"
 
@@ -45,6 +47,29 @@ def is_side_file(path: Path) -> bool:
 def is_adapter(path: Path) -> bool:
     """Whether a folder holds a peft adapter in place of a model."""
     return (path / ADAPTER).is_file() and not any((path / name).is_file() for name in MAIN)
+
+
+def base_of_adapter(folder: Path) -> str | None:
+    """The model that an adapter was trained on, as its config names it: a folder, or a name on a hub.
+
+    Raises:
+        CheckpointError: Its config is none.
+    """
+    found = read_json(folder / ADAPTER, CheckpointError, cure="copy the adapter again")
+    named = found.get("base_model_name_or_path") if isinstance(found, dict) else None
+    return named if isinstance(named, str) and named else None
+
+
+def adapter_file(folder: Path) -> Path:
+    """The file with an adapter's own weights.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    found = next((folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{folder}: {ADAPTER} without {' or '.join(ADAPTER_WEIGHTS)}; copy the adapter again")
+    return found
 
 
 def main_file(folder: Path) -> Path | None:

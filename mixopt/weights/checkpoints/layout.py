@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ class Checkpoint:
         mapped: Whether the tensors lie in the file and are read when used, so that opening it cost next to nothing.
         notices: What was taken, left out or renamed while it was opened, as a user should know it.
         added: Names of constants that are the model's own, as the file has none.
+        renamed: Name in the file to the library's own in memory, where these differ.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Checkpoint:
     mapped: bool = False
     notices: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Layout(Protocol):
