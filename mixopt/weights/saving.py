@@ -66,7 +66,7 @@ def fuse(
     listener: Listener,
     statistics: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The exact fused state dict of a recipe, and its tied names.
+    """The exact fused state dict of a recipe, and its tied names, as the checkpoints' files name them.
 
     Args:
         recipe: What to build; its output hash is not looked at.
@@ -90,7 +90,22 @@ def fuse(
     )
     if strange := [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]:
         raise PoolError(f"the BatchNorm statistics fit no tensor of the checkpoints: {names(strange)}")
-    return tensors | own, tied
+    return as_in_files(tensors | own, tied, recipe)
+
+
+def as_in_files(
+    tensors: Mapping[str, Tensor], tied: Mapping[str, str], recipe: Recipe
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and ties under the names that the checkpoints have for them, where a library has others in memory."""
+    own: dict[str, str] = {}
+    for old, new in (recipe.reading or {}).get("renamed", {}).items():
+        # What the last part alone tells apart (gamma, beta) is the name of an old release, which new ones do not use.
+        if (new in tensors or new in tied) and old.rpartition(".")[0] != new.rpartition(".")[0]:
+            own.setdefault(new, old)
+    if own.keys() & own.values() or set(own.values()) & (tensors.keys() | tied.keys()):
+        return dict(tensors), dict(tied)
+    named = {own.get(name, name): tensor for name, tensor in tensors.items()}
+    return named, {own.get(alias, alias): own.get(name, name) for alias, name in tied.items()}
 
 
 def reading_of(pool: Pool, weights: Weights) -> dict[str, Any]:

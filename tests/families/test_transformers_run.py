@@ -140,6 +140,9 @@ def test_images_from_the_folder_to_transformers(tmp_path: Path, options: dict[st
     (own,) = (each["metrics"] for each in found["splits"].values())
     assert own["nll"] == pytest.approx(float(loss), abs=1e-5)
     assert rebuilt(run, tmp_path / "again.safetensors"), "by names that its library has in memory"
+    on_disk = load_file(pool / "model_0" / "model.safetensors").keys()
+    assert load_file(run / "model.safetensors").keys() == on_disk, "older releases know no others"
+    assert on_disk != model.state_dict().keys(), "control: this release has others in memory"
 
 
 def test_labels_of_ingredients_are_compared_before_work(tmp_path: Path, options: dict[str, Any]) -> None:
