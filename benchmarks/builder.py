@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixopt import load_spec
-from mixopt.assemble import family_of
+from mixopt.assemble.family import family_of
 from mixopt.ingredients import ingredient_files
 from mixopt.values.groups import Groups, make_groups
 from mixopt.values.mix import Mix

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mixopt import load_spec
-from mixopt.assemble import assemble, family_of
+from mixopt.assemble import assemble
+from mixopt.assemble.family import family_of
 from mixopt.listener import Listener
 from mixopt.scoring.evaluator import Predict
 from mixopt.values.groups import make_groups

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from trial import Naive, open_trial
 
 from mixopt import study as search
-from mixopt.assemble import Assembly, family_of
+from mixopt.assemble import Assembly
+from mixopt.assemble.family import family_of
 from mixopt.ingredients import ingredient_files
 from mixopt.spaces.simplex import Simplex
 from mixopt.spec import load_spec

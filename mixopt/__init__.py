@@ -1,7 +1,7 @@
 """mixopt: finds the best weight mix of a folder of fine-tuned checkpoints.
 
-The verbs are ``search``, ``compare``, ``build``, ``evaluate``, ``inspect`` and ``report``, as the commands of the same
-names. What is listed here is public; it is imported when it is first used.
+The verbs are ``search``, ``compare``, ``build``, ``evaluate``, ``init``, ``inspect`` and ``report``, as the commands of
+the same names. What is listed here is public; it is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mixopt.runs.build import build
     from mixopt.runs.compare import compare
     from mixopt.runs.evaluate import evaluate
+    from mixopt.runs.init import init
     from mixopt.runs.inspect import inspect
     from mixopt.runs.report import report
     from mixopt.runs.search import search
@@ -60,6 +61,7 @@ _PLACES = {
     "compare": "runs.compare",
     "constant": "values.mix",
     "evaluate": "runs.evaluate",
+    "init": "runs.init",
     "inspect": "runs.inspect",
     "load_spec": "spec",
     "make_groups": "values.groups",
@@ -98,6 +100,7 @@ __all__ = [
     "compare",
     "constant",
     "evaluate",
+    "init",
     "inspect",
     "load_spec",
     "make_groups",

@@ -9,6 +9,9 @@ from mixopt.errors import CheckpointError, names, short
 from mixopt.spec import StudySpec
 from mixopt.weights import checkpoints
 
+# What people call the checkpoint that the others were fine-tuned from.
+_BASES = ("base", "zeroshot", "zero_shot", "pretrained")
+
 
 def ingredient_files(spec: StudySpec) -> tuple[dict[str, Path], tuple[str, Path] | None]:
     """Column name to file for the ingredients, and the base's name and file.
@@ -34,6 +37,33 @@ def with_adapters_model(spec: StudySpec, paths: Mapping[str, Path], base: tuple[
     if base is None or spec.model is not None or not any(checkpoints.is_adapter(path) for path in paths.values()):
         return spec
     return spec.model_copy(update={"model": str(base[1].absolute())}) if base[1].is_dir() else spec
+
+
+def likely_base(spec: StudySpec) -> Path | None:
+    """A checkpoint at the top of the folder that is called like a base; None where there is none, or several."""
+    found = [
+        path
+        for path in spec.models.iterdir()
+        if any(word in path.name.lower() for word in _BASES)
+        and (checkpoints.is_checkpoint_folder(path) or (path.is_file() and path.name.endswith(checkpoints.SUFFIXES)))
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def first_readable(spec: StudySpec) -> checkpoints.Checkpoint:
+    """The first ingredient that can be opened: what the others are like as well.
+
+    Raises:
+        CheckpointError: There are none, or none can be opened; of the first, why.
+    """
+    files, base = ingredient_files(spec)
+    problems: list[CheckpointError] = []
+    for path in [*files.values(), *([base[1]] if base else [])]:
+        try:
+            return checkpoints.read(path, spec.weights)
+        except CheckpointError as error:
+            problems.append(error)
+    raise problems[0]
 
 
 def found_notices(spec: StudySpec, base: tuple[str, Path] | None) -> tuple[str, ...]:

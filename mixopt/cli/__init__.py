@@ -13,7 +13,7 @@ import typer
 
 from mixopt.cli.commands import make_command
 from mixopt.cli.exits import EXIT_BAD_INPUT
-from mixopt.cli.files import build, evaluate, inspect, report
+from mixopt.cli.files import build, evaluate, init, inspect, report
 from mixopt.cli.guide import guide
 from mixopt.cli.runs import COMPARE_RESUMES, DEMO_RESUMES, METHODS, SEARCH_RESUMES, compare, demo, search
 from mixopt.files import ENVIRONMENT
@@ -30,6 +30,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     "[bold]mixopt guide recipes[/bold] has their variants.",
     build: "Example: [bold]mixopt build runs/my_sweep/recipe.json -o fused.safetensors[/bold]",
     evaluate: "Example: [bold]mixopt evaluate fused.safetensors --data test.npz[/bold]",
+    init: "Example: [bold]mixopt init my_sweep/[/bold], then fill in what its comments ask for.",
     inspect: "Example: [bold]mixopt inspect my_sweep/[/bold]",
     report: "Example: [bold]mixopt report runs/my_sweep/ --html report.html[/bold]",
     guide: "Example: [bold]mixopt guide search[/bold]. On a terminal, a page is shown by your pager (PAGER).",

@@ -47,9 +47,25 @@ def evaluate(
     show_splits(screen, result)
 
 
-def inspect(
+def init(
     screen: Screen,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the checkpoints.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a pool.toml that is there.")] = False,
+    **options: Any,
+) -> None:
+    """Write the pool.toml of a folder: its model, base and splits, as far as these can be told."""
+    with screen.listening() as listener:
+        path = mixopt.init(folder, force=force, listener=listener, **options)
+    text = path.read_text(encoding="utf-8")
+    if screen.as_json:
+        screen.json({"file": str(path), "content": text})
+    else:
+        screen.out(f"wrote {path}:\n\n{text}")
+
+
+def inspect(
+    screen: Screen,
+    folder: Annotated[Path, typer.Argument(metavar="PATH", help="Folder with the checkpoints, or one of them.")],
     **options: Any,
 ) -> None:
     """What is in a pool, and what is wrong with it (exit code 2 where something is)."""

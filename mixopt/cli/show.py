@@ -129,6 +129,7 @@ def show_pool(screen: Screen, found: Mapping[str, Any]) -> None:
     if screen.as_json:
         screen.json(found)
         return
+    _show_model(screen, found)
     if "ingredients" in found:
         cells = [
             [
@@ -165,8 +166,22 @@ def show_pool(screen: Screen, found: Mapping[str, Any]) -> None:
         screen.out(f"split {name}: {split['samples']:,} samples, {split['classes']} classes")
     for problem in found["problems"]:
         screen.error(problem)
+    if "pool_toml" in found:
+        screen.out(f"mixopt init writes this pool.toml:\n\n{found['pool_toml']}")
     if not found["problems"]:
         screen.out("no problems found")
+
+
+def _show_model(screen: Screen, found: Mapping[str, Any]) -> None:
+    """What a file holds, and what model it was recognised as."""
+    if "checkpoint" in found:
+        kinds = ", ".join(f"{count} of {kind}" for kind, count in found["dtypes"].items())
+        screen.out(f"{found['checkpoint']}: {found['tensors']} tensors ({kinds}), {found['parameters']:,} parameters")
+    if "reason" in found:
+        model = f", model {found['model']}" if found["model"] else ""
+        screen.out(f"family {found['family']}{model}{': ' if found['reason'] else ''}{found['reason']}")
+    if "unrecognised" in found:
+        screen.out(found["unrecognised"])
 
 
 def _show_matrix(

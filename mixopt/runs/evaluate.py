@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from mixopt.assemble import family_of, family_of_recipe, functions_of, open_splits, refuse_family
+from mixopt.assemble import functions_of, open_splits
+from mixopt.assemble.family import family_of, family_of_recipe, refuse_family
 from mixopt.errors import MixoptError, SpecError
 from mixopt.imports import is_import_path
 from mixopt.listener import Listener
@@ -64,7 +65,7 @@ def evaluate(
         if family.identity() != recipe.family:
             heard.warn(f"{path}: its family {recipe.family['name']} has changed since the model was saved")
     else:
-        family = family_of(spec)
+        family = family_of(spec, heard, opened)
     splits = open_splits(spec, family, heard, selects=False)
     functions = functions_of(spec)
     if not splits and not functions:

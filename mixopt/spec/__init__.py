@@ -2,7 +2,7 @@
 
 from mixopt.spec.checks import AUTO, FAMILIES
 from mixopt.spec.data import DataSpec
-from mixopt.spec.files import POOL_FILE, load_spec, pool_template
+from mixopt.spec.files import POOL_FILE, load_spec
 from mixopt.spec.study import StudySpec
 
-__all__ = ["AUTO", "FAMILIES", "POOL_FILE", "DataSpec", "StudySpec", "load_spec", "pool_template"]
+__all__ = ["AUTO", "FAMILIES", "POOL_FILE", "DataSpec", "StudySpec", "load_spec"]

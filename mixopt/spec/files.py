@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,27 +85,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for key, each in value.items():
             yield from _texts([key, each])
-
-
-def pool_template(models: Path, checkpoints: list[str]) -> str:
-    """A pool.toml to fill in, from what lies in a folder."""
-    base = next((name for name in checkpoints if "base" in name or "zeroshot" in name or "pretrained" in name), None)
-    config = next((path.name for path in sorted(models.glob("*config*.json"))), "ViT-B-32")
-    splits = [path.name for path in sorted(models.glob("*.npz"))]
-    search = next((name for name in splits if "val" in name), splits[0] if splits else "val.npz")
-    tests = [name for name in splits if name != search] or ["test.npz"]
-    lines = [
-        'family = "open_clip"  # or "package.module:function"',
-        f'model = {json.dumps(config)}  # a config file here, or an architecture such as "ViT-B-32"',
-        f"base = {json.dumps(base)}" if base else '# base = "base.safetensors"  # the pretrained checkpoint, if any',
-        'classnames = ["...", "..."]  # in the order of the labels',
-        'templates = ["a photo of a {}."]',
-        "[data]",
-        f"search = {json.dumps(search)}  # an .npz (x uint8 [n, h, w, 3], y integer [n]) or a folder of class folders",
-        "[data.test]",
-        *(f"{json.dumps(Path(name).stem)} = {json.dumps(name)}" for name in tests),
-    ]
-    return "\n".join(lines)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

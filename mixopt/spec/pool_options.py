@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from mixopt.spec import checks
-from mixopt.spec.checks import FAMILIES
+from mixopt.spec.checks import AUTO, FAMILIES
 from mixopt.spec.data import DataSpec
 from mixopt.spec.option import (
     DATA,
@@ -37,12 +37,21 @@ class PoolFields(BaseModel):
             otherwise={"evaluate": "Folder whose pool.toml describes the model."},
         ),
     ]
-    family: Annotated[str, Option(f"{', '.join(FAMILIES)}, or package.module:function.", POOL, EVERY, common=True)] = (
-        "open_clip"
-    )
-    model: Annotated[str | None, Option("Architecture name or config file.", POOL, EVERY, common=True)] = None
+    family: Annotated[
+        str,
+        Option(
+            f"{', '.join(FAMILIES)}, package.module:function, or auto: told by config files and names of tensors.",
+            POOL,
+            (*EVERY, "init"),
+            common=True,
+        ),
+    ] = AUTO
+    model: Annotated[
+        str | None,
+        Option("Architecture name, config file, or folder with one.", POOL, (*EVERY, "init"), common=True),
+    ] = None
     base: Annotated[
-        Path | None, Option("The pretrained checkpoint; never an ingredient.", POOL, OPENING, common=True)
+        Path | None, Option("The pretrained checkpoint; never an ingredient.", POOL, (*OPENING, "init"), common=True)
     ] = None
     ingredients: Annotated[
         checks.Ingredients,

@@ -123,7 +123,7 @@ class StudySpec(Fields):
     @field_validator("family")
     @classmethod
     def _known_family(cls, value: str) -> str:
-        return value if ":" in value else known("family", value, FAMILIES, ", or package.module:function")
+        return value if ":" in value else known("family", value, (AUTO, *FAMILIES), ", or package.module:function")
 
     @field_validator("dtype")
     @classmethod

@@ -19,7 +19,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from mixopt import load_spec
-from mixopt.assemble import family_of, open_splits
+from mixopt.assemble import open_splits
+from mixopt.assemble.family import family_of
 from mixopt.data import folder, npz, open_split
 from mixopt.data.source import Reading
 from mixopt.errors import DataError

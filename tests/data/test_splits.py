@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from mixopt import compare, load_spec, report
-from mixopt.assemble import family_of, open_splits
+from mixopt.assemble import open_splits
+from mixopt.assemble.family import family_of
 from mixopt.data import open_split
 from mixopt.data.source import Reading
 from mixopt.errors import DataError

@@ -20,7 +20,7 @@ class Checkpoint:
         path: Where it came from.
         tensors: Name to tensor, on the CPU, without aliases. May be backed by the file: do not write to them.
         tied: Alias to the name in ``tensors`` that it shares its memory with.
-        metadata: Text stored beside the tensors.
+        metadata: Text stored beside the tensors; of a pickle, what its trainer says of the model.
         ignored: Entries of the state dict that are not tensors.
         mapped: Whether the tensors lie in the file and are read when used, so that opening it cost next to nothing.
         notices: What was taken, left out or renamed while it was opened, as a user should know it.

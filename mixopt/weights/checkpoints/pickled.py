@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from mixopt.weights.checkpoints.harmless import harmless
 from mixopt.weights.checkpoints.layout import Checkpoint
 from mixopt.weights.checkpoints.wrappers import AUTO, Weights, unwrap
 
+# What tells a model, and the trainer that made it.
+_NOTED = ("arch", "version", "metric", "best_acc1", "model_name", "pytorch-lightning_version")
+_NOTED_OPTIONS = ("model", "arch", "data_path", "num_classes", "img_size")
+_LONGEST_NOTE = 200
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 
 
@@ -50,7 +56,17 @@ def read(path: Path, weights: Weights = AUTO) -> Checkpoint:
             tied[name] = first
         else:
             tensors[name] = tensor.detach()
-    return Checkpoint(path, tensors, tied, {}, ignored, mapped, notices)
+    return Checkpoint(path, tensors, tied, _notes(loaded), ignored, mapped, notices)
+
+
+def _notes(loaded: Any) -> dict[str, str]:
+    """What a trainer wrote beside the weights of how they were made, as short texts."""
+    if not isinstance(loaded, Mapping):
+        return {}
+    options = loaded.get("args")
+    inner = vars(options) if isinstance(options, Namespace) else options if isinstance(options, Mapping) else {}
+    every = {**{key: loaded.get(key) for key in _NOTED}, **{f"args.{key}": inner.get(key) for key in _NOTED_OPTIONS}}
+    return {key: str(value)[:_LONGEST_NOTE] for key, value in every.items() if isinstance(value, (str, int, float))}
 
 
 def _load(path: Path) -> tuple[Any, bool]:

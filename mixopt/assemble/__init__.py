@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from mixopt import families
+from mixopt.assemble.family import check_data, family_of, tell_of
 from mixopt.data.own import driving_metric, own_functions, with_own
 from mixopt.data.splits import add_steering
 from mixopt.data.splits import open_splits as open_splits_of
-from mixopt.errors import DataError, SpecError
+from mixopt.errors import DataError
 from mixopt.families.opening import open_pool_of as open_pool_of
 from mixopt.families.opening import opening_of as opening_of
 from mixopt.families.opening import reader_of as reader_of
-from mixopt.ingredients import found_notices, ingredient_files, with_adapters_model
+from mixopt.ingredients import found_notices, ingredient_files
 from mixopt.listener import Listener
 from mixopt.scoring.activation_reuse import ActivationReuse, budget_on
 from mixopt.scoring.batchnorm import Recompute, find_layers
@@ -33,7 +34,7 @@ from mixopt.scoring.objective import Objective
 from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.scoring.scorer import AnyEvaluator, Scorer
 from mixopt.scoring.stopwatch import Stopwatch
-from mixopt.spec import POOL_FILE, StudySpec, pool_template
+from mixopt.spec import StudySpec
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, constant
 from mixopt.values.samples import SYNTHETIC, VALIDATION, Samples
@@ -95,10 +96,10 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     paths, base = ingredient_files(spec)
     for notice in found_notices(spec, base):
         listener.info(notice)
-    _needs_data(spec, [*paths.values(), *([base[1]] if base else [])])
+    check_data(spec)
     device = resolve_device(spec.device)
     limit_threads(device)
-    family, stopwatch = family_of(with_adapters_model(spec, paths, base)), Stopwatch()
+    family, stopwatch = family_of(spec, listener), Stopwatch()
     tell_of(family, listener)
     with stopwatch("decode"):
         splits, shifts = add_steering(spec, family, open_splits(spec, family, listener), listener)
@@ -169,33 +170,6 @@ def identity_of(
         **({} if stack == FP32 else {"stack": stack}),
         **({"compile": True} if is_compiled else {}),
     }
-
-
-def tell_of(family: families.Family, listener: Listener) -> None:
-    """Say how a family understood a folder."""
-    for notice in family.notices if isinstance(family, families.Telling) else ():
-        listener.info(notice)
-
-
-def family_of(spec: StudySpec) -> families.Family:
-    """The family that the options describe."""
-    return families.open_family(
-        families.FamilyOptions(spec.family, spec.model, spec.classnames, spec.templates, spec.models)
-    )
-
-
-def family_of_recipe(identity: Mapping[str, Any], path: Path, trusted: str | None) -> families.Family:
-    """The family that a model's recipe describes; relative paths are relative to its folder.
-
-    Raises:
-        SpecError: The description is not complete, or names a function other than the trusted one.
-    """
-    return families.from_identity(identity, path.parent, str(path), trusted)
-
-
-def refuse_family(name: str, path: Path, trusted: str | None) -> None:
-    """Refuse a family that is a function which only a file names, see `mixopt.families.check_trusted`."""
-    families.check_trusted(name, str(path), trusted)
 
 
 def open_splits(
@@ -293,13 +267,3 @@ def _compile(evaluator: AnyEvaluator, soup: Callable[[], Predict], listener: Lis
     torch.compiler.reset()
     evaluator.run(soup(), 0, min(evaluator.batch_size, len(evaluator.split)))
     listener.info(f"compiled in {time.perf_counter() - started:.1f} s")
-
-
-def _needs_data(spec: StudySpec, files: list[Path]) -> None:
-    if spec.data.validation is not None:
-        return
-    template = pool_template(spec.models, [path.name for path in files])
-    pool_file = spec.models / POOL_FILE
-    what = "Complete it after this one" if pool_file.is_file() else f"Write this to {pool_file}, filled in"
-    none = f"{pool_file} does not name one" if pool_file.is_file() else f"there is no {pool_file} to name one"
-    raise SpecError(f"--data: no validation split is given, and {none}. {what}:\n\n{template}\n")
