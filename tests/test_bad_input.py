@@ -551,7 +551,6 @@ def test_missing_pool_toml_prints_one_to_fill_in(clip_pool: Path, mixopt: Callab
     text = message.partition("filled in:\n")[2]
     printed = tomllib.loads(text)
     assert printed["family"] == "open_clip"
-    assert printed["model"] == "open_clip_config.json"
     assert printed["base"] == "base.safetensors"
     assert printed["data"]["search"] == "val.npz"
     assert printed["data"]["test"] == {"shift": "shift.npz", "shift v2.1": "shift v2.1.npz", "test": "test.npz"}

@@ -70,8 +70,8 @@ def propose(spec: StudySpec) -> Proposal:
     Raises:
         CheckpointError: No folder, or no checkpoints in it.
     """
-    base = spec.base or likely_base(spec)
     ingredient_files(spec)
+    base = spec.base or likely_base(spec)
     options: families.FamilyOptions | None = None
     try:
         options, reason = recognised_options(spec.model_copy(update={"base": base}))
