@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mixopt.errors import CheckpointError, names, short
@@ -37,6 +37,14 @@ def with_adapters_model(spec: StudySpec, paths: Mapping[str, Path], base: tuple[
     if base is None or spec.model is not None or not any(checkpoints.is_adapter(path) for path in paths.values()):
         return spec
     return spec.model_copy(update={"model": str(base[1].absolute())}) if base[1].is_dir() else spec
+
+
+def adapter_shapes(paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Tensor name to shape in the first adapter's own file, which may bring a head; empty without adapters."""
+    first = next((path for path in paths if checkpoints.is_adapter(path)), None)
+    if first is None:
+        return {}
+    return {name: tuple(x.shape) for name, x in checkpoints.read(checkpoints.adapter_file(first)).tensors.items()}
 
 
 def likely_base(spec: StudySpec) -> Path | None:

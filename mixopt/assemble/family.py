@@ -11,7 +11,8 @@ from mixopt import families
 from mixopt.data.nearby import splits_nearby
 from mixopt.errors import SpecError
 from mixopt.families.recognition import Evidence, recognise
-from mixopt.ingredients import first_readable, ingredient_files, likely_base, with_adapters_model
+from mixopt.families.transformers_folder import config_beside
+from mixopt.ingredients import adapter_shapes, first_readable, ingredient_files, likely_base, with_adapters_model
 from mixopt.listener import Listener
 from mixopt.spec import AUTO, POOL_FILE, StudySpec
 from mixopt.spec.template import Proposal, pool_template
@@ -54,10 +55,15 @@ def recognised_options(
     options = families.FamilyOptions(spec.family, spec.model, spec.classnames, spec.templates, spec.models)
     if ":" in spec.family:
         return options, ""
+    heads: dict[str, tuple[int, ...]] = {}
     if checkpoint is None:
-        options = replace(options, model=with_adapters_model(spec, *ingredient_files(spec)).model)
+        files, base = ingredient_files(spec)
+        options = replace(options, model=with_adapters_model(spec, files, base).model)
+        heads = adapter_shapes(files.values())
+    elif spec.family == "transformers" and spec.model is None and (config := config_beside(checkpoint.path)):
+        options = replace(options, model=str(config.absolute()))
     first = checkpoint or first_readable(spec)
-    shapes = {name: tuple(tensor.shape) for name, tensor in first.tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in first.tensors.items()} | heads
     if spec.family != AUTO:
         return replace(options, shapes=shapes), ""
     found = recognise(Evidence(spec.models, first.path, shapes, first.metadata), spec.model)

@@ -150,10 +150,13 @@ class Transformers:
         return {"name": "transformers", "model": described, "classnames": names, "templates": None}
 
     def companions(self) -> dict[str, str | bytes]:
-        """What ``from_pretrained`` reads beside the weights, whose own dtype decides."""
-        processor = self._described.processor
+        """What ``from_pretrained`` reads beside the weights, whose own dtype decides; with the user's class names."""
+        processor, config = self._described.processor, without_dtype(self._described.config)
+        if self._labels is None and self._classnames is not None:
+            config |= {"id2label": dict(enumerate(self._classnames))}
+            config |= {"label2id": {name: number for number, name in enumerate(self._classnames)}}
         images = {} if processor is None else {PROCESSORS[0]: text_of(processor)}
-        return {CONFIG: text_of(without_dtype(self._described.config)), **images, **self._described.files}
+        return {CONFIG: text_of(config), **images, **self._described.files}
 
     def _names(self, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
         """The user's class names, or the config's."""
@@ -212,7 +215,8 @@ class Transformers:
             return self._remembered(checkpoint)
         head = {name: checkpoint.tensors[name] for name in self._head_names if name in checkpoint.tensors}
         if head.keys() != self._head.keys() or not head:
-            raise CheckpointError(f"{checkpoint.path}: {permuted(self._labels, labels, 'there is no head', config)}")
+            shown = "there is no head in this order to compare its own with"
+            raise CheckpointError(f"{checkpoint.path}: {permuted(self._labels, labels, shown, config)}")
         rows, shown = reordered(head, self._head, order)
         if shown:
             raise CheckpointError(f"{checkpoint.path}: {permuted(self._labels, labels, shown, config)}")

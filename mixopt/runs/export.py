@@ -14,7 +14,7 @@ from mixopt.comparison.ensembles import Ensemble
 from mixopt.comparison.requests import Request
 from mixopt.comparison.running import BASE, Entry, checkpoint_mix
 from mixopt.errors import LISTED, PoolError, ScoreError, short
-from mixopt.families import Family
+from mixopt.families import Compared, Family
 from mixopt.files import write_content, write_text
 from mixopt.listener import Listener
 from mixopt.methods import Chosen
@@ -210,6 +210,8 @@ def score_checkpoint(
     """
     module = family.build()
     checkpoint = align(checkpoint, signature_of(module, family.rename), weights)
+    if isinstance(family, Compared):
+        checkpoint = family.fitted(checkpoint)
     for notice in checkpoint.notices:
         listener.info(f"{checkpoint.path}: {notice}")
     state = {

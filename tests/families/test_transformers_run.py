@@ -124,6 +124,35 @@ def test_a_base_without_a_head_is_merged_into_and_no_row(tmp_path: Path, options
     assert any("which each adapter brings: the base is no row itself" in text for text in heard.infos)
 
 
+def test_a_pretrained_base_gets_the_adapters_head(tmp_path: Path, options: dict[str, Any]) -> None:
+    write_text_model(tmp_path / "base")
+    pool, heard = write_adapters(tmp_path / "adapters", tmp_path / "base"), Recorder()
+    state = load_file(tmp_path / "base" / "model.safetensors")
+    encoder = {name.removeprefix("bert."): x for name, x in state.items() if not name.startswith("classifier")}
+    save_file(encoder, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in ("id2label", "label2id")}
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    wanted: dict[str, Any] = {"methods": "uniform", "base": tmp_path / "base", **options}
+    result = mixopt.compare(pool, classnames=LABELS, listener=heard.listener, **wanted)
+    assert any("describes no classifier; the adapters' head of 2 classes is put on it" in text for text in heard.infos)
+    assert result.recipe.base is None
+    theirs = own_metrics(options["out"], options["data"]["search"])
+    assert next(row for row in result.report.methods if row.name == "uniform").search == theirs["accuracy"]
+
+
+def test_a_checkpoint_is_evaluated_by_its_own_config(tmp_path: Path, options: dict[str, Any]) -> None:
+    write_text_model(tmp_path / "out" / "checkpoint-1", 1, text_config(labels=LABELS[::-1]))
+    write_text_model(tmp_path / "out" / "checkpoint-2", 2)
+    data = {"data": {"search": options["data"]["search"]}, "cache": options["cache"]}
+    (found,) = mixopt.evaluate(tmp_path / "out" / "checkpoint-2", family="transformers", **data)["splits"].values()
+    theirs = own_metrics(tmp_path / "out" / "checkpoint-2", options["data"]["search"])
+    assert found["metrics"]["nll"] == pytest.approx(theirs["nll"], abs=1e-6)
+    model = str(tmp_path / "out" / "checkpoint-1")
+    with pytest.raises(CheckpointError, match=r"order \[negative, positive\], expected \[positive, negative\]"):
+        mixopt.evaluate(tmp_path / "out" / "checkpoint-2", family="transformers", model=model, **data)
+
+
 def test_images_from_the_folder_to_transformers(tmp_path: Path, options: dict[str, Any]) -> None:
     pool = write_image_pool(tmp_path / "pool")
     random = np.random.default_rng(0)
