@@ -18,17 +18,20 @@ FORCE = "Replace the file also where mixopt did not write it, or reads it."
 def build(
     screen: Screen,
     recipe: Annotated[Path, typer.Argument(help="A recipe.json, or a model that mixopt saved.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     models: Annotated[
         Path | None,
         typer.Option(help="Folder of the checkpoints, if it has moved since the run.", show_default=False),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read the file back and check its output hash.")] = False,
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="Write a configuration of mergekit that gives the same mix instead.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
 ) -> None:
     """Rebuild a fused model from its recipe, anywhere its checkpoints are."""
     with screen.listening() as listener:
-        path = mixopt.build(recipe, output, models=models, verify=verify, force=force, listener=listener)
+        path = mixopt.build(recipe, output, models=models, verify=verify, force=force, yaml=yaml, listener=listener)
     if screen.as_json:
         screen.json({"model": str(path), "verified": verify})
     else:

@@ -95,12 +95,12 @@ def _show_winner(screen: Screen, report: Report, folder: Path) -> None:
     tied = f" (as good there: {', '.join(equal)})" if equal else ""
     held = report.splits["validation"].samples - report.tuning
     by = f"on the {held:,} selection samples held back" if held else "on the validation split"
-    screen.out(f"best {by}: {report.best}{tied}; saved as {folder / 'model.safetensors'}")
+    model = folder / "model.safetensors"
+    model = model if model.exists() else folder / "model.safetensors.index.json"
+    screen.out(f"best {by}: {report.best}{tied}; saved as {model}")
     # A user's own function is imported where the user names it, and nowhere else.
     own = f" --family {report.family}" if report.family and ":" in report.family else ""
-    screen.out(
-        f"Next: mixopt evaluate {folder / 'model.safetensors'} --data FILE{own}; for another row's model, the same"
-    )
+    screen.out(f"Next: mixopt evaluate {model} --data FILE{own}; for another row's model, the same")
     screen.out("command with --methods ROW and another --out, which takes its scores from the cache")
 
 

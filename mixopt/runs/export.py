@@ -164,10 +164,10 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
     write_text(folder.recipe, recipe.to_json(indent=2) + "\n")
     for file, content in family.companions().items():
         write_content(folder.path / file, content)
-    saving.save_model(folder.model, tensors, tied, recipe)
+    saved = saving.save_model(folder.model, tensors, tied, recipe, spec.shard_size * 1e9)
 
-    reread = checkpoints.read(folder.model)
-    saving.check_output(recipe, reread.tensors, str(folder.model))
+    reread = checkpoints.read(saved)
+    saving.check_output(recipe, reread.tensors, str(saved))
     scored = score_checkpoint(reread, family, objective.evaluators, assembly.device, objective.metric, listener)
     outcomes, metrics = scored[VALIDATION]
     verification = Verification(
@@ -178,7 +178,7 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
         samples=len(outcomes),
     )
     listener.info(
-        f"saved {folder.model} ({name}); scored again from the file: {verification.file_score:.4f}, its score "
+        f"saved {saved} ({name}); scored again from the file: {verification.file_score:.4f}, its score "
         f"before {score.value:.4f} (difference {verification.difference:+.4f}, "
         f"{verification.predictions_differing} of {verification.samples} predictions differ)",
     )

@@ -19,6 +19,7 @@ _MARKS = {
     "study.journal": ('{"op_code"',),
     saving.STATISTICS_FILE: (f'"{saving.STATISTICS_KEY}":"',),
     ".safetensors": (f'"{saving.METADATA_KEY}":"',),
+    ".yaml": ("merge_method: linear",),
     ".html": ('content="mixopt"',),
 }
 _BEGINNING = 2**20
@@ -29,7 +30,7 @@ def check_replaceable(target: Path, kind: str, inputs: Iterable[Path], option: s
 
     Args:
         target: The file to write.
-        kind: Of what is written: ``.safetensors`` or ``.html``.
+        kind: Of what is written: ``.safetensors``, ``.yaml`` or ``.html``.
         inputs: Files that are read.
         option: Where it was named, for messages.
 

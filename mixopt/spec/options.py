@@ -206,6 +206,12 @@ class Fields(PoolFields):
     dtype: Annotated[str, Option("Of the saved model: ingredients (as theirs), fp32, fp16 or bf16.", RUN, RUNS)] = (
         "ingredients"
     )
+    shard_size: Annotated[
+        Annotated[float, Field(gt=0)],
+        Option(
+            "Gigabytes beyond which the saved model is written in several files, with an index beside them.", RUN, RUNS
+        ),
+    ] = 50.0
     cache: Annotated[
         Path, Option("Decoded splits and outcomes.", RUN, (*EVERY, "demo"), default="$XDG_CACHE_HOME/mixopt")
     ] = Field(default_factory=lambda: default_cache())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,9 +55,22 @@ def family_in(text: str) -> str:
         return ""
 
 
-def save_model(path: Path, tensors: Mapping[str, Tensor], tied: Mapping[str, str], recipe: Recipe) -> None:
-    """Write a fused model with its recipe in the header; the same recipe gives the same bytes."""
-    checkpoints.write(path, tensors, tied=tied, metadata={METADATA_KEY: recipe.to_json()})
+def save_model(
+    path: Path, tensors: Mapping[str, Tensor], tied: Mapping[str, str], recipe: Recipe, limit: float = math.inf
+) -> Path:
+    """Write a fused model with its recipe in the header; the same recipe gives the same bytes.
+
+    Args:
+        path: The file; appears whole or not at all.
+        tensors: Name to tensor.
+        tied: Alias to name.
+        recipe: What made it.
+        limit: Bytes beyond which the model is written in several files, with an index beside them.
+
+    Returns:
+        The file to open: the path, or the index.
+    """
+    return checkpoints.write_parts(path, tensors, tied=tied, metadata={METADATA_KEY: recipe.to_json()}, limit=limit)
 
 
 def fuse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,3 +85,26 @@ def test_damage_is_a_checkpoint_error_that_names_the_file(
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged"):
         LAYOUTS[name].read(path)
+
+
+TIED = {"head.bias": "stem.bias"}
+
+
+@pytest.mark.parametrize("limit", [1, 30, 60])
+def test_a_large_checkpoint_is_written_in_parts_and_read_as_one(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "model.safetensors"
+    assert checkpoints.write_parts(path, STATE, tied=TIED, metadata={"note": "x"}, limit=math.inf) == path
+    index = checkpoints.write_parts(path, STATE, tied=TIED, metadata={"note": "x"}, limit=limit)
+    assert index == tmp_path / "model.safetensors.index.json"
+    assert not path.exists()
+    parts = sorted(tmp_path.glob("model-*"))
+    assert len(parts) > 1
+    for part in parts:
+        held = checkpoints.read(part).tensors
+        assert len(held) == 1 or sum(each.nbytes for each in held.values()) <= limit
+    for opened in (checkpoints.read(index), checkpoints.read(tmp_path)):
+        assert checkpoints.hash_tensors(opened.tensors) == checkpoints.hash_tensors(STATE)
+        assert opened.tied == TIED
+        assert opened.metadata["note"] == "x"
+    assert checkpoints.write_parts(path, STATE, tied=TIED, metadata={}, limit=math.inf) == path
+    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]

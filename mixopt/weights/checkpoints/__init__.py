@@ -35,6 +35,7 @@ from mixopt.weights.checkpoints.layout import Checkpoint, Layout
 from mixopt.weights.checkpoints.naming import without_wrappers
 from mixopt.weights.checkpoints.quantised import dequantised
 from mixopt.weights.checkpoints.safetensor_files import metadata_of, write
+from mixopt.weights.checkpoints.sharded import write_parts
 from mixopt.weights.checkpoints.wrappers import AUTO, Weights
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "tensor_hash",
     "value_hash",
     "write",
+    "write_parts",
 ]
 
 LAYOUTS: dict[str, Layout] = {"safetensors": safetensor_files, "pickle": pickled, "sharded": sharded}

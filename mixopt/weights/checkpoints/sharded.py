@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mixopt.errors import CheckpointError, short
-from mixopt.files import is_plain_name, natural_key
+from mixopt.files import is_plain_name, natural_key, write_json
 from mixopt.untrusted.texts import read_json
 from mixopt.weights.checkpoints import pickled, safetensor_files
 from mixopt.weights.checkpoints.layout import Checkpoint
@@ -52,12 +52,73 @@ def read(path: Path, weights: Weights = AUTO) -> Checkpoint:
             tied |= opened.tied
             mapped = mapped and opened.mapped
         else:
-            some, texts = safetensor_files.read_tensors(part)
-            tensors |= some
-            metadata |= texts
+            opened = safetensor_files.read(part)
+            tensors |= opened.tensors
+            tied |= opened.tied
+            metadata |= opened.metadata
     if absent := sorted(set(part_of) - tensors.keys() - tied.keys()):
         raise CheckpointError(f"{path}: its parts lack {len(absent)} of the tensors it lists, such as {absent[0]}")
     return Checkpoint(path, tensors, tied, metadata, mapped=mapped)
+
+
+def write_parts(
+    path: Path, tensors: Mapping[str, Tensor], *, tied: Mapping[str, str], metadata: Mapping[str, str], limit: float
+) -> Path:
+    """Write a checkpoint in one safetensors file, or where it is larger than the limit, in several with an index.
+
+    Args:
+        path: The one file; parts are named after it, as transformers names them. What an earlier checkpoint of that
+            name left in the other form is removed.
+        tensors: Name to CPU tensor, each stored once.
+        tied: Alias to stored name.
+        metadata: More text for every header.
+        limit: Bytes of tensors a file; a larger tensor has a file of its own.
+
+    Returns:
+        The file to open: the path, or the index.
+
+    Raises:
+        CheckpointError: A dtype that the format does not know.
+        RunError: A file cannot be written.
+    """
+    index = path.with_name(f"{path.name}{INDEX}")
+    groups = _groups(tensors, limit)
+    count = len(groups)
+    names = [f"{path.stem}-{number:05d}-of-{count:05d}{path.suffix}" for number in range(1, count + 1)]
+    old = {each for each in path.parent.glob(f"{path.stem}-*-of-*{path.suffix}") if _is_part(each, path)}
+    if count == 1:
+        safetensor_files.write(path, tensors, tied=tied, metadata=metadata)
+        for each in (index, *sorted(old)):
+            each.unlink(missing_ok=True)
+        return path
+    for name, group in zip(names, groups, strict=True):
+        own = {alias: stored for alias, stored in tied.items() if stored in group}
+        safetensor_files.write(path.with_name(name), group, tied=own, metadata=metadata)
+    weight_map = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    write_json(index, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+    for each in (path, *sorted(old - {path.with_name(name) for name in names})):
+        each.unlink(missing_ok=True)
+    return index
+
+
+def _groups(tensors: Mapping[str, Tensor], limit: float) -> list[dict[str, Tensor]]:
+    """Tensors in the order of their names, as many to a file as fit."""
+    groups: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name in sorted(tensors, key=natural_key):
+        own = tensors[name].numel() * tensors[name].element_size()
+        if groups[-1] and size + own > limit:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensors[name]
+        size += own
+    return groups
+
+
+def _is_part(path: Path, whole: Path) -> bool:
+    found = _NUMBERED.match(path.name)
+    return found is not None and found["stem"] == whole.stem
 
 
 def parts_of(index: Path) -> list[Path]:
