@@ -93,6 +93,10 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "open_clip" not in found
     if name != "families.peft_adapters":
         assert "peft" not in found
+    if name != "families.timm_library":
+        assert "timm" not in found
+    if name not in ("families.torchvision", "data.shifts"):
+        assert "torchvision" not in found
     if not name.startswith("families.transformers"):
         assert not found & {"transformers", "huggingface_hub"}
     if not name.startswith("weights.checkpoints"):

@@ -52,7 +52,9 @@ def recognised_options(
     Raises:
         MixoptError: Nothing tells the family, or no checkpoint can be opened to tell it by.
     """
-    options = families.FamilyOptions(spec.family, spec.model, spec.classnames, spec.templates, spec.models)
+    options = families.FamilyOptions(
+        spec.family, spec.model, spec.classnames, spec.templates, spec.models, image_size=spec.image_size
+    )
     if ":" in spec.family:
         return options, ""
     heads: dict[str, tuple[int, ...]] = {}

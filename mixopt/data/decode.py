@@ -118,7 +118,9 @@ class _Records:
         if not others:
             return []
         shown = ", ".join(f"{height}x{width}" for height, width in others[:3])
-        return [f"images of size {shown} are resized to {'x'.join(map(str, size))} as the model takes them"]
+        said = f"images of size {shown} are resized to {'x'.join(map(str, size))} as the model takes them"
+        enlarged = any(len(size) == 2 and min(other) < min(size) for other in others)
+        return [f"{said}; {told}" if enlarged and (told := self._encoding.enlarging) else said]
 
 
 def _readable(

@@ -49,6 +49,8 @@ class Custom:
     """The family of one user's function; see `mixopt.families.Family`."""
 
     def __init__(self, options: FamilyOptions) -> None:
+        if options.image_size is not None:
+            raise SpecError(f"--image-size: {options.name} says itself what size it takes; leave it out")
         self._options = options
         self._function = import_function(options.name, "--family")
         self._source = source_hash(self._function)

@@ -16,11 +16,15 @@ from mixopt.errors import DataError
 from mixopt.values.samples import IMAGES, Encoding, Preprocess
 
 
-def image_encoding(preprocess: Preprocess) -> Encoding:
+def image_encoding(preprocess: Preprocess, enlarging: str = "") -> Encoding:
     """The encoding of images ``[h, w, 3]`` uint8: one array ``images``, which becomes ``[b, 3, h, w]`` float32.
 
     Its functions raise a `DataError` where a record is no image, or where images are not of the size that
     ``preprocess`` promises.
+
+    Args:
+        preprocess: What happens to an image.
+        enlarging: What is told where images are enlarged.
     """
     size = preprocess.size
 
@@ -58,4 +62,4 @@ def image_encoding(preprocess: Preprocess) -> Encoding:
         mean, std = constants(stored.device)
         return images.sub_(mean).div_(std)
 
-    return Encoding(encode, collate, preprocess.key)
+    return Encoding(encode, collate, preprocess.key, enlarging=enlarging)

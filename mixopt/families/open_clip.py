@@ -49,6 +49,8 @@ class OpenClip:
     """The family; see `mixopt.families.Family`."""
 
     def __init__(self, options: FamilyOptions) -> None:
+        if options.image_size is not None:
+            raise SpecError("--image-size: an open_clip model takes images of the size in its config; leave it out")
         self._config = _config(options)
         if not options.classnames:
             raise SpecError("classnames: family open_clip scores zero-shot and needs the class names; set classnames")

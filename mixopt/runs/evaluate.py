@@ -56,7 +56,7 @@ def evaluate(
     called = VALIDATION if spec.data.validation is None else _called(spec.data.validation)
     if called in spec.data.test:
         called = VALIDATION
-    described = given.keys() & {"family", "model", "classnames", "templates", "models"}
+    described = given.keys() & {"family", "model", "classnames", "templates", "models", "image_size"}
     recipe = _recipe_of(opened, given.get("family"), bool(described))
     if verify and recipe is None:
         raise MixoptError(f"{path}: --verify needs a model that mixopt saved; this one carries no recipe")

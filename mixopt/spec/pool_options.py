@@ -50,6 +50,16 @@ class PoolFields(BaseModel):
         str | None,
         Option("Architecture name, config file, or folder with one.", POOL, (*EVERY, "init"), common=True),
     ] = None
+    image_size: Annotated[
+        Positive | None,
+        Option(
+            "Height and width in pixels that images are brought to, for a model of timm's or torchvision's that was "
+            "fine-tuned at another size than its own.",
+            POOL,
+            EVERY,
+            default="the model's own",
+        ),
+    ] = None
     base: Annotated[
         Path | None, Option("The pretrained checkpoint; never an ingredient.", POOL, (*OPENING, "init"), common=True)
     ] = None

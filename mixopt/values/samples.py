@@ -60,12 +60,14 @@ class Encoding:
             longest of the batch.
         key: A text that is another one wherever ``encode`` or ``collate`` is; part of every cache key.
         notices: What a user should know of a split's arrays ``[n, ...]``, such as how many texts were cut.
+        enlarging: What a user should know where images are enlarged; empty for nothing.
     """
 
     encode: Callable[[Any], Mapping[str, ArrayLike]]
     collate: Callable[[Mapping[str, Any]], Any]
     key: str
     notices: Callable[[Mapping[str, NDArray[Any]]], Iterable[str]] = _nothing
+    enlarging: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,8 @@ EXAMPLES: dict[str, FamilyOptions] = {
     "open_clip": FamilyOptions("open_clip", CLIP_CONFIG, CLASSES, None, Path()),
     "custom": FamilyOptions("tests.tiny_family:plain", None, CLASSES, None, Path()),
     "transformers": FamilyOptions("transformers", None, None, None, Path()),
+    "timm": FamilyOptions("timm", "test_efficientnet", CLASSES, None, Path(), image_size=32),
+    "torchvision": FamilyOptions("torchvision", "shufflenet_v2_x0_5", CLASSES, None, Path(), image_size=32),
 }
 # What writes the folder of an example that needs one.
 FOLDERS: dict[str, Callable[[Path], object]] = {"transformers": write_text_model}
@@ -35,6 +37,7 @@ FOLDERS: dict[str, Callable[[Path], object]] = {"transformers": write_text_model
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
 TEXTS = [{"text": "good film"}, {"text": "a dull , bad plot ."}, {"text": "fine", "text_pair": "dullish"}]
 RECORDS: dict[str, list[Any]] = {"open_clip": list(IMAGES), "custom": list(IMAGES), "transformers": TEXTS}
+RECORDS |= {name: list(IMAGES) for name in ("timm", "torchvision")}
 CONTRACT = {name: member for name, member in vars(Family).items() if not name.startswith("_")}
 
 
