@@ -146,16 +146,22 @@ def _make(name: str, classes: int) -> nn.Module:
 
 
 def _skeleton(name: str, classes: int) -> nn.Module:
-    """The model without memory."""
-    with torch.device("meta"):
-        return _make(name, classes)
+    """The model without memory; where its code cannot do without, with."""
+    try:
+        with torch.device("meta"):
+            return _make(name, classes)
+    except NotImplementedError:
+        with torch.random.fork_rng(devices=[]):
+            return _make(name, classes)
 
 
 def _takes_size(name: str, size: int) -> bool:
-    """Whether a model gives logits for images of a size, tried without memory."""
+    """Whether a model gives logits for images of a size, tried without memory where that can be."""
+    model = _skeleton(name, _FEW).eval()
+    images = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     try:
-        with torch.device("meta"), torch.inference_mode():
-            found = _make(name, _FEW).eval()(torch.zeros(1, 3, size, size))
+        with torch.inference_mode():
+            found = model(images)
     except READER_ERRORS:
         return False
     return tuple(found.shape) == (1, _FEW)
