@@ -156,7 +156,8 @@ def _timm_transformer(evidence: Evidence) -> Recognised:
     width, patch = _patches(evidence, "patch_embed.proj.weight")
     size, edge = _SIZES.get(width), _edge(evidence, patch)
     is_plain = not any(_has(evidence, f"blocks.0.{name}") for name in ("ls1.gamma", "attn.q_norm.weight", "gamma_1"))
-    named = f"vit_{size}_patch{patch}_{edge}" if size and edge and is_plain else None
+    # The family finds other sizes of images itself, by the positions.
+    named = f"vit_{size}_patch{patch}_{384 if edge == 384 else 224}" if size and edge and is_plain else None
     return _named("timm", named, "patch_embed and blocks, as timm's vision transformers have them")
 
 

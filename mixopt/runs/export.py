@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from mixopt.assemble import Assembly, saved_dtype
 from mixopt.comparison.ensembles import Ensemble
 from mixopt.comparison.requests import Request
 from mixopt.comparison.running import BASE, Entry, checkpoint_mix
-from mixopt.errors import LISTED, PoolError, ScoreError, short
+from mixopt.errors import LISTED, PoolError, RunError, ScoreError, names, short
 from mixopt.families import Compared, Family
 from mixopt.files import write_content, write_text
 from mixopt.listener import Listener
@@ -158,11 +159,14 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
         version=__version__,
     )
     statistics = objective.scorer.statistics(mix)
+    companions = family.companions()
+    if not spec.force:
+        _check_companions(folder, companions)
     draft = saving.keep_statistics(folder.path, draft, statistics, assembly.batchnorm.images)
     tensors, tied = saving.fuse(draft, pool.paths, assembly.reader, listener, statistics)
     recipe = saving.with_output(draft, tensors)
     write_text(folder.recipe, recipe.to_json(indent=2) + "\n")
-    for file, content in family.companions().items():
+    for file, content in companions.items():
         write_content(folder.path / file, content)
     saved = saving.save_model(folder.model, tensors, tied, recipe, spec.shard_size * 1e9)
 
@@ -188,6 +192,24 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
         {split: values for split, (_, values) in scored.items()},
         verification,
     )
+
+
+def _check_companions(folder: RunFolder, companions: Mapping[str, str | bytes]) -> None:
+    """Refuse to write over what no run has written: without a recipe, none has ended here.
+
+    Raises:
+        RunError: Names the files.
+    """
+
+    def is_other(path: Path, content: str | bytes) -> bool:
+        return path.exists() and path.read_bytes() != (content.encode() if isinstance(content, str) else content)
+
+    strange = [name for name, content in companions.items() if is_other(folder.path / name, content)]
+    if strange and not folder.recipe.exists():
+        raise RunError(
+            f"{folder.path}: the run would replace {names(strange)}, which mixopt did not write; choose another --out, "
+            "or --force to replace. Nothing already computed is lost: scores come from the cache"
+        )
 
 
 def score_checkpoint(

@@ -49,9 +49,10 @@ def prefixed(shapes: Shapes) -> Shapes:
         ({**CLIP, "classification_head.weight": (10, 512)}, ("clip_classifier", None)),
         (TIMM, ("timm", "vit_small_patch16_224")),
         ({**TIMM, "pos_embed": (1, 577, 384)}, ("timm", "vit_small_patch16_384")),
+        ({**TIMM, "pos_embed": (1, 37, 384)}, ("timm", "vit_small_patch16_224")),
         (TORCHVISION, ("torchvision", "vit_b_32")),
     ],
-    ids=["open_clip", "clip_classifier", "timm", "timm at 384", "torchvision"],
+    ids=["open_clip", "clip_classifier", "timm", "timm at 384", "timm at 96", "torchvision"],
 )
 def test_names_and_shapes_tell(tmp_path: Path, change: Any, shapes: Shapes, expected: tuple[str, str | None]) -> None:
     assert told(tmp_path, change(shapes)) == expected

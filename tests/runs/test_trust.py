@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 import mixopt
 from mixopt.errors import MixoptError, RunError, SpecError
 from mixopt.files import atomic_write, make_folder, remove_leftovers, write_text
+from mixopt.runs import export
+from mixopt.runs.folder import RunFolder
 from mixopt.spec import options
 from mixopt.untrusted.texts import checksum_of
 from tests.faults.commands import write_pools
@@ -416,3 +418,13 @@ def test_a_model_of_the_wrong_size_names_the_samples(home: Path, pool: Path, tmp
     save_file(state, tmp_path / "odd.safetensors")
     with pytest.raises(MixoptError, match=r"odd\.safetensors: does not fit the model"):
         mixopt.evaluate(tmp_path / "odd.safetensors", models=pool, cache=home / "cache")
+
+
+def test_what_lies_where_a_companion_would_is_not_replaced(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "config.json").write_text('{"mine": 1}')
+    export._check_companions(folder, {"config.json": '{"mine": 1}', "vocab.txt": b"a"})
+    with pytest.raises(RunError, match=r"would replace config\.json, which mixopt did not write; .*--force"):
+        export._check_companions(folder, {"config.json": "{}"})
+    folder.recipe.write_text("{}")  # of an earlier run, which wrote the other as well
+    export._check_companions(folder, {"config.json": "{}"})
