@@ -96,6 +96,32 @@ def test_logits_are_open_clips_own(clip_pool: Path, quick_gelu: bool, custom_tex
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_logits_have_the_models_own_bias(custom_text: bool) -> None:
+    """As SigLIP's: a plain forward of open_clip's model on one prompt a class is the reference."""
+    config = fresh_config()
+    config["model_cfg"] |= {"init_logit_bias": -10.0, "init_logit_scale": 2.3, "custom_text": custom_text}
+    family = opened(config, templates=("a photo of a {}.",))
+    module: Any = family.build().eval()
+    with torch.no_grad():
+        module.logit_bias.fill_(-7.5)
+    images = torch.randn(5, 3, 16, 16)
+    tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=12)
+    prompts = tokenize([f"a photo of a {name}." for name in CLASSES])
+    with torch.inference_mode():
+        logits = family.predict(module, frozenset())(images)
+        expected, _ = module.get_logits(images, prompts)
+        hidden = images
+        for step in family.predict_segments(module, frozenset()):
+            hidden = step(hidden)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    assert logits.mean() < -5, "control: the bias counts"
+    assert torch.equal(hidden, logits), "what reuse goes on with is the same to the bit"
+    segments = family.segments(module)
+    assert segments is not None
+    assert "logit_bias" in segments[-1]
+
+
 def test_whole_path_is_open_clips_own(clip_pool: Path, tmp_path: Path) -> None:
     options = {"cache": tmp_path / "cache", "device": "cpu", "templates": TEMPLATES, "confirm": 0}
     spec = load_spec({"models": clip_pool, **options})
