@@ -122,9 +122,9 @@ def _check_same(preprocess: Preprocess, processor: Any, tried: Iterable[Any], wh
         own = encoding.collate({IMAGES: torch.from_numpy(stored[None])})
         # Half a step of a pixel: processors that resize in floating point are rounded here.
         allowed = 0.51 / 255 / min(preprocess.std)
-        if not np.allclose(
-            np.asarray(processor(image, return_tensors="pt")["pixel_values"]), own, atol=allowed, rtol=0
-        ):
+        with refusing(SpecError, where, found="its image processor cannot be used", cure="correct its config"):
+            theirs = np.asarray(processor(image, return_tensors="pt")["pixel_values"])
+        if not np.allclose(theirs, own, atol=allowed, rtol=0):
             raise SpecError(
                 f"{where}: its image processor does more than to resize, crop and normalise, which is all that can be "
                 "done here; write a family of your own for this model (mixopt guide files)"

@@ -23,6 +23,9 @@ TEXT, SECOND = "text", "text_pair"
 _IDS, _TYPES, _MASK, _CUT = "input_ids", "token_type_ids", "attention_mask", "cut"
 # Longer than any model's: what tokenizers say that know no limit.
 _NO_LIMIT = 10**6
+_ANEW = "save it anew with tokenizer.save_pretrained(FOLDER)"
+# All that the tokenizers library, which is written in Rust, ever raises.
+_RUST = (Exception,)
 # Their positions are counted from behind the padding token's number.
 _SHIFTED = frozenset({"camembert", "data2vec-text", "ibert", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl"})
 
@@ -47,8 +50,8 @@ def open_tokenizer(described: Described) -> Any:
             SpecError,
             described.where,
             found="transformers cannot make the tokenizer beside it",
-            cure="save it anew with tokenizer.save_pretrained(FOLDER)",
-            also=(ImportError,),
+            cure=_ANEW,
+            also=_RUST,
         ):
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
@@ -97,13 +100,13 @@ def text_encoding(tokenizer: Any, described: Described, padding: int, longest: i
 
     def encode(record: Any) -> dict[str, NDArray[Any]]:
         given = _texts(record)
-        with alone:
+        with alone, refusing(DataError, described.where, found="its tokenizer fails", cure=_ANEW, also=_RUST):
             # Without a limit: of what is cut there would be no telling.
             whole = tokenizer(*given, truncation=False, return_attention_mask=False, verbose=False)
             cut = longest is not None and len(whole[_IDS]) > longest
-            kept: Any = (
-                tokenizer(*given, truncation=True, max_length=longest, return_attention_mask=False) if cut else whole
-            )
+            kept: Any = whole
+            if cut:
+                kept = tokenizer(*given, truncation=True, max_length=longest, return_attention_mask=False)
         if not kept[_IDS]:
             raise DataError(f"the tokenizer makes no token of the text {given[0]!r}; remove the record")
         found: dict[str, NDArray[Any]] = {

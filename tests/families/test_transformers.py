@@ -278,6 +278,32 @@ def test_configs_that_are_refused(case: str, tmp_path: Path) -> None:
     assert "config.json" in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["version", "normalizer", "decoder", "truncation"])
+def test_a_damaged_tokenizer_is_one_error(key: str, tmp_path: Path) -> None:
+    write_text_model(tmp_path)
+    edited(tmp_path, "tokenizer.json", **{key: [1, 2]})
+    with pytest.raises(SpecError, match=r"cannot make the tokenizer beside it .*save_pretrained"):
+        opened(tmp_path)
+
+
+def test_a_tokenizer_that_fails_on_a_text_is_one_error(tmp_path: Path) -> None:
+    write_text_model(tmp_path)
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    edited(tmp_path, "tokenizer.json", model={**model, "vocab": ["a"]})
+    with pytest.raises((SpecError, DataError), match="tokenizer"):
+        encoded(opened(tmp_path).encoding, {"text": "good film"})
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, "wide"])
+@pytest.mark.parametrize("key", ["do_rescale", "image_mean", "size", "resample"])
+def test_a_damaged_processor_is_one_error(key: str, value: Any, tmp_path: Path) -> None:
+    write_image_model(tmp_path)
+    edited(tmp_path, "preprocessor_config.json", **{key: value})
+    if (key, value) != ("do_rescale", "wide"):  # which is as good as yes
+        with pytest.raises(SpecError, match="image processor"):
+            opened(tmp_path)
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"there is no config\.json in"):
         opened(tmp_path)
