@@ -12,7 +12,7 @@ from mixopt.values.samples import SYNTHETIC, VALIDATION
 
 AUTO = "auto"
 # Model families by the name of their module in `mixopt.families`; any other is named by import path.
-FAMILIES = ("open_clip", "transformers", "timm", "torchvision")
+FAMILIES = ("open_clip", "transformers", "timm", "torchvision", "clip_classifier")
 SYNTHETIC_WEIGHT = 0.5
 # What a column of a file of records can be.
 ROLES = ("text", "text_pair", "label", "image")

@@ -44,9 +44,9 @@ class Recipe:
             content ``hash``, and the number of ``images`` they come from.
         reading: How the checkpoints were read, so that they can be again without the model: which ``weights`` of a file
             with two sets; the names of the ``fixed`` tensors, which with those of the mix are all of the model's; alias
-            to name of the ``tied`` ones; name in files to that in memory of the ``renamed`` ones; and the ``constants``
-            that some checkpoint lacks, name to ``dtype``, ``shape`` and ``values``. None in recipes from before there
-            was a choice.
+            to name of the ``tied`` ones; name in files to that in memory of the ``renamed`` ones; names that the
+            family has ``left_out``, if any; and the ``constants`` that some checkpoint lacks, name to ``dtype``,
+            ``shape`` and ``values``. None in recipes from before there was a choice.
     """
 
     method: str
@@ -137,6 +137,7 @@ class _WrittenReading(BaseModel):
     fixed: list[str]
     tied: dict[str, str]
     renamed: dict[str, str]
+    left_out: list[str] = Field(default_factory=list)
     constants: dict[str, _WrittenConstant]
 
 

@@ -55,6 +55,7 @@ class Pool:
         buffers_from: The column whose integer buffers are kept, where they differ between columns.
         notices: What a user should know about the pool.
         added: Fixed tensors that some checkpoint lacks, and the model had of its own.
+        left_out: Weights of some checkpoint that the family leaves out.
         renamed: Name in a file to the library's own in memory, where these differ.
     """
 
@@ -69,6 +70,7 @@ class Pool:
     buffers_from: str | None
     notices: tuple[str, ...]
     added: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     def saved_dtypes(self, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
@@ -202,6 +204,7 @@ def _stack(
         hashes={name: content.hashes for name, content in contents.items()},
         buffers_from=first_name if len(floating) < len(differing) else None,
         added=frozenset(name for content in contents.values() for name in content.added),
+        left_out=frozenset(name for content in contents.values() for name in content.left_out),
         renamed={old: new for content in contents.values() for old, new in content.renamed.items()},
         notices=(*same, *_of_files(contents), *_notices(contents, base, differing, floating)),
     )

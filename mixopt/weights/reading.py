@@ -31,6 +31,7 @@ class Contents:
         mapped: Whether opening it left its tensors unread.
         notices: What was taken, left out or renamed while it was opened.
         added: Constants that are the model's own.
+        left_out: Weights that the family leaves out.
         renamed: Name in the file to that in memory, where these differ.
         scans: Tensor name to what reading all of it found; filled as the reading goes on.
         values: Tensor name to a hash of its values, where checkpoints store it in several dtypes; filled likewise.
@@ -44,6 +45,7 @@ class Contents:
     mapped: bool
     notices: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     scans: dict[str, checkpoints.Scan] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
@@ -227,5 +229,6 @@ def _contents_of(checkpoint: checkpoints.Checkpoint) -> Contents:
         mapped=checkpoint.mapped,
         notices=checkpoint.notices,
         added=checkpoint.added,
+        left_out=checkpoint.left_out,
         renamed=checkpoint.renamed,
     )

@@ -19,6 +19,7 @@ from mixopt.values.recipe import Recipe
 from mixopt.weights import checkpoints
 from mixopt.weights.alignment import AlignedReader, Signature
 from mixopt.weights.checkpoints import Weights
+from mixopt.weights.checkpoints.naming import without
 from mixopt.weights.exact import build_exact
 from mixopt.weights.pool import Pool
 from mixopt.weights.reading import Reader
@@ -130,6 +131,7 @@ def reading_of(pool: Pool, weights: Weights) -> dict[str, Any]:
         "fixed": sorted(pool.fixed),
         "tied": dict(sorted(pool.tied.items())),
         "renamed": dict(sorted(pool.renamed.items())),
+        **({"left_out": sorted(pool.left_out)} if pool.left_out else {}),
         "constants": {
             name: {
                 "dtype": str(tensor.dtype).removeprefix("torch."),
@@ -159,7 +161,9 @@ def reader_for(recipe: Recipe) -> Reader:
     names = frozenset((*tensors, *found["fixed"], *found["tied"]))
     renamed: dict[str, str] = found["renamed"]
     signature = Signature(names, found["tied"], constants, lambda name: renamed.get(name, name))
-    return AlignedReader(signature, found["weights"])
+    aligned = AlignedReader(signature, found["weights"])
+    gone: list[str] = found.get("left_out", [])
+    return (lambda path: without(aligned(path), gone)) if gone else aligned
 
 
 def keep_statistics(folder: Path, draft: Recipe, statistics: Mapping[str, Tensor], images: int) -> Recipe:

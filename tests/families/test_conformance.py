@@ -29,6 +29,7 @@ EXAMPLES: dict[str, FamilyOptions] = {
     "custom": FamilyOptions("tests.tiny_family:plain", None, CLASSES, None, Path()),
     "transformers": FamilyOptions("transformers", None, None, None, Path()),
     "timm": FamilyOptions("timm", "test_efficientnet", CLASSES, None, Path(), image_size=32),
+    "clip_classifier": FamilyOptions("clip_classifier", CLIP_CONFIG, CLASSES, None, Path()),
     "torchvision": FamilyOptions("torchvision", "shufflenet_v2_x0_5", CLASSES, None, Path(), image_size=32),
 }
 # What writes the folder of an example that needs one.
@@ -37,7 +38,7 @@ FOLDERS: dict[str, Callable[[Path], object]] = {"transformers": write_text_model
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
 TEXTS = [{"text": "good film"}, {"text": "a dull , bad plot ."}, {"text": "fine", "text_pair": "dullish"}]
 RECORDS: dict[str, list[Any]] = {"open_clip": list(IMAGES), "custom": list(IMAGES), "transformers": TEXTS}
-RECORDS |= {name: list(IMAGES) for name in ("timm", "torchvision")}
+RECORDS |= {name: list(IMAGES) for name in ("timm", "torchvision", "clip_classifier")}
 CONTRACT = {name: member for name, member in vars(Family).items() if not name.startswith("_")}
 
 

@@ -25,6 +25,7 @@ class Checkpoint:
         mapped: Whether the tensors lie in the file and are read when used, so that opening it cost next to nothing.
         notices: What was taken, left out or renamed while it was opened, as a user should know it.
         added: Names of constants that are the model's own, as the file has none.
+        left_out: Names of weights, by the model's naming, that its family leaves out.
         renamed: Name in the file to the library's own in memory, where these differ.
     """
 
@@ -36,6 +37,7 @@ class Checkpoint:
     mapped: bool = False
     notices: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
