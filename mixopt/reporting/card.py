@@ -14,7 +14,7 @@ from mixopt.values.samples import VALIDATION
 
 TAGS = ("model-soup", "weight-averaging", "mixopt")
 # Hubs' names of tasks, by family; that of a family of the user's own is not known.
-TASKS = {"open_clip": "zero-shot-image-classification"}
+TASKS = {"open_clip": "zero-shot-image-classification", "clip_classifier": "image-classification"}
 # What a hub calls a model: owner and name.
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 KEY_ROWS = ("base", "individual", "uniform", "greedy")

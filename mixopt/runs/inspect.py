@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mixopt.assemble import open_pool_of, open_splits, opening_of, reader_of
-from mixopt.assemble.family import family_of, propose, recognised_options
+from mixopt.assemble.family import family_of, propose, recognised_options, tell_of
 from mixopt.errors import MixoptError
 from mixopt.families import Family
 from mixopt.imports import is_import_path
@@ -56,6 +56,7 @@ def inspect(models: str | Path, *, listener: Listener | None = None, **options: 
     if paths:
         try:
             family = family_of(spec, heard)
+            tell_of(family, heard)
             found["family"] = family.identity()["name"]
         except MixoptError as error:
             # Without a word on the family, what can be told without one is what was asked for.
