@@ -19,6 +19,7 @@ from mixopt.cli.guide import ORDER, page, topics
 from mixopt.spec import StudySpec
 from mixopt.spec.option import described
 from mixopt.spec.reference import option_reference
+from tests.tiny_images import write_images, write_timm_sweep
 from tests.tiny_transformers import write_adapters, write_sentences, write_text_model, write_text_pool
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,8 @@ def write_folders(place: Path) -> None:
     write_adapters(place / "adapters", place / "base")
     for split, seed in (("val", 0), ("test", 1)):
         write_sentences(place / f"{split}.jsonl", seed)
+        write_images(place / f"{split}.npz", 3, 160, seed)
+    write_timm_sweep(place / "sweep", "test_vit", 3)
 
 
 @pytest.mark.parametrize("name", [name for name, text in PAGES.items() if commands(text)])
@@ -82,7 +85,7 @@ def test_there_is_something_to_run() -> None:
     assert {name: len(blocks("python", text)) for name, text in PAGES.items() if blocks("python", text)} == {
         "README": 1,
         "files": 3,
-        "folders": 1,
+        "folders": 2,
         "python": 3,
     }
     assert {"search", "recipes", "several-splits", "files"} <= {name for name, text in PAGES.items() if commands(text)}

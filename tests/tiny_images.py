@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,37 @@ def write_pool(folder: Path, module: nn.Module, count: int = 2, prefix: str = ""
             for name, tensor in module.state_dict().items()
         }
         save_file(state, folder / f"model_{number}.safetensors")
+    return folder
+
+
+def write_timm_sweep(folder: Path, name: str, classes: int, count: int = 3) -> Path:
+    """What timm's trainer leaves with averaged weights: its checkpoints, and links to the last and the best."""
+    import timm
+
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=classes)
+    for number in range(count):
+        state, average = (
+            {
+                key: tensor + scale * torch.randn(tensor.shape, generator=generator) if tensor.ndim else tensor
+                for key, tensor in module.state_dict().items()
+            }
+            for scale in (0.1, 0.02)
+        )
+        content = {
+            "epoch": number,
+            "arch": name,
+            "state_dict": state,
+            "state_dict_ema": average,
+            "args": Namespace(model=name, num_classes=classes, lr=0.1),
+            "version": 2,
+            "metric": 0.5,
+        }
+        torch.save(content, folder / f"checkpoint-{number}.pth.tar")
+    for link, number in (("last", count - 1), ("model_best", 0)):
+        (folder / f"{link}.pth.tar").hardlink_to(folder / f"checkpoint-{number}.pth.tar")
     return folder
 
 
