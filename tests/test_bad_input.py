@@ -512,9 +512,10 @@ def test_many_problems_are_listed_up_to_a_limit(clip_pool: Path, mixopt: Callabl
         edit(clip_pool / f"model_{number}.safetensors", columns_cut)
     cut = sum(tensor.ndim >= 2 for tensor in load_file(clip_pool / "base.safetensors").values())
     message = message_of(mixopt(clip_pool))
-    assert f"{3 * cut} problems" in message
+    # Three of five checkpoints agree, and so the others are the odd ones.
+    assert f"{2 * cut} problems" in message
     assert message.count("\n  - ") == LISTED
-    assert f"... and {3 * cut - LISTED} more" in message
+    assert f"... and {2 * cut - LISTED} more" in message
 
 
 def test_problems_of_different_kinds_stand_in_one_message(clip_pool: Path, mixopt: Callable[..., Result]) -> None:

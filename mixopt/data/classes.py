@@ -115,6 +115,8 @@ def _places_of(
     path: Path, labels: Labels, targets: Sequence[Target], wanted: Sequence[str], listener: Listener
 ) -> list[int | None]:
     """The number of each class in the model; None for one that is unknown and has no sample."""
+    # Names as they stand first: "Red" and "red" may be two classes.
+    literal = _numbers(wanted)
     exact = _numbers(_plain(name) for name in wanted)
     # Lists of ImageNet's classes have several names for one: "tench, Tinca tinca".
     first = _numbers(_plain(name.partition(",")[0]) for name in wanted)
@@ -123,7 +125,8 @@ def _places_of(
     def place(target: Target) -> int | None:
         if isinstance(target, int):
             return target if target < len(wanted) else None
-        return exact.get(_plain(target), first.get(_plain(target.partition(",")[0])))
+        plain = exact.get(_plain(target), first.get(_plain(target.partition(",")[0])))
+        return literal.get(target, plain)
 
     found = [place(target) for target in targets]
     if any(each is None for each in found) and _are_numbers(targets, len(wanted)):

@@ -22,6 +22,8 @@ from mixopt.untrusted.stand_ins import ENOUGH
 
 # What folders of splits are called.
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+# What the one folder around class folders is called where an archive was unpacked beside nothing else.
+_AROUND = _SPLITS | {"images", "image", "imgs", "img", "pictures", "photos", "data", "dataset", "jpg", "jpeg", "png"}
 # What systems and downloads leave beside images, which nobody misses.
 _USUAL = frozenset({"thumbs.db", "desktop.ini", "readme.md", "readme.txt", "license"})
 
@@ -65,6 +67,7 @@ class _Found:
         others: Files that are no images by their suffix, or lie in no class folder.
         again: Links to folders that the same class has already.
         lost: Images that are none: links that lead nowhere, folders, pipes.
+        hidden: Images whose name, or a folder of theirs, begins with a dot, as systems and editors leave copies.
     """
 
     classes: tuple[str, ...]
@@ -72,6 +75,7 @@ class _Found:
     others: tuple[Path, ...]
     again: tuple[Path, ...]
     lost: tuple[Path, ...]
+    hidden: tuple[Path, ...]
 
     @property
     def empty_classes(self) -> list[str]:
@@ -84,6 +88,7 @@ def _found(path: Path, skips: bool) -> _Found:
     images: list[tuple[str, Path]] = []
     others: list[Path] = []
     again: list[Path] = []
+    hidden: list[Path] = []
     with refusing(DataError, str(path), found="a folder in it cannot be listed", cure="check its permissions"):
         for entry in path.iterdir():
             if entry.name.startswith("."):
@@ -95,7 +100,9 @@ def _found(path: Path, skips: bool) -> _Found:
                 continue
             classes.append(entry.name)
             for file in _files_below(entry, again):
-                if file.suffix.lower() in SUFFIXES:
+                if any(part.startswith(".") for part in file.relative_to(entry).parts):
+                    hidden += [file] if file.suffix.lower() in SUFFIXES else []
+                elif file.suffix.lower() in SUFFIXES:
                     images.append((entry.name, file))
                 else:
                     others.append(file)
@@ -103,10 +110,13 @@ def _found(path: Path, skips: bool) -> _Found:
     if len(classes) > 1 and {name.lower() for name in classes} <= _SPLITS and _are_deep(path, images):
         shown = sorted(classes)
         raise DataError(f"{path}: holds the splits {names(shown)}; name one, such as {path / shown[-1]}")
+    if len(classes) == 1 and classes[0].lower() in _AROUND and _are_deep(path, images):
+        raise DataError(f"{path}: its class folders lie one further down; name that folder: {path / classes[0]}")
     lost = [image for _, image in images if not image.is_file()] if skips else []
     images = [item for item in images if item[1] not in set(lost)]
     images.sort(key=lambda item: natural_key(item[1].relative_to(path).as_posix()))
-    return _Found(tuple(classes), tuple(images), tuple(sorted(others)), tuple(sorted(again)), tuple(sorted(lost)))
+    rest = (tuple(sorted(each)) for each in (others, again, lost, hidden))
+    return _Found(tuple(classes), tuple(images), *rest)
 
 
 def _are_deep(path: Path, images: Sequence[tuple[str, Path]]) -> bool:
@@ -154,6 +164,7 @@ def _left_out(path: Path, found: _Found) -> Iterator[tuple[str, list[str]]]:
     yield from shown("file that is no image", "files that are no images", rest)
     yield from shown("link to a folder that its class has", "links to folders that their class has", found.again)
     yield from shown("image that is not there", "images that are not there", found.lost)
+    yield from shown("hidden image", "hidden images", found.hidden)
     empty = [path / name for name in found.empty_classes]
     yield from shown("class folder without an image", "class folders without images", empty)
 

@@ -11,6 +11,7 @@ from mixopt.data import open_split
 from mixopt.data.class_map import read_class_map
 from mixopt.data.source import Reading
 from mixopt.errors import DataError, SpecError
+from mixopt.errors import names as listed
 from mixopt.imports import is_import_path
 from mixopt.listener import Listener
 from mixopt.spec import StudySpec
@@ -119,7 +120,11 @@ def _open_each(
             reading=replace(reading, takes_some=name in some, holdout=spec.holdout if name == VALIDATION else None),
             listener=listener,
         )
-        classnames = classnames or splits[name].classes
+        if classnames is None and (classnames := splits[name].classes) is not None:
+            listener.info(
+                f"{path}: the model's classes are taken to be this split's, in its order ({listed(classnames)}); "
+                "classnames in pool.toml says another"
+            )
     return splits
 
 

@@ -91,7 +91,9 @@ def _inside(given: Any) -> tuple[Tensor | None, str]:
         return parts[LOGITS], f"its {LOGITS} are taken"
     tensors = [part for part in parts.values() if isinstance(part, Tensor)]
     if isinstance(given, (tuple, list)) and tensors:
-        return tensors[0], f"its first tensor is taken as the {LOGITS}"
+        others = names(str(list(each.shape[1:])) for each in tensors[1:])
+        left = f", {list(tensors[0].shape[1:])} a sample, and the others are not used ({others})" if others else ""
+        return tensors[0], f"its first tensor is taken as the {LOGITS}{left}"
     if isinstance(given, Mapping) and len(tensors) == 1:
         return tensors[0], f"its only tensor is taken as the {LOGITS}"
     return None, ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -21,12 +22,10 @@ def misfits(contents: Mapping[str, Contents]) -> list[str]:
     problems: list[str] = []
     if not contents:
         return problems
-    first_name, first = next(iter(contents.items()))
+    first_name = _most_usual(contents)
+    first = contents[first_name]
     for name, other in contents.items():
-        if missing := [tensor for tensor in first.shapes if tensor not in other.shapes]:
-            problems.append(f"{name}: lacks {len(missing)} tensors that {first_name} has: {names(missing)}")
-        if extra := [tensor for tensor in other.shapes if tensor not in first.shapes]:
-            problems.append(f"{name}: has {len(extra)} tensors that {first_name} lacks: {names(extra)}")
+        problems += _strange_names(name, other, first_name, first)
         if ties(other) != ties(first):
             problems.append(f"{name}: ties other tensors than {first_name} ({_shown(other)} and {_shown(first)})")
         for tensor in (each for each in first.shapes if each in other.shapes):
@@ -41,6 +40,30 @@ def misfits(contents: Mapping[str, Contents]) -> list[str]:
                 )
             elif other.dtypes[tensor].is_complex:
                 problems.append(f"{name}: {tensor} is complex; only real tensors can be mixed")
+    return problems
+
+
+def _most_usual(contents: Mapping[str, Contents]) -> str:
+    """The first checkpoint of the most common layout, so that the odd one is named and not all others."""
+    layouts = {name: frozenset(content.shapes.items()) for name, content in contents.items()}
+    counts = Counter(layouts.values())
+    return max(layouts, key=lambda name: counts[layouts[name]])
+
+
+def _strange_names(name: str, other: Contents, first_name: str, first: Contents) -> list[str]:
+    """Tensors that one of two checkpoints lacks."""
+    missing = [tensor for tensor in first.shapes if tensor not in other.shapes]
+    extra = [tensor for tensor in other.shapes if tensor not in first.shapes]
+    if missing and sorted(first.shapes[each] for each in missing) == sorted(other.shapes[each] for each in extra):
+        return [
+            f"{name}: has {len(extra)} tensors of the shapes of {first_name}'s under other names ({names(extra)} for "
+            f"{names(missing)}); if they are the same part of the model, save it under the same names"
+        ]
+    problems = []
+    if missing:
+        problems.append(f"{name}: lacks {len(missing)} tensors that {first_name} has: {names(missing)}")
+    if extra:
+        problems.append(f"{name}: has {len(extra)} tensors that {first_name} lacks: {names(extra)}")
     return problems
 
 

@@ -130,11 +130,11 @@ def open_pool(
         problems += misfits(contents)
         if problems:
             reading.check(contents, lambda tensor: True)
-            _refuse(files, contents, problems)
+            _refuse(files, contents, problems, base)
         same = _counted_once(reading, contents, None if base is None else base[0])
         if len(contents) < 2:
             reading.check(contents, lambda tensor: True)
-            _refuse(reading.files, contents, same)
+            _refuse(reading.files, contents, same, base)
 
         def alike(tensor: str) -> bool:
             return len({content.samples[tensor] for content in contents.values()}) == 1
@@ -159,7 +159,12 @@ def _counted_once(reading: Reading, contents: dict[str, Contents], base: str | N
     return told
 
 
-def _refuse(files: Mapping[str, Path], contents: Mapping[str, Contents], problems: Sequence[str] = ()) -> None:
+def _refuse(
+    files: Mapping[str, Path],
+    contents: Mapping[str, Contents],
+    problems: Sequence[str] = (),
+    base: tuple[str, Path] | None = None,
+) -> None:
     """Raise where anything is wrong.
 
     Raises:
@@ -170,7 +175,21 @@ def _refuse(files: Mapping[str, Path], contents: Mapping[str, Contents], problem
         only = names(files) or "none"
         problems.append(f"mixing needs at least two checkpoints, found {len(files)} ({only})")
     if problems:
-        raise PoolError(listing("the checkpoints cannot be mixed", problems))
+        rest = _of_the_rest(files, problems, None if base is None else base[0])
+        raise PoolError(listing("the checkpoints cannot be mixed", problems) + rest)
+
+
+def _of_the_rest(files: Mapping[str, Path], problems: Sequence[str], base: str | None) -> str:
+    """How to go on with the checkpoints that nothing is wrong with; empty where they do not make a pool."""
+    starts = {name: (f"{name}: ", f"{path}: ", f"{path}/") for name, path in files.items()}
+    bad = {name for name, start in starts.items() if any(each.startswith(start) for each in problems)}
+    strays = [each for each in problems if not each.startswith(tuple(start for name in bad for start in starts[name]))]
+    left = [name for name in files if name not in bad and name != base]
+    if strays or not bad or len(left) + (base is not None and base not in bad) < 2:
+        return ""
+    cures = ["leave --base out, or name another"] if base in bad else []
+    cures += [f"--ingredients takes the other {len(left)} alone"] if bad - {base} else []
+    return f"\nThe others fit together: {', and '.join(cures)}"
 
 
 def _stack(
@@ -190,7 +209,7 @@ def _stack(
         reading.check(contents, lambda tensor: True)
         _refuse(reading.files, contents, problems)
     stack, fixed = reading.stack(contents, {place.name: slice(place.start, place.stop) for place in mixed})
-    _refuse(reading.files, contents)
+    _refuse(reading.files, contents, (), None if base is None else (base, reading.files[base]))
     if not mixed:
         raise PoolError("the checkpoints differ in no floating-point tensor; there is nothing to mix")
     return Pool(

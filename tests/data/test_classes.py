@@ -42,6 +42,12 @@ def test_some_of_the_classes_are_scored_among_these() -> None:
     ]
 
 
+def test_names_that_differ_by_case_alone_are_two_classes() -> None:
+    found = matched(["red", "Red"], wanted=["Red", "blue", "red"], takes_some=True)
+    assert found.among == (0, 2)
+    assert found.labels.tolist() == [2, 0]
+
+
 def test_all_classes_on_demand() -> None:
     heard = Recorder()
     found = matched(["hen", "goldfish"], heard=heard, takes_some=True, restricts=False)

@@ -84,6 +84,27 @@ def test_what_is_left_out_is_told_each_time(tmp_path: Path) -> None:
         assert heard.warnings == [f"{split}: {text}" for text in expected]
 
 
+def test_hidden_copies_of_images_are_no_images(tmp_path: Path) -> None:
+    """As notebooks (.ipynb_checkpoints) and macOS (._) leave them among the images."""
+    split = tmp_path / "split"
+    for name in ("cat/1.png", "dog/2.png"):
+        draw(split / name)
+    (split / "dog" / "._2.png").write_bytes(b"\0\5\x16\7")
+    draw(split / "cat" / ".ipynb_checkpoints" / "1-checkpoint.png")
+    assert found(split) == ["cat/1.png", "dog/2.png"]
+    (told,) = files(split, Reading()).left_out
+    assert told == "2 hidden images left out: cat/.ipynb_checkpoints/1-checkpoint.png, dog/._2.png"
+
+
+def test_class_folders_that_lie_one_further_down_are_named(tmp_path: Path) -> None:
+    split = tmp_path / "split"
+    for name in ("cat/1.png", "dog/2.png"):
+        draw(split / "images" / name)
+    with pytest.raises(DataError, match=r"its class folders lie one further down; name that folder: .*split/images"):
+        files(split, Reading())
+    assert found(split / "images") == ["cat/1.png", "dog/2.png"]
+
+
 def test_a_class_folder_without_images_keeps_its_number(tmp_path: Path) -> None:
     """The model was trained with that number, whatever this split has of the class."""
     split = tmp_path / "split"

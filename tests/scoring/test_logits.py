@@ -50,8 +50,14 @@ TAKEN = {
     "ordered": (OrderedDict(out=GOOD), "its only tensor is taken as the logits"),
     "dataclass": (Output(OTHER, GOOD), "its logits are taken"),
     "named tuple": (Named(OTHER, GOOD), "its logits are taken"),
-    "other names": (Unlike(GOOD, OTHER), "its first tensor is taken as the logits"),
-    "tuple": ((GOOD, OTHER), "its first tensor is taken as the logits"),
+    "other names": (
+        Unlike(GOOD, OTHER),
+        "its first tensor is taken as the logits, [3] a sample, and the others are not used ([7])",
+    ),
+    "tuple": (
+        (GOOD, OTHER),
+        "its first tensor is taken as the logits, [3] a sample, and the others are not used ([7])",
+    ),
     "list": ([None, GOOD], "its first tensor is taken as the logits"),
 }
 REFUSED = {

@@ -292,9 +292,19 @@ def test_a_pickle_with_code_says_how_to_convert_it(tmp_path: Path) -> None:
     assert "torch.nn.modules.linear.Linear" in text
     assert "torch.load('module.pt', weights_only=False)" in text
     assert "torch.save(m.state_dict(), 'converted.pt')" in text
+    assert "add_safe_globals" not in text  # torch's own advice, which does not help here
     m = torch.load(path, weights_only=False)
     torch.save(m.state_dict(), tmp_path / "converted.pt")
     assert_same(read(tmp_path / "converted.pt").tensors, dict(m.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors", "m.bin"])
+@pytest.mark.parametrize("text", ['{"error":"Repository not found"}', "Access denied\n", "\ufeffNot Found: é"])
+def test_a_message_in_a_checkpoints_place_is_shown(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match="a text, not a checkpoint") as caught:
+        read(tmp_path / name)
+    assert text.strip("\ufeff\n") in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [[torch.ones(1)], torch.ones(2), 3], ids=["list", "tensor", "number"])

@@ -50,6 +50,27 @@ def test_a_final_model_beside_them_is_one_more(tmp_path: Path) -> None:
     assert shown(tmp_path) == ["checkpoint-7", "model.safetensors"]
 
 
+def test_a_base_among_the_ingredients_is_told_and_stays_the_base(tmp_path: Path) -> None:
+    touch(tmp_path, "m1.pt", "m2.pt", "base.pt")
+    found = find_noted(tmp_path, ("m*.pt", "base.pt"), tmp_path / "base.pt")
+    assert [path.name for path in found.paths] == ["m1.pt", "m2.pt"]
+    assert found.notices == ("ingredients 'base.pt' is the base, and stays that alone",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("m1", "did you mean 'm1.pt'"),
+        ("m1.pt,m2.pt", "a comma is part of a name: give each with an --ingredients of its own"),
+        ("m1.pt, m9.pt", "a comma is part of a name"),
+    ],
+)
+def test_what_may_have_been_meant_is_said(tmp_path: Path, pattern: str, hint: str) -> None:
+    touch(tmp_path, "m1.pt", "m2.pt")
+    with pytest.raises(CheckpointError, match=f"matches nothing; {hint}"):
+        find(tmp_path, (pattern,))
+
+
 def test_runs_beside_each_other_are_one_each(tmp_path: Path) -> None:
     trainer_step(tmp_path / "run-1")
     trainer_step(tmp_path / "run-1" / "checkpoint-3")

@@ -355,7 +355,36 @@ def test_a_base_that_does_not_fit_is_named(make_pool: MakePool) -> None:
     states = random_states(3)
     states[2]["head.weight"] = torch.zeros(10, 6)
     text = message(make_pool, states[:2], base=states[2])
-    assert text.endswith("base: head.weight has shape [10, 6], expected [4, 6] as in model_0")
+    first, second = text.splitlines()
+    assert first.endswith("base: head.weight has shape [10, 6], expected [4, 6] as in model_0")
+    assert second == "The others fit together: leave --base out, or name another"
+    assert make_pool(states[:2]).columns == ("model_0", "model_1")
+
+
+def test_of_checkpoints_that_do_not_fit_the_odd_one_is_named(make_pool: MakePool) -> None:
+    states = random_states(3)
+    states[0]["head.weight"] = torch.zeros(10, 6)
+    assert message(make_pool, states) == (
+        "the checkpoints cannot be mixed: model_0: head.weight has shape [10, 6], expected [4, 6] as in model_1\n"
+        "The others fit together: --ingredients takes the other 2 alone"
+    )
+    assert len(make_pool(states[1:]).columns) == 2
+
+
+def test_no_pool_is_promised_where_what_is_left_makes_none(make_pool: MakePool) -> None:
+    states = random_states(2)
+    states[1]["stem.weight"][0] = torch.nan
+    assert "fit together" not in message(make_pool, states)
+
+
+def test_tensors_under_another_name_are_one_problem(make_pool: MakePool) -> None:
+    states = random_states(3)
+    states[1]["classifier.weight"] = states[1].pop("head.weight")
+    first, _ = message(make_pool, states).splitlines()
+    assert first == (
+        "the checkpoints cannot be mixed: model_1: has 1 tensors of the shapes of model_0's under other names "
+        "(classifier.weight for head.weight); if they are the same part of the model, save it under the same names"
+    )
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
@@ -406,7 +435,7 @@ def test_a_file_that_one_reader_cannot_open_is_one_problem(make_pool: MakePool) 
             raise CheckpointError("model_1: of another family")
         return checkpoints.read(path)
 
-    with pytest.raises(PoolError, match=r"^the checkpoints cannot be mixed: model_1: of another family$"):
+    with pytest.raises(PoolError, match=r"^the checkpoints cannot be mixed: model_1: of another family\n"):
         make_pool(random_states(3), reader=reader)
 
 

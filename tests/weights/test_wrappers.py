@@ -27,6 +27,9 @@ BOTH: dict[str, dict[str, Any]] = {
     "lightning": {"pytorch-lightning_version": "2.6", "state_dict": EMA, "current_model_state": RAW, "loops": {}},
     "nested": {"model": {"state_dict": RAW, "state_dict_ema": EMA}},
     "averaged inside": {"net": RAW, "ema_model": {"module": EMA}},
+    "stochastic": {"state_dict": RAW, "swa_state_dict": AVERAGED},
+    "shadow": {"model": RAW, "ema": {"decay": 0.9, "shadow": EMA}},
+    "a callback's": {"state_dict": RAW, "callbacks": {"EMA": {"ema_state_dict": EMA, "decay": 0.9}, "Timer": {}}},
 }
 
 
@@ -61,6 +64,31 @@ def test_an_average_alone_opens(tmp_path: Path, key: str) -> None:
 def test_asking_for_an_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="--weights ema asks for the weights averaged"):
         read(saved(tmp_path, {"state_dict": RAW}), "ema")
+
+
+@pytest.mark.parametrize(
+    "average",
+    [
+        {"ema": {"decay": 0.9, "num_updates": 3, "shadow_params": list(EMA.values()), "collected_params": []}},
+        {"ema_params": list(EMA.values())},
+    ],
+    ids=["beside a decay", "alone"],
+)
+def test_an_average_without_names_is_told_and_not_passed_over(tmp_path: Path, average: dict[str, Any]) -> None:
+    path = saved(tmp_path, {"state_dict": RAW, **average})
+    found = read(path)
+    assert same(found.tensors, RAW)
+    (notice,) = found.notices
+    assert notice.startswith(f"weights as trained are taken; averaged ones ({next(iter(average))}) are left out")
+    assert read(path, "raw").notices == ()
+    with pytest.raises(CheckpointError, match=r"--weights ema asks for .*without names, which fit no model"):
+        read(path, "ema")
+
+
+def test_a_prefix_that_stands_twice_is_told_once(tmp_path: Path) -> None:
+    found = read(saved(tmp_path, {f"module.module.{name}": tensor for name, tensor in RAW.items()}))
+    assert same(found.tensors, RAW)
+    assert found.notices == ("names lose the prefix 'module.module.'",)
 
 
 def test_a_plain_state_dict_has_one_set(tmp_path: Path) -> None:

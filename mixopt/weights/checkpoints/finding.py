@@ -57,12 +57,15 @@ def find(directory: Path, patterns: Sequence[str], besides: Path | None, is_file
         return is_checkpoint_folder(path) or (path.is_file() and not is_side_file(path) and is_file_of_one(path))
 
     with refusing(CheckpointError, str(directory), found="cannot be searched", cure="correct --ingredients"):
-        found, notices = _matching(directory, patterns, is_one) if patterns else _usual(directory, is_one)
+        found, notices = _matching(directory, patterns, is_one, besides) if patterns else _usual(directory, is_one)
     whole = _with_indexes(found, besides)
     return _counted_once(directory, whole, notices)
 
 
-def _matching(directory: Path, patterns: Sequence[str], is_one: Matches) -> tuple[set[Path], list[str]]:
+def _matching(
+    directory: Path, patterns: Sequence[str], is_one: Matches, besides: Path | None
+) -> tuple[set[Path], list[str]]:
+    notices: list[str] = []
     found: set[Path] = set()
     problems = []
     for pattern in patterns:
@@ -70,13 +73,15 @@ def _matching(directory: Path, patterns: Sequence[str], is_one: Matches) -> tupl
         named = directory / pattern
         matched = {named} if os.path.lexists(named) else set(directory.glob(pattern))
         some = {path for path in matched if is_one(path)}
-        if not some:
+        if not some and any(_is_same(path, besides) for path in matched):
+            notices.append(f"ingredients {pattern!r} is the base, and stays that alone")
+        elif not some:
             problems.append(_nothing(directory, pattern, matched, is_one))
         found |= some
     if problems:
         raise CheckpointError(listing(f"{directory}: ingredients that are not there", problems))
     inside = {path for path in found if path.parent in found}
-    return found - inside, []
+    return found - inside, notices
 
 
 def everything_below(directory: Path, is_file_of_one: Matches) -> list[Path]:
@@ -90,8 +95,11 @@ def _nothing(directory: Path, pattern: str, matched: set[Path], is_one: Matches)
     """Why a pattern gives no checkpoint, and what may have been meant."""
     if not matched:
         every = [path.name for path in directory.iterdir() if is_one(path)]
-        near = difflib.get_close_matches(pattern, every, n=1)
+        near = [name for name in every if name.startswith(f"{pattern}.")]
+        near = near or difflib.get_close_matches(pattern, every, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        if "," in pattern and any(list(directory.glob(part.strip())) for part in pattern.split(",") if _is_plain(part)):
+            hint = "; a comma is part of a name: give each with an --ingredients of its own"
         return f"ingredients {pattern!r} matches nothing{hint}"
     first = min(matched, key=lambda path: natural_key(path.name))
     if first.is_dir():
@@ -102,6 +110,11 @@ def _nothing(directory: Path, pattern: str, matched: set[Path], is_one: Matches)
             return f"ingredients {pattern!r} matches folders; name what is in them, such as {pattern}/{below[0].name}"
     what = "is a link to nothing" if first.is_symlink() and not first.exists() else "is no ingredient's checkpoint"
     return f"ingredients {pattern!r}: {first.name} {what}"
+
+
+def _is_plain(part: str) -> bool:
+    """Whether a part of a pattern is a pattern itself."""
+    return bool(part.strip()) and not Path(part.strip()).is_absolute()
 
 
 def _usual(directory: Path, is_one: Matches) -> tuple[set[Path], list[str]]:

@@ -19,7 +19,7 @@ def without_wrappers(opened: Checkpoint) -> Checkpoint:
     """The names as the bare module has them, where wrappers that are known by their names have been around it."""
     every = [*opened.tensors, *opened.tied]
     inner = {name: ".".join(part for part in name.split(".") if part not in _INSIDE) for name in every}
-    notices = []
+    notices, front = [], ""
     if any(name != new for name, new in inner.items()) and all(inner.values()) and _distinct(inner):
         gone = sorted(_INSIDE & {part for name in every for part in name.split(".")})
         notices.append(f"names lose {listed(f'{part!r}' for part in gone)}, which a wrapper put there")
@@ -29,7 +29,9 @@ def without_wrappers(opened: Checkpoint) -> Checkpoint:
             opened = without(opened, [COUNTER])
             notices.append(f"the counter {COUNTER!r} of an averaged model is left out")
         opened = renamed(opened, {name: name.removeprefix(_FRONT) for name in (*opened.tensors, *opened.tied)})
-        notices.append(f"names lose the prefix {_FRONT!r}")
+        front += _FRONT
+    if front:
+        notices.append(f"names lose the prefix {front!r}")
     return replace(opened, notices=(*opened.notices, *notices))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixopt.errors import CheckpointError
+from mixopt.errors import CheckpointError, short
 from mixopt.memory import available_memory, gigabytes
 from mixopt.untrusted import READER_ERRORS, is_environment, reason_of
 from mixopt.weights.checkpoints import archived
@@ -94,11 +95,14 @@ def _load(path: Path) -> tuple[Any, bool]:
             f"{path}: this pickle holds more than tensors ({_reason(error)}); opening it could run code, so it was "
             "not opened. If you trust where it came from, convert it there: "
             f"m = torch.load({path.name!r}, weights_only=False); torch.save(m.state_dict(), 'converted.pt') where it "
-            "is a module, or torch.save(m['state_dict'], 'converted.pt') where it is a dictionary with one inside"
+            "is a module; where it is a dictionary, torch.save(m['state_dict'], 'converted.pt'), or "
+            "m['model'].state_dict() in its place where that is a module: print(m.keys()) tells"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """The telling line of torch's long messages."""
+    """The telling part of torch's long messages, without its own advice, which would not help here."""
+    if found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+        return f"an object of {short(found[1])}"
     telling = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
     return telling[0][:160] if telling else reason_of(error)

@@ -9,6 +9,10 @@ from mixopt.errors import CheckpointError
 from mixopt.untrusted import open_regular
 
 _HEAD = 512
+# Letters that make a text at the least, those of it that are shown, and the bytes at its ends that may be none.
+_FEWEST = 8
+_SHOWN = 60
+_CUT = 8
 _LFS = b"version https://git-lfs"
 _HTML = (b"<!doctype html", b"<html", b"<?xml")
 # First bytes of other formats, their names, and how to come by a state dict.
@@ -42,6 +46,21 @@ def check_kind(path: Path, head: bytes) -> None:
     for start, (kind, cure) in _OTHERS.items():
         if head.startswith(start):
             raise CheckpointError(f"{path}: {kind}, which holds no PyTorch state dict as it is; {cure}")
+    if text := "" if path.suffix == ".json" else _text_of(head):
+        raise CheckpointError(
+            f"{path}: a text, not a checkpoint ({text!r}), most likely a message saved in its place; download it again "
+            "and look at what comes"
+        )
+
+
+def _text_of(head: bytes) -> str:
+    """The beginning of a text; empty for anything that holds more than letters and blanks."""
+    # A letter of several bytes may be cut at the end.
+    text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="ignore").strip()
+    readable = len(head) - len(text.encode()) <= _CUT and all(
+        letter.isprintable() or letter in "\r\n\t" for letter in text
+    )
+    return " ".join(text.split())[:_SHOWN] if readable and len(text) >= _FEWEST else ""
 
 
 def head_of(path: Path) -> bytes:

@@ -6,6 +6,7 @@ average as ``state_dict`` and the raw weights as ``current_model_state``.
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +32,19 @@ _EMA = (
     "ema",
     "params_ema",
     "averaged_model",
+    "model_state_dict_ema",
+    "ema_weights",
+    "swa_state_dict",
+    "swa_model",
+    "swa",
+    "averaged_state_dict",
+    "shadow",
+    "shadow_params",
 )
+# Where Lightning keeps what callbacks remember, such as one that averages.
+_CALLBACKS = "callbacks"
+# How entries are called that hold an average, of whatever form.
+_AVERAGE = re.compile(r"(^|[._])(ema|swa|shadow|averag\w*)([._]|$)", re.IGNORECASE)
 # Beside these, ``state_dict`` is the average.
 _RAW_BESIDE_AVERAGE = ("current_model_state",)
 _DEEPEST = 4
@@ -53,7 +66,8 @@ def unwrap(
     Raises:
         CheckpointError: There is none, or not the one asked for, or one of its tensors cannot be worked with.
     """
-    state, notices = loaded, []
+    state, notices = _with_callbacks(loaded), []
+    lost: list[str] = []
     taken_from: list[str] = []
     for _ in range(_DEEPEST):
         if not isinstance(state, Mapping) or _is_state(state):
@@ -62,8 +76,20 @@ def unwrap(
         if taken is None:
             break
         notices += [notice] if notice else []
+        lost += _nameless(state)
         taken_from.append(taken)
         state = state[taken]
+    if lost and not _is_averaged(taken_from, notices):
+        if weights == "ema":
+            raise CheckpointError(
+                f"{path}: --weights ema asks for the weights averaged, but those in it ({names(lost)}) are kept "
+                "without names, which fit no model by themselves; save the model again with its average put in"
+            )
+        if weights == AUTO:
+            notices.append(
+                f"weights as trained are taken; averaged ones ({names(lost)}) are left out, as they are kept without "
+                "names, which fit no model by themselves"
+            )
     if weights == "ema" and taken_from and not _is_averaged(taken_from, notices):
         raise CheckpointError(
             f"{path}: --weights ema asks for the weights averaged, but it holds those as trained alone "
@@ -91,7 +117,41 @@ def unwrap(
 
 def _is_averaged(taken: list[str], notices: list[str]) -> bool:
     """Whether an entry on the way to the weights is an average: by its name, or by what stood beside it."""
-    return any(key in _EMA for key in taken) or any("(averaged)" in notice for notice in notices)
+    return any(_is_average(key) for key in taken) or any("(averaged)" in notice for notice in notices)
+
+
+def _is_average(key: str) -> bool:
+    return key in _EMA or key.startswith(f"{_CALLBACKS}.")
+
+
+def _with_callbacks(loaded: Any) -> Any:
+    """The averages that callbacks keep among what they remember, as entries beside the weights."""
+    callbacks = loaded.get(_CALLBACKS) if isinstance(loaded, Mapping) else None
+    if not isinstance(callbacks, Mapping):
+        return loaded
+    kept = {
+        f"{_CALLBACKS}.{name}.{key}": callback[key]
+        for name, callback in callbacks.items()
+        if isinstance(callback, Mapping)
+        for key in _EMA
+        if _is_wrapped(callback.get(key))
+    }
+    return {**loaded, **kept}
+
+
+def _nameless(state: Mapping[Any, Any]) -> list[str]:
+    """Entries with an average that is a list of tensors, or holds one."""
+    return [
+        key
+        for key, value in state.items()
+        if isinstance(key, str)
+        and _AVERAGE.search(key)
+        and any(map(_is_list, (value, *(value.values() if isinstance(value, Mapping) else ()))))
+    ]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(each, Tensor) for each in value)
 
 
 def _is_state(state: Mapping[Any, Any]) -> bool:
@@ -118,6 +178,7 @@ def _choose(path: Path, state: Mapping[Any, Any], weights: Weights) -> tuple[str
     """
     raw = [key for key in _RAW if _is_wrapped(state.get(key))]
     averages = [key for key in _EMA if _is_wrapped(state.get(key))]
+    averages += [key for key in state if isinstance(key, str) and key.startswith(f"{_CALLBACKS}.")]
     if raw and (beside := [key for key in _RAW_BESIDE_AVERAGE if _is_wrapped(state.get(key))]):
         raw, averages = beside, [*averages, *raw]
     if not raw and not averages:
