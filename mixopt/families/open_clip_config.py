@@ -18,6 +18,7 @@ from torch import nn
 
 from mixopt.errors import SpecError, unknown
 from mixopt.families import FamilyOptions
+from mixopt.families.hub import no_hub
 from mixopt.memory import available_memory, gigabytes
 from mixopt.untrusted import refusing
 from mixopt.untrusted.texts import read_json
@@ -129,12 +130,15 @@ def create(config: Mapping[str, Any]) -> nn.Module:
         level = logging.root.level
         logging.disable(logging.WARNING)
         try:
-            with refusing(
-                SpecError,
-                "--model",
-                found="open_clip cannot make this model",
-                cure="correct its config",
-                also=(ImportError,),
+            with (
+                refusing(
+                    SpecError,
+                    "--model",
+                    found="open_clip cannot make this model",
+                    cure="correct its config",
+                    also=(ImportError,),
+                ),
+                no_hub(),
             ):
                 module: nn.Module = open_clip.create_model(
                     f"local-dir:{folder}", load_weights=False, pretrained_image=False, pretrained_text=False
@@ -184,10 +188,11 @@ def tokenizer_of(config: Mapping[str, Any]) -> Any:
         raise SpecError(f"--model: expected tokenizer_kwargs as a JSON object, found a {type(given).__name__}")
     if refused := [name for name in _REFUSED if name in given]:
         raise SpecError(f"--model: tokenizer_kwargs has {refused[0]}, which {_REFUSED[refused[0]]}; remove it")
-    with refusing(
-        SpecError, "--model", found="its tokenizer cannot be made", cure="correct text_cfg", also=(ImportError,)
-    ):
-        if source := text.get("hf_tokenizer_name"):
+    source = text.get("hf_tokenizer_name")
+    cure = f"correct text_cfg, or fetch it yourself: hf download {source}" if source else "correct text_cfg"
+    found = "its tokenizer cannot be made from what is on this disk" if source else "its tokenizer cannot be made"
+    with refusing(SpecError, "--model", found=found, cure=cure, also=(ImportError,)), no_hub():
+        if source:
             return open_clip.tokenizer.HFTokenizer(
                 source,
                 context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from mixopt.errors import CheckpointError, SpecError, short, unknown
+from mixopt.families.hub import no_hub
 from mixopt.families.transformers_folder import Described
 from mixopt.untrusted import refusing
 
@@ -21,7 +21,6 @@ _MOST_LAYERS = 1000
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "depth")
 # The last layer of a head that an adapter brings (modules_to_save).
 _ADAPTERS_HEAD = re.compile(r"^base_model\.model\.(classifier|score)(\.\w+)*\.(out_proj\.)?weight$")
-_hub = threading.RLock()
 
 
 @contextmanager
@@ -32,19 +31,13 @@ def offline() -> Iterator[None]:
         SpecError: transformers is not installed.
     """
     try:
-        import huggingface_hub
         import transformers  # noqa: F401 (its absence is told here)
     except ImportError as error:
         raise SpecError(
             f"--family transformers needs the library ({error}); install it: pip install 'mixopt[transformers]'"
         ) from error
-    with _hub:
-        before = huggingface_hub.constants.HF_HUB_OFFLINE
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
-        try:
-            yield
-        finally:
-            huggingface_hub.constants.HF_HUB_OFFLINE = before
+    with no_hub():
+        yield
 
 
 def task_of(described: Described) -> str:

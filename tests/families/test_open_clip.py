@@ -20,6 +20,7 @@ from mixopt.assemble import assemble
 from mixopt.errors import SpecError
 from mixopt.families import FamilyOptions, from_identity, open_family
 from mixopt.families.open_clip import CONFIG_NAME, OpenClip
+from mixopt.families.open_clip_config import tokenizer_of
 from mixopt.listener import Listener
 from mixopt.values.mix import Mix
 from tests.conftest import CLASSES, CLIP_CONFIG, random_mix
@@ -461,3 +462,16 @@ def test_a_model_of_a_hub_is_refused() -> None:
     config["model_cfg"]["vision_cfg"]["timm_model_name"] = "hf-hub:x/y"
     with pytest.raises(SpecError, match="timm_model_name asks a hub"):
         opened(config).build()
+
+
+def test_no_hub_is_asked_for_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refused(*arguments: Any, **more: Any) -> None:
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    config: Any = copy.deepcopy(CLIP_CONFIG)
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "nobody/nothing"
+    with pytest.raises(SpecError, match=r"cannot be made from what is on this disk .*hf download nobody/nothing"):
+        tokenizer_of(config)
