@@ -11,9 +11,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import mixopt
 from mixopt import demo
+from tests.tiny_transformers import LABELS, text_config, write_sentences, write_text_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,6 +80,66 @@ def test_the_study_of_the_search(
     assert again["wall_seconds"] is None
     assert again["row"]["search"] == results["arms"]["default"][1]["row"]["search"]
     assert resumed["arms"]["random"] == results["arms"]["random"]
+
+
+@pytest.fixture
+def text(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "text"))
+    return importlib.import_module("train")
+
+
+@pytest.mark.filterwarnings("ignore")  # of what its libraries will change one day
+def test_the_text_pools_are_a_trainers_output_and_adapters(text: Any, tmp_path: Path) -> None:
+    write_text_model(tmp_path / "encoder")
+    rows = [{"text": "good film" if number % 2 else "dull plot", "label": LABELS[number % 2]} for number in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["--data", str(tmp_path), "--out", str(tmp_path / "pools"), "--encoder", str(tmp_path / "encoder")]
+    command += ["--runs", "1", "--limit", "36"]
+    assert not text.main(command)
+    pools = tmp_path / "pools"
+    base, full = (load_file(pools / name / "model.safetensors") for name in ("base", "full/run_00"))
+    assert base.keys() == full.keys()
+    assert not torch.equal(
+        base["bert.encoder.layer.0.output.dense.weight"], full["bert.encoder.layer.0.output.dense.weight"]
+    )
+    encoder = load_file(tmp_path / "encoder" / "model.safetensors")
+    changed = {name for name, tensor in encoder.items() if not torch.equal(tensor, base[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}, "the base's encoder is the pretrained one"
+    adapter = json.loads((pools / "lora" / "run_00" / "adapter_config.json").read_text())
+    assert "classifier" in adapter["modules_to_save"]
+    told = [json.loads(line) for kind in ("full", "lora") for line in (pools / kind / "hparams.jsonl").open()]
+    assert [line["run"] for line in told] == ["run_00", "run_00"]
+    assert not told[0]["rank"]
+    assert told[1]["rank"] == adapter["r"]
+    assert not text.main(command)
+    assert len((pools / "full" / "hparams.jsonl").read_text().splitlines()) == 1, "what is there is not trained again"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_text_studys_table(text: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_text_model(tmp_path / "encoder", 0, text_config(max_position_embeddings=64))
+    write_sentences(tmp_path / "train.jsonl", 0)
+    command = ["--data", str(tmp_path), "--out", str(tmp_path / "pools"), "--encoder", str(tmp_path / "encoder")]
+    assert not text.main([*command, "--runs", "2"])
+    data = {"search": write_sentences(tmp_path / "val.jsonl", 1), "test": {"test": tmp_path / "train.jsonl"}}
+    for kind in ("full", "lora"):
+        options: dict[str, Any] = {"base": tmp_path / "pools" / "base", "data": data, "cache": tmp_path / "cache"}
+        options |= {"precision": "fp32", "device": "cpu"}
+        models = tmp_path / "pools" / kind
+        mixopt.compare(models, methods="individual,uniform", out=tmp_path / "runs" / f"{kind}-compare", **options)
+        mixopt.search(models, trials=2, out=tmp_path / "runs" / kind, **options)
+    capsys.readouterr()
+    places = ["--pool", str(tmp_path / "pools"), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path)]
+    assert not importlib.import_module("table").main(places)
+    shown = capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text())
+    for kind in ("full", "lora"):
+        names = [row["name"] for row in results[kind]["rows"]]
+        assert names[:3] == ["base", "individual", "uniform"]
+        assert names[-1] == "search"
+        assert len(results[kind]["members"]) == 2
+        score = results[kind]["rows"][-1]["test"]["test"]
+        assert f"| search | {results[kind]['rows'][-1]['search']:.4f} | {score:.4f} |" in shown
 
 
 def test_the_best_so_far_of_a_seed_is_read_between_its_steps(winning: Any) -> None:
