@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -177,6 +178,30 @@ def _write_pool(folder: Path) -> None:
     (folder / "pool.toml").write_text(POOL)
 
 
+def write_trainers(states: list[dict[str, torch.Tensor]]) -> None:
+    """The same weights as trainers leave them: with options and an average beside, and in parts of pickles."""
+    for number, state in enumerate(states):
+        content = {
+            "epoch": number,
+            "arch": "mlp",
+            "args": argparse.Namespace(lr=0.1, out=Path("runs"), names=["a"]),
+            "best": np.float64(0.5),
+            "history": np.arange(4.0),
+            "state_dict": {f"module.{name}": tensor + 1 for name, tensor in state.items()},
+            "state_dict_ema": {f"module.{name}": tensor for name, tensor in state.items()},
+        }
+        folder = Path("trainers")
+        folder.mkdir(exist_ok=True)
+        torch.save(content, folder / f"checkpoint-{number}.pth.tar")
+        step = Path("steps") / f"checkpoint-{number}"
+        step.mkdir(parents=True)
+        parts = {name: f"pytorch_model-0000{1 + place % 2}-of-00002.bin" for place, name in enumerate(state)}
+        for part in sorted(set(parts.values())):
+            torch.save({name: state[name] for name in state if parts[name] == part}, step / part)
+        (step / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": parts}))
+        torch.save({"state": {}}, step / "optimizer.pt")
+
+
 def _write_layouts() -> None:
     states = []
     for number in range(3):
@@ -194,6 +219,7 @@ def _write_layouts() -> None:
     weight_map = {name: part for part, chosen in parts.items() for name in chosen}
     index = {"metadata": {"total_size": 4}, "weight_map": weight_map}
     Path("sharded/m1.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    write_trainers(states)
     torch.save(states[1], "pickled/m1.pt")
     # One storage: this format lists several in the order of their addresses, which are their names.
     names = [name for name, tensor in states[1].items() if tensor.is_floating_point()]

@@ -204,7 +204,7 @@ def _short(name: str) -> str:
 def _is_given(box: Box, path: Path) -> bool:
     """Whether a file is a user's: nothing may change it."""
     place = path.relative_to(box.folder)
-    given = {"pool", "sharded", "pickled", "legacy", "texts", "images", "tables", "clip", "bnpool"}
+    given = {"pool", "sharded", "trainers", "steps", "pickled", "legacy", "texts", "images", "tables", "clip", "bnpool"}
     return path in box.files and (place.parts[0] in given or (place.suffix == ".toml" and len(place.parts) == 1))
 
 

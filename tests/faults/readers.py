@@ -277,6 +277,15 @@ KINDS: dict[str, Kind] = {
         Kind("index", "sharded/*.json", trees.JSON, pool_reader("sharded"), ("inspect", "sharded")),
         Kind("part", "sharded/m1-*.safetensors", formats.SAFETENSORS, pool_reader("sharded"), ("inspect", "sharded")),
         Kind("pickle", "pickled/m1.pt", pickles.ZIP * 2, pool_reader("pickled"), ("inspect", "pickled")),
+        Kind(
+            "trainer",
+            "trainers/checkpoint-1.pth.tar",
+            pickles.ZIP * 2,
+            pool_reader("trainers"),
+            ("inspect", "trainers"),
+        ),
+        Kind("bin_index", "steps/checkpoint-1/*.json", trees.JSON, pool_reader("steps"), ("inspect", "steps")),
+        Kind("bin_part", "steps/checkpoint-1/*-00001-*.bin", pickles.ZIP, pool_reader("steps"), ("inspect", "steps")),
         Kind("legacy_pickle", "legacy/m1.pth", pickles.LEGACY * 2, pool_reader("legacy"), ("inspect", "legacy")),
         Kind("pool_toml", "pool/pool.toml", trees.TOML, read_pool_toml, ("inspect", "pool", "--cache", "cache")),
         Kind(
