@@ -11,6 +11,7 @@ from mixopt.runs.folder import RunFolder
 from mixopt.runs.mergekit import as_mergekit
 from mixopt.runs.replacing import check_replaceable
 from mixopt.weights import checkpoints, saving
+from mixopt.weights.recorded import reader_for
 
 
 def build(
@@ -45,7 +46,7 @@ def build(
     kind = ".yaml" if yaml else ".safetensors"
     if not force:
         check_replaceable(target, kind, [source], "-o")
-    reader = saving.reader_for(loaded)
+    reader = reader_for(loaded)
     paths = saving.locate(loaded, folders, reader, heard)
     if not force:
         check_replaceable(target, kind, paths.values(), "-o")

@@ -36,6 +36,7 @@ from mixopt.version import __version__
 from mixopt.weights import checkpoints, saving
 from mixopt.weights.alignment import align, signature_of
 from mixopt.weights.checkpoints import Weights
+from mixopt.weights.recorded import reading_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +156,7 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
         scores={RECIPE_VALIDATION: score.metrics},
         seed=spec.seed,
         output_hash="",
-        reading=saving.reading_of(pool, spec.weights),
+        reading=reading_of(pool, spec.weights),
         version=__version__,
     )
     statistics = objective.scorer.statistics(mix)
