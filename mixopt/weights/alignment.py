@@ -165,7 +165,8 @@ def _without_prefix(opened: Checkpoint, signature: Signature, weights: Weights, 
         if prefix:
             notices.append(f"names lose the prefix {prefix!r}")
         if left:
-            notices.append(f"{len(left)} tensors that are not the model's are left out ({names(sorted(left))})")
+            odd = "" if _AVERAGED.search(prefix) else _average_among(left, set(others))
+            notices.append(f"{len(left)} tensors that are not the model's are left out ({names(sorted(left))}){odd}")
         kept = without(opened, left)
         return renamed(kept, {name: name.removeprefix(prefix) for name in found - left})
     for prefix in _prefixes(needed, found):
@@ -218,6 +219,15 @@ def _chosen(path: Path, prefixes: set[str], weights: Weights, notices: list[str]
     hint = f"; --weights {'raw' if prefix in averaged else 'ema'} takes the other" if weights == AUTO else ""
     notices.append(f"of two sets of weights {prefix!r} ({kind}) is taken, and {other!r} left out{hint}")
     return prefix
+
+
+def _average_among(left: set[str], taken: set[str]) -> str:
+    """Says of names left out that an average is among them which is not under the model's names."""
+    fronts = {name.partition(".")[0] + "." for name in left} - taken
+    averages = sorted(front for front in fronts if _AVERAGED.search(front))
+    if not averages:
+        return ""
+    return f"; those of {names(averages)} seem to be averaged weights, but are not under the model's names"
 
 
 def _without_constants(opened: Checkpoint, signature: Signature, notices: list[str]) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -18,7 +19,7 @@ _COUNTER = re.compile(
 
 
 def misfits(contents: Mapping[str, Contents]) -> list[str]:
-    """Keys, shapes, kinds and ties that differ from the first checkpoint's."""
+    """Keys, shapes, kinds and ties that differ from the most usual ones."""
     problems: list[str] = []
     if not contents:
         return problems
@@ -110,6 +111,16 @@ def unmixable(contents: Mapping[str, Contents], differing: Sequence[str]) -> lis
     ]
 
 
+def _differ_in_integers(contents: Mapping[str, Contents]) -> bool:
+    """Whether integers that count nothing differ between checkpoints of one layout, by a few bytes of each."""
+    first = next(iter(contents.values()), None)
+    return first is not None and any(
+        len({content.samples[name] for content in contents.values()}) > 1
+        for name, dtype in first.dtypes.items()
+        if not dtype.is_floating_point and not is_counter(first, name)
+    )
+
+
 def is_counter(content: Contents, tensor: str) -> bool:
     """Whether a tensor counts steps or the like, on which no output of a model depends."""
     whole = not content.dtypes[tensor].is_floating_point and not content.shapes[tensor]
@@ -133,3 +144,19 @@ def identical(contents: Mapping[str, Contents], tensor: str) -> bool:
     """Whether a tensor has been read in all checkpoints and is the same in them."""
     hashes = {content.hash_of(tensor) for content in contents.values()}
     return len(hashes) == 1 and None not in hashes
+
+
+def of_the_rest(
+    files: Mapping[str, Path], contents: Mapping[str, Contents], problems: Sequence[str], base: str | None
+) -> str:
+    """How to go on with the checkpoints that nothing is wrong with; empty where they do not make a pool."""
+    starts = {name: (f"{name}: ", f"{path}: ", f"{path}/") for name, path in files.items()}
+    bad = {name for name, start in starts.items() if any(each.startswith(start) for each in problems)}
+    strays = [each for each in problems if not each.startswith(tuple(start for name in bad for start in starts[name]))]
+    left = [name for name in files if name not in bad and name != base]
+    good = {name: content for name, content in contents.items() if name not in bad}
+    if strays or _differ_in_integers(good) or not bad or len(left) + (base is not None and base not in bad) < 2:
+        return ""
+    cures = ["leave --base out, or name another"] if base in bad else []
+    cures += [f"--ingredients takes the other {len(left)} alone"] if bad - {base} else []
+    return f"\nThe others agree with each other: {', and '.join(cures)}"

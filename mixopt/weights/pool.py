@@ -16,7 +16,7 @@ from mixopt.errors import PoolError, listing, names
 from mixopt.memory import available_memory, gigabytes
 from mixopt.values.groups import depth_order
 from mixopt.weights import checkpoints
-from mixopt.weights.checks import identical, likely_twins, misfits, not_finite, twins, unmixable
+from mixopt.weights.checks import identical, likely_twins, misfits, not_finite, of_the_rest, twins, unmixable
 from mixopt.weights.reading import Contents, Progress, Reader, Reading
 
 
@@ -175,21 +175,9 @@ def _refuse(
         only = names(files) or "none"
         problems.append(f"mixing needs at least two checkpoints, found {len(files)} ({only})")
     if problems:
-        rest = _of_the_rest(files, problems, None if base is None else base[0])
-        raise PoolError(listing("the checkpoints cannot be mixed", problems) + rest)
-
-
-def _of_the_rest(files: Mapping[str, Path], problems: Sequence[str], base: str | None) -> str:
-    """How to go on with the checkpoints that nothing is wrong with; empty where they do not make a pool."""
-    starts = {name: (f"{name}: ", f"{path}: ", f"{path}/") for name, path in files.items()}
-    bad = {name for name, start in starts.items() if any(each.startswith(start) for each in problems)}
-    strays = [each for each in problems if not each.startswith(tuple(start for name in bad for start in starts[name]))]
-    left = [name for name in files if name not in bad and name != base]
-    if strays or not bad or len(left) + (base is not None and base not in bad) < 2:
-        return ""
-    cures = ["leave --base out, or name another"] if base in bad else []
-    cures += [f"--ingredients takes the other {len(left)} alone"] if bad - {base} else []
-    return f"\nThe others fit together: {', and '.join(cures)}"
+        rest = of_the_rest(files, contents, problems, None if base is None else base[0])
+        opened = "".join(f"\nOn opening, {told}" for told in _of_files(contents))
+        raise PoolError(listing("the checkpoints cannot be mixed", problems) + opened + rest)
 
 
 def _stack(

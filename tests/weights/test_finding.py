@@ -50,6 +50,19 @@ def test_a_final_model_beside_them_is_one_more(tmp_path: Path) -> None:
     assert shown(tmp_path) == ["checkpoint-7", "model.safetensors"]
 
 
+@pytest.mark.parametrize("place", ["m3.pt", "m3/model.safetensors"])
+def test_a_link_to_nothing_in_a_checkpoints_place_is_no_matter_of_silence(tmp_path: Path, place: str) -> None:
+    touch(tmp_path, "m1.pt", "m2.pt")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).symlink_to(tmp_path / "blobs" / "gone")
+    with pytest.raises(CheckpointError, match=f"links to nothing in place of checkpoints: {place}; correct"):
+        find(tmp_path)
+    assert shown(tmp_path, ("m*.pt",) if "/" in place else ("m1.pt", "m2.pt")) == ["m1.pt", "m2.pt"]
+    (tmp_path / "optimizer.pt").symlink_to("gone.pt")
+    (tmp_path / place).unlink()
+    assert shown(tmp_path) == ["m1.pt", "m2.pt"]
+
+
 def test_a_base_among_the_ingredients_is_told_and_stays_the_base(tmp_path: Path) -> None:
     touch(tmp_path, "m1.pt", "m2.pt", "base.pt")
     found = find_noted(tmp_path, ("m*.pt", "base.pt"), tmp_path / "base.pt")

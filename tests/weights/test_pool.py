@@ -357,7 +357,7 @@ def test_a_base_that_does_not_fit_is_named(make_pool: MakePool) -> None:
     text = message(make_pool, states[:2], base=states[2])
     first, second = text.splitlines()
     assert first.endswith("base: head.weight has shape [10, 6], expected [4, 6] as in model_0")
-    assert second == "The others fit together: leave --base out, or name another"
+    assert second == "The others agree with each other: leave --base out, or name another"
     assert make_pool(states[:2]).columns == ("model_0", "model_1")
 
 
@@ -366,15 +366,41 @@ def test_of_checkpoints_that_do_not_fit_the_odd_one_is_named(make_pool: MakePool
     states[0]["head.weight"] = torch.zeros(10, 6)
     assert message(make_pool, states) == (
         "the checkpoints cannot be mixed: model_0: head.weight has shape [10, 6], expected [4, 6] as in model_1\n"
-        "The others fit together: --ingredients takes the other 2 alone"
+        "The others agree with each other: --ingredients takes the other 2 alone"
     )
     assert len(make_pool(states[1:]).columns) == 2
+
+
+def test_what_was_done_on_opening_stands_with_what_is_wrong(tmp_path: Path) -> None:
+    """The cause of what does not fit may be which of two sets of weights was taken."""
+    states = random_states(3)
+    files = {f"m{number}": tmp_path / f"m{number}.pt" for number in range(3)}
+    for number, path in enumerate(files.values()):
+        smaller = {name: tensor for name, tensor in states[number].items() if name != "scale"} | {"more": torch.ones(1)}
+        torch.save({"state_dict": states[number], "ema": smaller} if number == 1 else states[number], path)
+    with pytest.raises(PoolError) as caught:
+        open_pool(files)
+    text = str(caught.value)
+    assert "m1: lacks 1 tensors that m0 has: scale" in text
+    assert (
+        "\nOn opening, m1: of several sets of weights 'ema' (averaged) is taken, and state_dict left out; --w" in text
+    )
 
 
 def test_no_pool_is_promised_where_what_is_left_makes_none(make_pool: MakePool) -> None:
     states = random_states(2)
     states[1]["stem.weight"][0] = torch.nan
-    assert "fit together" not in message(make_pool, states)
+    assert "agree with each other" not in message(make_pool, states)
+
+
+def test_integers_that_cannot_be_mixed_are_promised_to_nobody(make_pool: MakePool) -> None:
+    states = random_states(3)
+    base = {name: tensor.clone() for name, tensor in states[0].items()}
+    for number, state in enumerate(states):
+        state["stem.weight"] = torch.full_like(state["stem.weight"], number + 3).to(torch.int8)
+    text = message(make_pool, states, base=base)
+    assert "base: stem.weight is torch.float32, but torch.int8 in model_0" in text
+    assert "agree with each other" not in text
 
 
 def test_tensors_under_another_name_are_one_problem(make_pool: MakePool) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
+import functools
+from collections import defaultdict, deque
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -66,13 +71,35 @@ def test_asking_for_an_average_that_is_not_there_is_refused(tmp_path: Path) -> N
         read(saved(tmp_path, {"state_dict": RAW}), "ema")
 
 
+def test_what_an_average_of_parameters_lacks_is_as_trained_and_told(tmp_path: Path) -> None:
+    trained = RAW | {"bn.running_mean": torch.ones(3)}
+    found = read(saved(tmp_path, {"state_dict": trained, "ema": {"shadow": EMA, "decay": 0.9}}))
+    assert same(found.tensors, EMA | {"bn.running_mean": torch.ones(3)})
+    assert found.notices[1] == "1 tensors that the average lacks are those as trained (bn.running_mean)"
+    # An average of another model is not completed.
+    found = read(saved(tmp_path, {"state_dict": trained, "ema": EMA | {"other.weight": torch.ones(1)}}))
+    assert len(found.notices) == 1
+
+
+@pytest.mark.parametrize("wrapped", [{"state": {"model": RAW, "optimizers": {}}, "rng": []}, {"app": {"model": RAW}}])
+def test_weights_deeper_in_the_only_entry_that_has_some_are_found(tmp_path: Path, wrapped: dict[str, Any]) -> None:
+    assert same(read(saved(tmp_path, wrapped)).tensors, RAW)
+
+
+@pytest.mark.parametrize("content", [{"models": [RAW]}, [RAW], {0: RAW}, {"a.weight": np.ones(3)}, (RAW, 3)])
+def test_what_holds_no_state_dict_says_what_to_save(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"torch\.save\(model\.state_dict\(\), 'one\.pt'\)"):
+        read(saved(tmp_path, content))
+
+
 @pytest.mark.parametrize(
     "average",
     [
         {"ema": {"decay": 0.9, "num_updates": 3, "shadow_params": list(EMA.values()), "collected_params": []}},
         {"ema_params": list(EMA.values())},
+        {"ema": {"decay": torch.tensor(0.9), "shadow_params": list(EMA.values())}},
     ],
-    ids=["beside a decay", "alone"],
+    ids=["beside a decay", "alone", "beside a tensor"],
 )
 def test_an_average_without_names_is_told_and_not_passed_over(tmp_path: Path, average: dict[str, Any]) -> None:
     path = saved(tmp_path, {"state_dict": RAW, **average})
@@ -124,6 +151,17 @@ def test_a_list_of_averages_says_what_to_do(tmp_path: Path) -> None:
         np.float64(0.7),
         {"history": [np.float32(1.5)]},
         defaultdict(list, {"a": [1]}),
+        deque([1, 2], maxlen=5),
+        functools.partial(torch.optim.AdamW, lr=0.1, betas=(0.9, 0.99)),
+        functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3),
+        torch.nn.CrossEntropyLoss(weight=torch.ones(3)),
+        datetime(2024, 5, 1, 12, tzinfo=UTC),
+        timedelta(hours=3),
+        SimpleNamespace(lr=0.1),
+        Decimal("0.1"),
+        slice(0, 3),
+        np.str_("resnet"),
+        UUID(int=7),
     ],
     ids=lambda value: type(value).__name__,
 )

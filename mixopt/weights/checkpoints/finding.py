@@ -12,7 +12,7 @@ from mixopt.errors import CheckpointError, listing, names, short
 from mixopt.files import natural_key
 from mixopt.untrusted import refusing
 from mixopt.weights.checkpoints import sharded
-from mixopt.weights.checkpoints.folders import is_checkpoint_folder, is_side_file, main_file, shards_in
+from mixopt.weights.checkpoints.folders import MAIN, is_checkpoint_folder, is_side_file, main_file, shards_in
 
 # How far below the folder checkpoints are looked for where none lie at its top: lightning_logs/version_0/checkpoints/.
 _DEEPEST = 4
@@ -57,7 +57,9 @@ def find(directory: Path, patterns: Sequence[str], besides: Path | None, is_file
         return is_checkpoint_folder(path) or (path.is_file() and not is_side_file(path) and is_file_of_one(path))
 
     with refusing(CheckpointError, str(directory), found="cannot be searched", cure="correct --ingredients"):
-        found, notices = _matching(directory, patterns, is_one, besides) if patterns else _usual(directory, is_one)
+        found, notices = (
+            _matching(directory, patterns, is_one, besides) if patterns else _usual(directory, is_one, is_file_of_one)
+        )
     whole = _with_indexes(found, besides)
     return _counted_once(directory, whole, notices)
 
@@ -117,11 +119,12 @@ def _is_plain(part: str) -> bool:
     return bool(part.strip()) and not Path(part.strip()).is_absolute()
 
 
-def _usual(directory: Path, is_one: Matches) -> tuple[set[Path], list[str]]:
+def _usual(directory: Path, is_one: Matches, is_name_of_one: Matches) -> tuple[set[Path], list[str]]:
     """What a folder holds at the first level that holds anything."""
     level, shards = [directory], []
     for depth in range(_DEEPEST):
         inside = [path for folder in level for path in _entries(folder)]
+        _check_links(directory, inside, is_name_of_one)
         found = {path for path in inside if is_one(path)}
         shards += [problem for folder in level if (problem := shards_in(folder))]
         folders = [path for path in inside if path.is_dir() and path not in found and not _is_run(path)]
@@ -133,6 +136,22 @@ def _usual(directory: Path, is_one: Matches) -> tuple[set[Path], list[str]]:
     if shards:
         raise CheckpointError(listing(f"{directory}: no checkpoint that can be read", shards))
     return set(), []
+
+
+def _check_links(directory: Path, entries: Iterable[Path], is_name_of_one: Matches) -> None:
+    """Refuse links to nothing in a checkpoint's place, as a cache leaves them where its files were removed.
+
+    Raises:
+        CheckpointError: Names all of them.
+    """
+    files = [path for path in entries if is_name_of_one(path) and not is_side_file(path)]
+    files += [path / name for path in entries if path.is_dir() for name in MAIN]
+    lost = [path.relative_to(directory).as_posix() for path in files if path.is_symlink() and not path.exists()]
+    if lost:
+        raise CheckpointError(
+            f"{directory}: links to nothing in place of checkpoints: {names(lost)}; correct or remove them, or name "
+            "the others with --ingredients"
+        )
 
 
 def _of_top(directory: Path, found: set[Path]) -> set[Path]:

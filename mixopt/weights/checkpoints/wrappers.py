@@ -48,6 +48,7 @@ _AVERAGE = re.compile(r"(^|[._])(ema|swa|shadow|averag\w*)([._]|$)", re.IGNORECA
 # Beside these, ``state_dict`` is the average.
 _RAW_BESIDE_AVERAGE = ("current_model_state",)
 _DEEPEST = 4
+_SAVE = "; save the state dict of the model alone: torch.save(model.state_dict(), 'one.pt')"
 
 
 def unwrap(
@@ -105,14 +106,32 @@ def unwrap(
         for name, value in state.items()
         if not (isinstance(name, (str, int)) and isinstance(value, Tensor))
     ]
-    tensors = {
-        str(name): value for name, value in state.items() if isinstance(name, (str, int)) and isinstance(value, Tensor)
-    }
+    tensors = _tensors_of(state)
     if not tensors:
         found = ", ".join(map(short, others[:5])) or "nothing"
-        raise CheckpointError(f"{path}: no tensors found in it; its entries are {found}")
+        raise CheckpointError(f"{path}: no tensors found in it; its entries are {found}{_SAVE}")
+    if notices and _is_averaged(taken_from, notices) and (lacking := _beside(path, loaded, tensors)):
+        notices.append(f"{len(lacking)} tensors that the average lacks are those as trained ({names(lacking)})")
+        tensors |= lacking
     check_tensors(path, tensors)
     return tensors, tuple(others), tuple(notices)
+
+
+def _tensors_of(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {
+        str(name): value for name, value in state.items() if isinstance(name, (str, int)) and isinstance(value, Tensor)
+    }
+
+
+def _beside(path: Path, loaded: Any, average: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What an average leaves to the weights as trained: averages of parameters alone go with the model's buffers."""
+    try:
+        trained, _, _ = unwrap(path, loaded, "raw")
+    except CheckpointError:
+        return {}
+    if not average.keys() < trained.keys():
+        return {}
+    return {name: tensor for name, tensor in trained.items() if name not in average}
 
 
 def _is_averaged(taken: list[str], notices: list[str]) -> bool:
@@ -141,13 +160,12 @@ def _with_callbacks(loaded: Any) -> Any:
 
 def _nameless(state: Mapping[Any, Any]) -> list[str]:
     """Entries with an average that is a list of tensors, or holds one."""
-    return [
-        key
-        for key, value in state.items()
-        if isinstance(key, str)
-        and _AVERAGE.search(key)
-        and any(map(_is_list, (value, *(value.values() if isinstance(value, Mapping) else ()))))
-    ]
+    return [key for key, value in state.items() if isinstance(key, str) and _is_nameless(key, value)]
+
+
+def _is_nameless(key: str, value: Any) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else ()
+    return _AVERAGE.search(key) is not None and any(map(_is_list, (value, *inner)))
 
 
 def _is_list(value: Any) -> bool:
@@ -177,7 +195,7 @@ def _choose(path: Path, state: Mapping[Any, Any], weights: Weights) -> tuple[str
         CheckpointError: Several entries may be meant, or the one asked for is not there.
     """
     raw = [key for key in _RAW if _is_wrapped(state.get(key))]
-    averages = [key for key in _EMA if _is_wrapped(state.get(key))]
+    averages = [key for key in _EMA if _is_wrapped(state.get(key)) and not _is_nameless(key, state[key])]
     averages += [key for key in state if isinstance(key, str) and key.startswith(f"{_CALLBACKS}.")]
     if raw and (beside := [key for key in _RAW_BESIDE_AVERAGE if _is_wrapped(state.get(key))]):
         raw, averages = beside, [*averages, *raw]
@@ -214,10 +232,14 @@ def _only_one(path: Path, state: Mapping[Any, Any]) -> tuple[str | None, str]:
 
 
 def _looks_trained(value: Any) -> bool:
-    return isinstance(value, Mapping) and _is_state(value)
+    """Whether a value is a state dict, or holds one under one of the usual names."""
+    if not isinstance(value, Mapping):
+        return False
+    inner = (value.get(key) for key in (*_RAW, *_EMA))
+    return _is_state(value) or any(isinstance(each, Mapping) and _is_state(each) for each in inner)
 
 
 def _cure(state: Any) -> str:
     if isinstance(state, list) and state and all(isinstance(each, Tensor) for each in state):
         return "; tensors without names, as some averages are kept, fit no model by themselves: save a state dict"
-    return ""
+    return _SAVE
