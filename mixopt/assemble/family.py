@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from mixopt import families
 from mixopt.data.nearby import splits_nearby
 from mixopt.errors import SpecError
-from mixopt.families.recognition import Evidence, recognise
+from mixopt.families.recognition import Evidence, recognise, recognise_family
 from mixopt.families.transformers_folder import config_beside
 from mixopt.ingredients import adapter_shapes, first_readable, ingredient_files, likely_base, with_adapters_model
 from mixopt.listener import Listener
@@ -68,8 +69,13 @@ def recognised_options(
     shapes = {name: tuple(tensor.shape) for name, tensor in first.tensors.items()} | heads
     if spec.family != AUTO:
         return replace(options, shapes=shapes), ""
-    found = recognise(Evidence(spec.models, first.path, shapes, first.metadata), spec.model)
+    found = recognise(replace(_evidence(spec, first), shapes=shapes), spec.model)
     return replace(options, name=found.family, model=found.model, shapes=shapes), found.reason
+
+
+def _evidence(spec: StudySpec, first: checkpoints.Checkpoint) -> Evidence:
+    shapes = {name: tuple(tensor.shape) for name, tensor in first.tensors.items()}
+    return Evidence(spec.models, first.path, shapes, first.metadata)
 
 
 def propose(spec: StudySpec) -> Proposal:
@@ -80,16 +86,22 @@ def propose(spec: StudySpec) -> Proposal:
     """
     ingredient_files(spec)
     base = spec.base or likely_base(spec)
-    options: families.FamilyOptions | None = None
+    with_base = spec.model_copy(update={"base": base})
+    family: str | None = None
+    model = spec.model
     try:
-        options, reason = recognised_options(spec.model_copy(update={"base": base}))
+        options, reason = recognised_options(with_base)
+        family, model = options.name, options.model if isinstance(options.model, str) else None
     except SpecError as error:
         reason = str(error).splitlines()[0]
-    model = options.model if options is not None and isinstance(options.model, str) else None
+        with suppress(SpecError):
+            known = recognise_family(_evidence(with_base, first_readable(with_base)))
+            family, reason = known.family, known.reason
     return Proposal(
-        family=None if options is None else options.name,
+        family=family,
         model=None if model is None else _relative(spec.models, model),
-        needs_classes=options is not None and options.name == "open_clip" and not spec.classnames,
+        needs_model=family in ("timm", "torchvision") and model is None,
+        needs_classes=family == "open_clip" and not spec.classnames,
         base=None if base is None else _relative(spec.models, str(base)),
         ingredients=spec.ingredient_patterns,
         splits=tuple(path.name for path in splits_nearby(spec.models)),

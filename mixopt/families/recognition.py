@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,15 @@ CONFIG = "config.json"
 # Width of torchvision's and timm's vision transformers to what their names call them.
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 _LETTERS = {768: "b", 1024: "l", 1280: "h"}
+# Families whose model has to be named where the weights do not tell it.
+_BY_NAME = ("timm", "torchvision")
+# Of EfficientNets and MobileNets, ConvNeXts, Swins and MLP-Mixers.
+_TIMMS = (
+    "conv_stem.weight",
+    "stages.0.blocks.0.conv_dw.weight",
+    "layers.0.blocks.0.attn.qkv.weight",
+    "blocks.0.mlp_tokens.fc1.weight",
+)
 # Beginnings of names of transformers' models, which need a config beside them.
 _TRANSFORMERS = re.compile(
     r"(^|\.)(bert|roberta|distilbert|deberta|electra|albert|vit|deit|beit|swin|convnext|dinov2|vision_model|text_model)"
@@ -59,11 +68,28 @@ class Recognised:
 
 
 def recognise(evidence: Evidence, model: str | None = None) -> Recognised:
-    """The family of a folder's checkpoints.
+    """The family of a folder's checkpoints, and the model.
 
     Args:
         evidence: What there is to tell it by.
         model: What the user says of the model, which is kept.
+
+    Raises:
+        SpecError: Nothing tells it, or more than one family may be meant; what to add.
+    """
+    found = recognise_family(evidence)
+    if model is not None:
+        return replace(found, model=model)
+    if found.model is None and found.family in _BY_NAME:
+        raise SpecError(
+            f"--model: {evidence.checkpoint} has {found.reason}, but nothing tells which model it is; name it: "
+            f"--family {found.family} --model NAME"
+        )
+    return found
+
+
+def recognise_family(evidence: Evidence) -> Recognised:
+    """The family of a folder's checkpoints, and the model where it is told as well.
 
     Raises:
         SpecError: Nothing tells it, or more than one family may be meant; what to add.
@@ -75,7 +101,7 @@ def recognise(evidence: Evidence, model: str | None = None) -> Recognised:
             f"--family: {evidence.checkpoint} is of no model that is known by its config or its names ({shown}); name "
             "its family, or your own package.module:function"
         )
-    return found if model is None else Recognised(found.family, model, found.reason)
+    return found
 
 
 def _by_config(evidence: Evidence) -> Recognised | None:
@@ -108,13 +134,12 @@ def _by_names(evidence: Evidence) -> Recognised | None:
     if _has(evidence, "encoder.layers.encoder_layer_0.ln_1.weight") and _has(evidence, "conv_proj.weight"):
         width, patch = _patches(evidence, "conv_proj.weight")
         letter = _LETTERS.get(width)
-        return _named(
-            "torchvision",
-            f"vit_{letter}_{patch}" if letter else None,
-            "conv_proj and encoder_layer_0, as torchvision's vision transformers have them",
-        )
+        named = f"vit_{letter}_{patch}" if letter else None
+        return Recognised("torchvision", named, "names as torchvision's vision transformers have them")
     if _has(evidence, "patch_embed.proj.weight") and _has(evidence, "blocks.0.norm1.weight"):
         return _timm_transformer(evidence)
+    if any(_has(evidence, name) for name in _TIMMS):
+        return Recognised("timm", evidence.notes.get("arch"), "names as only timm's models have them")
     if found := next((name for name in evidence.shapes if _TRANSFORMERS.search(name)), None):
         raise SpecError(
             f"--family: {evidence.checkpoint} has names of transformers' models ({found}), which need their "
@@ -158,13 +183,7 @@ def _timm_transformer(evidence: Evidence) -> Recognised:
     is_plain = not any(_has(evidence, f"blocks.0.{name}") for name in ("ls1.gamma", "attn.q_norm.weight", "gamma_1"))
     # The family finds other sizes of images itself, by the positions.
     named = f"vit_{size}_patch{patch}_{384 if edge == 384 else 224}" if size and edge and is_plain else None
-    return _named("timm", named, "patch_embed and blocks, as timm's vision transformers have them")
-
-
-def _named(family: str, model: str | None, reason: str) -> Recognised:
-    if model is None:
-        raise SpecError(f"--model: {reason}, but of no usual size; name the model: --family {family} --model NAME")
-    return Recognised(family, model, reason)
+    return Recognised("timm", named, "names as timm's vision transformers have them")
 
 
 def _patches(evidence: Evidence, ending: str) -> tuple[int, int]:

@@ -15,6 +15,7 @@ class Proposal:
     Attributes:
         family: The model family, or None where nothing tells it.
         model: As the family takes it; None where the family finds it by itself.
+        needs_model: Whether the model has to be named, and is not known.
         needs_classes: Whether the family needs class names that are not in the folder.
         base: The base's file or folder, relative to the folder, or None.
         ingredients: Globs of the ingredients, relative to the folder; empty where they are found without.
@@ -24,6 +25,7 @@ class Proposal:
 
     family: str | None
     model: str | None
+    needs_model: bool
     needs_classes: bool
     base: str | None
     ingredients: tuple[str, ...]
@@ -38,10 +40,12 @@ def pool_template(found: Proposal) -> str:
     lines = [
         f"family = {json.dumps(found.family)}  # {found.reason}"
         if found.family
-        else f'family = "..."  # {found.reason}'
+        else 'family = "..."  # fill in: a family, or your own package.module:function'
     ]
     if found.model is not None:
         lines.append(f"model = {json.dumps(found.model)}")
+    elif found.needs_model:
+        lines.append('model = "..."  # fill in: the architecture\'s name')
     lines.append(
         f"base = {json.dumps(found.base)}  # never an ingredient"
         if found.base

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mixopt.errors import SpecError
-from mixopt.families.recognition import Evidence, recognise
+from mixopt.families.recognition import Evidence, Recognised, recognise, recognise_family
 
 Shapes = dict[str, tuple[int, ...]]
 CLIP: Shapes = {"visual.conv1.weight": (768, 3, 32, 32), "visual.transformer.resblocks.0.ln_1.weight": (768,)}
@@ -102,13 +102,30 @@ def test_what_a_trainer_wrote_beside_the_weights_tells(
         ({"x.lora_A.weight": (8, 2)}, {}, r"adapters alone.*adapter_config\.json"),
         ({"stem.weight": (2, 2)}, {}, "of no model that is known"),
         ({}, {}, "no tensors"),
-        ({**TIMM, "blocks.0.ls1.gamma": (384,)}, {}, "--model: .*of no usual size"),
-        ({**TIMM, "patch_embed.proj.weight": (400, 3, 16, 16)}, {}, "--model: .*of no usual size"),
+        (
+            {**TIMM, "blocks.0.ls1.gamma": (384,)},
+            {},
+            "--model: .*--family timm --model NAME",
+        ),
+        (
+            {**TIMM, "patch_embed.proj.weight": (400, 3, 16, 16)},
+            {},
+            "--model: .*--family timm --model NAME",
+        ),
     ],
 )
 def test_what_is_in_doubt_is_asked_for(tmp_path: Path, shapes: Shapes, notes: dict[str, str], says: str) -> None:
     with pytest.raises(SpecError, match=says):
         told(tmp_path, shapes, notes)
+
+
+@pytest.mark.parametrize("name", ["conv_stem.weight", "module.stages.0.blocks.0.conv_dw.weight"])
+def test_names_of_timms_own_tell_the_family_and_ask_for_the_model(tmp_path: Path, name: str) -> None:
+    evidence = Evidence(tmp_path, tmp_path / "m.pt", {name: (8, 3, 3, 3)})
+    assert recognise_family(evidence) == Recognised("timm", None, "names as only timm's models have them")
+    with pytest.raises(SpecError, match="--family timm --model NAME"):
+        recognise(evidence)
+    assert recognise(evidence, "mine").model == "mine"
 
 
 def test_what_the_user_says_of_the_model_stays(tmp_path: Path) -> None:

@@ -60,7 +60,16 @@ def test_splits_of_every_kind_are_found_and_none_is_taken_for_one(tmp_path: Path
         "test": {"shift": "shift.npz", "sketch": "sketch", "test": "test.csv"},
     }
     assert found["family"] == "..."
-    assert "of no model that is known" in path.read_text()
+    assert "fill in: a family, or your own package.module:function" in path.read_text()
+
+
+def test_a_model_that_only_its_name_tells_is_asked_for(tmp_path: Path) -> None:
+    for number in range(2):
+        torch.save({"conv_stem.weight": torch.randn(8, 3, 3, 3)}, tmp_path / f"m{number}.pt")
+    text = mixopt.init(tmp_path).read_text()
+    assert tomllib.loads(text)["family"] == "timm"
+    assert 'model = "..."  # fill in' in text
+    assert 'model = "mine"' in mixopt.init(tmp_path, force=True, model="mine").read_text()
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
