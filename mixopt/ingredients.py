@@ -26,7 +26,9 @@ def ingredient_files(spec: StudySpec) -> tuple[dict[str, Path], tuple[str, Path]
         files = [path for path in files if not path.samefile(base)]
     if not files:
         wanted = f"({', '.join(checkpoints.SUFFIXES)})"
-        raise CheckpointError(f"{spec.models}: no checkpoints {wanted} in this folder or below; correct --models")
+        others = checkpoints.others_in(spec.models)
+        seen = f", but {others}" if others else ""
+        raise CheckpointError(f"{spec.models}: no checkpoints {wanted} in this folder or below{seen}; correct --models")
     every = checkpoints.names_of([*files, *([base] if base else [])], spec.models)
     named = dict(zip(every, files, strict=False))
     return named, None if base is None else (every[-1], base)

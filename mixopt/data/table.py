@@ -19,7 +19,8 @@ from mixopt.files import natural_key
 
 # Beyond any model's classes, and within what an array of labels can hold.
 _HIGHEST = 2**31
-_NUMBER = re.compile(r"\s*[0-9]{1,10}\s*")
+# A whole number, also as programs write a column of them that once had gaps: 1.0.
+_NUMBER = re.compile(r"\s*[0-9]{1,10}(\.0+)?\s*")
 _LEADING_ZERO = re.compile(r"\s*0[0-9]")
 
 
@@ -201,7 +202,7 @@ def _labels(table: Table, column: str, skips: bool) -> tuple[list[int], list[int
     values: Sequence[Any] = table.column(column)
     if not table.is_typed and all(_NUMBER.fullmatch(value) for value in values):
         if not any(_LEADING_ZERO.match(value) for value in values):
-            values = [int(value) for value in values]
+            values = [int(value.partition(".")[0]) for value in values]
     elif not table.is_typed:
         values = list(_some_numbers(values))
     known = table.classes.get(column)
@@ -233,7 +234,7 @@ def _some_numbers(values: Sequence[str]) -> Iterator[int | str]:
     are_numbers = sum(_NUMBER.fullmatch(value) is not None for value in values) > len(values) / 2
     for value in values:
         is_number = are_numbers and _NUMBER.fullmatch(value) and not _LEADING_ZERO.match(value)
-        yield int(value) if is_number else value.strip()
+        yield int(value.partition(".")[0]) if is_number else value.strip()
 
 
 def _problem_of(value: Any, column: str, known: Sequence[str] | None) -> str:

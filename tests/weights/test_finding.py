@@ -63,6 +63,25 @@ def test_a_link_to_nothing_in_a_checkpoints_place_is_no_matter_of_silence(tmp_pa
     assert shown(tmp_path) == ["m1.pt", "m2.pt"]
 
 
+def test_models_of_other_kinds_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "m1.PT", "m2.pt", "m3.pkl", "m4.onnx", "val.npz", "README.md")
+    found = find_noted(tmp_path)
+    assert names_of(found.paths, tmp_path) == ["m1", "m2"]
+    (notice,) = found.notices
+    assert notice.endswith(
+        "files with a suffix that is not read are left out: m3.pkl, m4.onnx "
+        "(a .pkl that torch.save wrote is read once it is called .pt)"
+    )
+    torch.save(STATE, tmp_path / "m3.pkl")
+    assert read((tmp_path / "m3.pkl").rename(tmp_path / "m3.pt")).tensors.keys() == STATE.keys()
+
+
+def test_a_base_that_is_a_folder_is_not_told_to_be_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "m1.pt", "m2.pt", "hub/model.safetensors")
+    assert find_noted(tmp_path, (), tmp_path / "hub").notices == ()
+    assert "left out (hub)" in find_noted(tmp_path).notices[0]
+
+
 def test_a_base_among_the_ingredients_is_told_and_stays_the_base(tmp_path: Path) -> None:
     touch(tmp_path, "m1.pt", "m2.pt", "base.pt")
     found = find_noted(tmp_path, ("m*.pt", "base.pt"), tmp_path / "base.pt")

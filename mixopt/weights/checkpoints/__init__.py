@@ -19,7 +19,7 @@ from mixopt.errors import CheckpointError, unknown
 from mixopt.untrusted import refusing
 from mixopt.weights.checkpoints import finding, folders, pickled, safetensor_files, sharded, strange
 from mixopt.weights.checkpoints.checks import check_tensors
-from mixopt.weights.checkpoints.finding import Found
+from mixopt.weights.checkpoints.finding import Found, others_in
 from mixopt.weights.checkpoints.folders import adapter_file, base_of_adapter, is_adapter, is_checkpoint_folder
 from mixopt.weights.checkpoints.hashing import (
     Scan,
@@ -61,6 +61,7 @@ __all__ = [
     "is_checkpoint_folder",
     "metadata_of",
     "names_of",
+    "others_in",
     "read",
     "sample",
     "scan",
@@ -178,5 +179,5 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _stem(name: str) -> str:
-    suffix = max((one for one in SUFFIXES if name.endswith(one)), key=len, default=None)
-    return name.rpartition(".")[0] if suffix is None else name.removesuffix(suffix)
+    suffix = max((one for one in SUFFIXES if name.lower().endswith(one)), key=len, default=None)
+    return name.rpartition(".")[0] if suffix is None else name[: -len(suffix)]

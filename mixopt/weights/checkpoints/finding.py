@@ -17,6 +17,10 @@ from mixopt.weights.checkpoints.folders import MAIN, is_checkpoint_folder, is_si
 # How far below the folder checkpoints are looked for where none lie at its top: lightning_logs/version_0/checkpoints/.
 _DEEPEST = 4
 
+# How files of models end that are not looked for.
+_OTHERS = (".pkl", ".pickle", ".h5", ".hdf5", ".keras", ".onnx", ".msgpack", ".gguf", ".ggml", ".t7", ".pth.zip")
+_RENAME = " (a .pkl that torch.save wrote is read once it is called .pt)"
+
 Matches = Callable[[Path], bool]
 
 
@@ -57,9 +61,10 @@ def find(directory: Path, patterns: Sequence[str], besides: Path | None, is_file
         return is_checkpoint_folder(path) or (path.is_file() and not is_side_file(path) and is_file_of_one(path))
 
     with refusing(CheckpointError, str(directory), found="cannot be searched", cure="correct --ingredients"):
-        found, notices = (
-            _matching(directory, patterns, is_one, besides) if patterns else _usual(directory, is_one, is_file_of_one)
-        )
+        if patterns:
+            found, notices = _matching(directory, patterns, is_one, besides)
+        else:
+            found, notices = _usual(directory, is_one, is_file_of_one, besides)
     whole = _with_indexes(found, besides)
     return _counted_once(directory, whole, notices)
 
@@ -119,11 +124,13 @@ def _is_plain(part: str) -> bool:
     return bool(part.strip()) and not Path(part.strip()).is_absolute()
 
 
-def _usual(directory: Path, is_one: Matches, is_name_of_one: Matches) -> tuple[set[Path], list[str]]:
+def _usual(
+    directory: Path, is_one: Matches, is_name_of_one: Matches, besides: Path | None
+) -> tuple[set[Path], list[str]]:
     """What a folder holds at the first level that holds anything."""
     level, shards = [directory], []
     for depth in range(_DEEPEST):
-        inside = [path for folder in level for path in _entries(folder)]
+        inside = [path for folder in level for path in _entries(folder) if not _is_same(path, besides)]
         _check_links(directory, inside, is_name_of_one)
         found = {path for path in inside if is_one(path)}
         shards += [problem for folder in level if (problem := shards_in(folder))]
@@ -136,6 +143,14 @@ def _usual(directory: Path, is_one: Matches, is_name_of_one: Matches) -> tuple[s
     if shards:
         raise CheckpointError(listing(f"{directory}: no checkpoint that can be read", shards))
     return set(), []
+
+
+def others_in(directory: Path) -> str:
+    """Names the files at the top of a folder that are models of other kinds by their suffix; empty for none."""
+    found = [path for path in _entries(directory) if path.is_file() and path.name.lower().endswith(_OTHERS)]
+    shown = names(path.name for path in _in_order(directory, found))
+    pickles = any(path.name.lower().endswith((".pkl", ".pickle")) for path in found)
+    return f"{shown}{_RENAME if pickles else ''}"
 
 
 def _check_links(directory: Path, entries: Iterable[Path], is_name_of_one: Matches) -> None:
@@ -168,6 +183,8 @@ def _told(directory: Path, depth: int, found: set[Path], folders: Iterable[Path]
         told.append(f"{directory}: checkpoints are taken from the folders below: {names(taken, 8)}")
     if depth > 0:
         return told
+    if unread := others_in(directory):
+        told.append(f"{directory}: files with a suffix that is not read are left out: {unread}")
     left = [path for path in _entries(directory) if path.is_dir() and path not in found and is_one(path)]
     left += [path for path in folders if path not in left and any(is_one(each) for each in _entries(path))]
     if left:

@@ -30,7 +30,7 @@ SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 
 def matches(path: Path) -> bool:
     """Whether a path has the name of a pickle of tensors."""
-    return path.name.endswith(SUFFIXES)
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def read(path: Path, weights: Weights = AUTO) -> Checkpoint:

@@ -42,7 +42,7 @@ _FORMAT_NAMES = {
 
 def matches(path: Path) -> bool:
     """Whether a path has the name of a safetensors file."""
-    return path.name.endswith(SUFFIXES)
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def read(path: Path, weights: Weights = AUTO) -> Checkpoint:
