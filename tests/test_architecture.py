@@ -99,7 +99,7 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "torchvision" not in found
     if not name.startswith("families.transformers"):
         assert "transformers" not in found
-    if name not in ("families.hub", "families.transformers_library"):
+    if name not in ("families.hub", "families.transformers.library"):
         assert "huggingface_hub" not in found
     if not name.startswith("weights.checkpoints"):
         assert "safetensors" not in found

@@ -12,7 +12,7 @@ from mixopt import families
 from mixopt.data.nearby import splits_nearby
 from mixopt.errors import SpecError
 from mixopt.families.recognition import Evidence, recognise, recognise_family
-from mixopt.families.transformers_folder import config_beside
+from mixopt.families.transformers.folder import config_beside
 from mixopt.ingredients import adapter_shapes, first_readable, ingredient_files, likely_base, with_adapters_model
 from mixopt.listener import Listener
 from mixopt.spec import AUTO, POOL_FILE, StudySpec

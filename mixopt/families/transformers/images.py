@@ -14,7 +14,7 @@ from PIL import Image
 
 from mixopt.errors import SpecError
 from mixopt.families.image_encoding import image_encoding
-from mixopt.families.transformers_folder import CONFIG, PROCESSORS, Described, text_of
+from mixopt.families.transformers.folder import CONFIG, PROCESSORS, Described, text_of
 from mixopt.untrusted import refusing
 from mixopt.values.samples import IMAGES, Preprocess
 

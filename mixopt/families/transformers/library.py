@@ -12,7 +12,7 @@ import torch
 
 from mixopt.errors import CheckpointError, SpecError, short, unknown
 from mixopt.families.hub import no_hub
-from mixopt.families.transformers_folder import Described
+from mixopt.families.transformers.folder import Described
 from mixopt.untrusted import refusing
 
 TEXTS, IMAGES = "SequenceClassification", "ImageClassification"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixopt.errors import DataError, SpecError
-from mixopt.families.transformers_folder import Described, text_of
+from mixopt.families.transformers.folder import Described, text_of
 from mixopt.untrusted import refusing
 from mixopt.values.samples import LENGTH, Encoding
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mixopt.errors import CheckpointError, SpecError, names
 from mixopt.families import FamilyOptions
 from mixopt.families.image_encoding import image_encoding
-from mixopt.families.transformers_folder import (
+from mixopt.families.transformers.folder import (
     CONFIG,
     PROCESSORS,
     config_beside,
@@ -27,9 +27,9 @@ from mixopt.families.transformers_folder import (
     text_of,
     without_dtype,
 )
-from mixopt.families.transformers_heads import differences, label_problem, labels_of, order_of, permuted, reordered
-from mixopt.families.transformers_images import open_preprocess
-from mixopt.families.transformers_library import (
+from mixopt.families.transformers.heads import differences, label_problem, labels_of, order_of, permuted, reordered
+from mixopt.families.transformers.images import open_preprocess
+from mixopt.families.transformers.library import (
     IMAGES,
     config_of,
     head_of,
@@ -40,7 +40,7 @@ from mixopt.families.transformers_library import (
     task_of,
     with_head,
 )
-from mixopt.families.transformers_text import longest_of, open_tokenizer, padding_of, text_encoding
+from mixopt.families.transformers.text import longest_of, open_tokenizer, padding_of, text_encoding
 from mixopt.memory import available_memory, gigabytes
 from mixopt.scoring.evaluator import Predict
 from mixopt.untrusted import refusing
