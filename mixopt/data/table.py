@@ -79,6 +79,16 @@ def listing_of(table: Table, reading: Reading) -> Listing:
             if not reading.skips:
                 raise
             continue
+        if not reading.skips and not file.exists() and not file.is_symlink():
+            cure = (
+                "write its folders with /"
+                if "\\" in str(value)
+                else "correct it, or leave it out by --bad-samples skip"
+            )
+            raise DataError(
+                f"{table.path}{table.where(number)}: names the image {short(repr(value))}, and there is no file "
+                f"{file}; {cure}"
+            )
         if not reading.skips or file.is_file():
             found.add(file)
     images = sorted(found, key=lambda file: natural_key(str(file)))

@@ -229,6 +229,16 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str
             csv.files(_written(tmp_path / "data" / "split.csv", f"image,label\n{name},0\n"), Reading())
 
 
+@pytest.mark.parametrize(("name", "cure"), [("b.png", "--bad-samples skip"), ("c\\a.png", "with /")])
+def test_an_image_that_is_not_there_is_named_with_its_line(tmp_path: Path, name: str, cure: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    path = _written(tmp_path / "split.csv", f"image,label\na.png,0\n{name},1\n")
+    with pytest.raises(DataError, match=r"split\.csv, line 3: names the image .*, and there is no file .*; ") as caught:
+        csv.files(path, Reading())
+    assert str(caught.value).endswith(cure)
+    assert csv.files(path, Reading(skips=True)).files == (path, tmp_path / "a.png")
+
+
 def _written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
