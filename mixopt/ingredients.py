@@ -60,13 +60,12 @@ def likely_base(spec: StudySpec) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def first_readable(spec: StudySpec) -> checkpoints.Checkpoint:
-    """The first ingredient that can be opened: what the others are like as well.
+def first_readable(files: Mapping[str, Path], base: tuple[str, Path] | None, spec: StudySpec) -> checkpoints.Checkpoint:
+    """The first ingredient that can be opened, or the base: what the others are like as well.
 
     Raises:
-        CheckpointError: There are none, or none can be opened; of the first, why.
+        CheckpointError: None can be opened; of the first, why.
     """
-    files, base = ingredient_files(spec)
     problems: list[CheckpointError] = []
     for path in [*files.values(), *([base[1]] if base else [])]:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from mixopt import families
 from mixopt.data.nearby import splits_nearby
 from mixopt.errors import SpecError
-from mixopt.families.recognition import Evidence, recognise, recognise_family
+from mixopt.families.recognition import BY_NAME, Evidence, recognise, recognise_family
 from mixopt.families.transformers.folder import config_beside
 from mixopt.ingredients import adapter_shapes, first_readable, ingredient_files, likely_base, with_adapters_model
 from mixopt.listener import Listener
@@ -63,9 +63,11 @@ def recognised_options(
         files, base = ingredient_files(spec)
         options = replace(options, model=with_adapters_model(spec, files, base).model)
         heads = adapter_shapes(files.values())
-    elif spec.family == "transformers" and spec.model is None and (config := config_beside(checkpoint.path)):
-        options = replace(options, model=str(config.absolute()))
-    first = checkpoint or first_readable(spec)
+        first = first_readable(files, base, spec)
+    else:
+        first = checkpoint
+        if spec.family == "transformers" and spec.model is None and (config := config_beside(first.path)):
+            options = replace(options, model=str(config.absolute()))
     shapes = {name: tuple(tensor.shape) for name, tensor in first.tensors.items()} | heads
     if spec.family != AUTO:
         return replace(options, shapes=shapes), ""
@@ -95,12 +97,12 @@ def propose(spec: StudySpec) -> Proposal:
     except SpecError as error:
         reason = str(error).splitlines()[0]
         with suppress(SpecError):
-            known = recognise_family(_evidence(with_base, first_readable(with_base)))
+            known = recognise_family(_evidence(with_base, first_readable(*ingredient_files(with_base), spec)))
             family, reason = known.family, known.reason
     return Proposal(
         family=family,
         model=None if model is None else _relative(spec.models, model),
-        needs_model=family in ("timm", "torchvision") and model is None,
+        needs_model=family in BY_NAME and model is None,
         needs_classes=family == "open_clip" and not spec.classnames,
         base=None if base is None else _relative(spec.models, str(base)),
         ingredients=spec.ingredient_patterns,

@@ -20,7 +20,7 @@ CONFIG = "config.json"
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 _LETTERS = {768: "b", 1024: "l", 1280: "h"}
 # Families whose model has to be named where the weights do not tell it.
-_BY_NAME = ("timm", "torchvision")
+BY_NAME = ("timm", "torchvision")
 # Of EfficientNets and MobileNets, ConvNeXts, Swins and MLP-Mixers.
 _TIMMS = (
     "conv_stem.weight",
@@ -80,7 +80,7 @@ def recognise(evidence: Evidence, model: str | None = None) -> Recognised:
     found = recognise_family(evidence)
     if model is not None:
         return replace(found, model=model)
-    if found.model is None and found.family in _BY_NAME:
+    if found.model is None and found.family in BY_NAME:
         raise SpecError(
             f"--model: {evidence.checkpoint} has {found.reason}, but nothing tells which model it is; name it: "
             f"--family {found.family} --model NAME"

@@ -15,6 +15,7 @@ from mixopt.runs.mergekit import as_mergekit
 from mixopt.values.groups import Groups
 from mixopt.values.mix import Mix
 from mixopt.values.recipe import Recipe
+from tests.recipes import recipe_of
 
 GROUPS = Groups(
     (
@@ -50,23 +51,8 @@ def weight_of(setting: Any, tensor: str) -> float:
     return float(next(each["value"] for each in setting if each.get("filter") is None or each["filter"] in tensor))
 
 
-def recipe_of(coefficients: list[list[float]]) -> Recipe:
-    return Recipe(
-        method="search",
-        mix=Mix(GROUPS, ("a", "b", "c"), np.array(coefficients)),
-        ingredients=dict.fromkeys("abc", "hash"),
-        base=None,
-        family={"name": "transformers"},
-        dtypes={"*": "float32"},
-        buffers_from=None,
-        batchnorm="average",
-        metric="accuracy",
-        data={},
-        scores={},
-        seed=0,
-        output_hash="",
-        version="1",
-    )
+def own_recipe(coefficients: list[list[float]]) -> Recipe:
+    return recipe_of(Mix(GROUPS, ("a", "b", "c"), np.array(coefficients)))
 
 
 def folders(tmp_path: Path) -> dict[str, Path]:
@@ -81,7 +67,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("rows", [[[0.5, 0.0, 0.5], [1.25, 0.0, -0.25]], [[0.2, 0.3, 0.5], [0.2, 0.3, 0.5]]])
 def test_every_tensor_gets_the_coefficients_of_its_group(tmp_path: Path, rows: list[list[float]]) -> None:
     places = folders(tmp_path)
-    found = parsed(as_mergekit(recipe_of(rows), places))
+    found = parsed(as_mergekit(own_recipe(rows), places))
     assert (found["merge_method"], found["normalize"], found["dtype"]) == ("linear", "false", "float32")
     by_folder = {each["model"]: each["weight"] for each in found["models"]}
     used = [name for number, name in enumerate("abc") if any(row[number] for row in rows)]
@@ -94,7 +80,7 @@ def test_every_tensor_gets_the_coefficients_of_its_group(tmp_path: Path, rows: l
 
 
 def test_what_mergekit_cannot_express_is_refused(tmp_path: Path) -> None:
-    recipe = recipe_of([[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]])
+    recipe = own_recipe([[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]])
     places = folders(tmp_path)
     (places["c"] / "config.json").unlink()
     with pytest.raises(MixoptError, match="--yaml: mergekit reads folders of transformers' models, and c is none"):

@@ -18,6 +18,7 @@ from mixopt.weights.alignment import AlignedReader, signature_of
 from mixopt.weights.checkpoints import hash_tensors
 from mixopt.weights.pool import Pool, open_pool
 from mixopt.weights.recorded import reader_for, reading_of
+from tests.recipes import recipe_of
 
 
 class Net(nn.Module):
@@ -45,31 +46,15 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-def recipe_of(pool: Pool) -> Recipe:
+def own_recipe(pool: Pool) -> Recipe:
     mix = constant(make_groups("whole", pool.sizes), pool.columns, np.full(len(pool.columns), 1 / len(pool.columns)))
-    return Recipe(
-        method="uniform",
-        mix=mix,
-        ingredients=pool.fingerprints,
-        base=None,
-        family={"name": "x"},
-        dtypes={"*": "float32"},
-        buffers_from=None,
-        batchnorm="average",
-        metric="accuracy",
-        data={},
-        scores={},
-        seed=0,
-        output_hash="",
-        version="1",
-        reading=reading_of(pool, "auto"),
-    )
+    return recipe_of(mix, ingredients=pool.fingerprints, reading=reading_of(pool, "auto"))
 
 
 def test_files_are_read_as_they_were(files: dict[str, Path]) -> None:
     first = AlignedReader(signature_of(Net()))
     pool = open_pool(files, reader=first)
-    recipe = Recipe.from_json(recipe_of(pool).to_json(), "recipe.json")
+    recipe = Recipe.from_json(own_recipe(pool).to_json(), "recipe.json")
     again = reader_for(recipe)
     for path in files.values():
         one, other = first(path), again(path)
@@ -80,7 +65,7 @@ def test_files_are_read_as_they_were(files: dict[str, Path]) -> None:
 
 
 def test_constants_that_do_not_fit_their_shape_are_refused(files: dict[str, Path]) -> None:
-    recipe = recipe_of(open_pool(files, reader=AlignedReader(signature_of(Net()))))
+    recipe = own_recipe(open_pool(files, reader=AlignedReader(signature_of(Net()))))
     assert recipe.reading is not None
     wrong = {"dtype": "int64", "shape": [5, 5], "values": [1]}
     with pytest.raises(MixoptError, match="recipe: constants that are none"):
@@ -88,5 +73,5 @@ def test_constants_that_do_not_fit_their_shape_are_refused(files: dict[str, Path
 
 
 def test_recipes_from_before_read_files_as_they_are(files: dict[str, Path]) -> None:
-    recipe = recipe_of(open_pool(files, reader=AlignedReader(signature_of(Net()))))
+    recipe = own_recipe(open_pool(files, reader=AlignedReader(signature_of(Net()))))
     assert "model.norm.weight" in reader_for(replace(recipe, reading=None))(files["m1"]).tensors
