@@ -15,6 +15,7 @@ from mixopt.listener import Listener
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.untrusted import READER_ERRORS, is_environment, open_regular, reason_of
 from mixopt.untrusted.arrays import packed, unpacked
+from mixopt.values.kept_logits import KeptLogits
 
 Arrays = Mapping[str, NDArray[Any]]
 Found = TypeVar("Found")
@@ -23,6 +24,8 @@ Found = TypeVar("Found")
 _KEY, _SECONDS = "_key", "_seconds"
 # What entries of every version hold.
 _ALWAYS = ("predicted", "losses")
+# What holds the logits; entries of before they were kept lack all of them.
+_LOGITS, _CLASSES, _REST, _COUNT = "logits", "logits_classes", "logits_rest", "logits_class_count"
 # Before the names of a user's own numbers.
 _ALSO = "also."
 
@@ -45,6 +48,10 @@ class Gradient:
 class OutcomeCache:
     """Outcomes and gradients on disk by content key; a damaged entry is reported and counts as missing.
 
+    Losses and confidences are kept in float32, the precision that they were computed in, log-probabilities in float16:
+    to ``2**-11`` of their size, see `mixopt.values.kept_logits`. Each was rounded before it got here, so that what was
+    computed and what is read are the same bits.
+
     Args:
         folder: Where the entries lie.
         listener: Warned of damaged entries.
@@ -56,8 +63,14 @@ class OutcomeCache:
         self._needs = needs
         self._listener = listener or Listener()
 
-    def get(self, key: str, most: int) -> tuple[Outcomes, float] | None:
-        """The stored outcomes of a split's first samples, all of its ``most`` or fewer, and the seconds they took."""
+    def get(self, key: str, most: int, needs: Sequence[str] = ()) -> tuple[Outcomes, float] | None:
+        """The stored outcomes of a split's first samples, and the seconds they took.
+
+        Args:
+            key: What they depend on.
+            most: Samples of the split; the outcomes are of all or fewer.
+            needs: As for the cache, for this entry.
+        """
 
         def outcomes_of(arrays: Arrays) -> Outcomes:
             outcomes = outcomes_from(arrays)
@@ -66,7 +79,7 @@ class OutcomeCache:
             return outcomes
 
         found = self._load(self._path("outcomes", key), key, outcomes_of)
-        return None if found and any(getattr(found[0], name) is None for name in self._needs) else found
+        return None if found and _lacks(found[0], (*self._needs, *needs)) else found
 
     def put(self, key: str, outcomes: Outcomes, seconds: float) -> None:
         """Store outcomes.
@@ -116,18 +129,25 @@ class OutcomeCache:
         return self.folder / kind / key[:2] / f"{key}.npz"
 
 
+def _lacks(outcomes: Outcomes, needs: Sequence[str]) -> bool:
+    """Whether something was not kept that is when they are computed anew: never of own objectives, nor of overflows."""
+    names = needs if outcomes.is_finite and not outcomes.is_own else [name for name in needs if name != _LOGITS]
+    return any(getattr(outcomes, name) is None for name in names)
+
+
 def arrays_of(outcomes: Outcomes) -> dict[str, NDArray[Any]]:
     """Outcomes as the cache stores them: losses come from float32 and lose nothing as such."""
     # A user's own scores are float64 from the beginning.
-    is_own = len(outcomes) > 0 and outcomes.predicted[0] < 0
     arrays: dict[str, NDArray[Any]] = {
         "predicted": outcomes.predicted.astype(np.int32),
-        "losses": outcomes.losses.astype(np.float64 if is_own else np.float32),
+        "losses": outcomes.losses.astype(np.float64 if outcomes.is_own else np.float32),
     }
     if outcomes.above is not None and outcomes.confidence is not None:
         # Few classes come before the right one: a byte does for most, two for nearly all.
         above = outcomes.above.astype(np.min_scalar_type(int(outcomes.above.max(initial=0))))
         arrays |= {"above": above, "confidence": outcomes.confidence.astype(np.float32)}
+    if outcomes.logits is not None:
+        arrays |= _logits_arrays(outcomes.logits)
     return arrays | {f"{_ALSO}{name}": np.array(value) for name, value in outcomes.also.items()}
 
 
@@ -135,7 +155,7 @@ def outcomes_from(arrays: Arrays) -> Outcomes:
     """Outcomes from what the cache stored.
 
     Raises:
-        ValueError: The arrays are of different lengths.
+        ValueError: The arrays are of different lengths, or the logits are none.
     """
     also = {name.removeprefix(_ALSO): float(array) for name, array in arrays.items() if name.startswith(_ALSO)}
     dtypes = {"predicted": np.int64, "losses": np.float64, "above": np.int64, "confidence": np.float64}
@@ -144,7 +164,44 @@ def outcomes_from(arrays: Arrays) -> Outcomes:
     every: dict[str, Any] = {name: arrays[name].astype(dtypes[name]) for name in names}
     if {array.shape for array in every.values()} != {(len(every["predicted"]),)}:
         raise ValueError("an entry whose arrays are of different lengths")
-    return Outcomes(**every, also=also)
+    outcomes = Outcomes(**every, also=also, logits=_logits_from(arrays))
+    if outcomes.logits is not None and len(outcomes.logits) != len(outcomes):
+        raise ValueError("an entry whose logits are of other samples")
+    return outcomes
+
+
+def _logits_arrays(logits: KeptLogits) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {
+        _LOGITS: logits.values.astype(np.float16),
+        _COUNT: np.array(logits.class_count, dtype=np.uint32),
+    }
+    if logits.classes is not None and logits.rest is not None:
+        arrays[_CLASSES] = logits.classes.astype(np.min_scalar_type(logits.class_count - 1))
+        arrays[_REST] = logits.rest.astype(np.float16)
+    return arrays
+
+
+def _logits_from(arrays: Arrays) -> KeptLogits | None:
+    """Logits from what the cache stored, if it did.
+
+    Raises:
+        ValueError: They are of other types, shapes or classes, or no log-probabilities.
+    """
+    kinds = {_LOGITS: "f", _REST: "f", _CLASSES: "u", _COUNT: "u"}
+    if not kinds.keys() & arrays.keys():
+        return None
+    if any(arrays[name].dtype.kind != kind for name, kind in kinds.items() if name in arrays):
+        raise ValueError("an entry whose logits are of other types")
+    if arrays[_COUNT].shape != ():
+        raise ValueError("an entry whose logits are of no number of classes")
+    logits = KeptLogits(
+        arrays[_LOGITS].astype(np.float32),
+        arrays[_CLASSES].astype(np.int64) if _CLASSES in arrays else None,
+        arrays[_REST].astype(np.float32) if _REST in arrays else None,
+        int(arrays[_COUNT]),
+    )
+    logits.check()
+    return logits
 
 
 def _unpacked(stream: BinaryIO, key: str) -> tuple[dict[str, NDArray[Any]], float]:

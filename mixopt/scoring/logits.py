@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mixopt.errors import SpecError, names
 from mixopt.scoring.outcomes import Outcomes
+from mixopt.values.kept_logits import LEAST, KeptLogits, kept_of
 
 LOGITS = "logits"
 _EXPECTED = "expected a tensor of logits [batch, classes]"
@@ -63,26 +64,77 @@ def restricted(logits: Tensor, among: tuple[int, ...] | None) -> Tensor:
     return logits.masked_fill(outside, -torch.inf)
 
 
-def told(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """What is kept of logits ``[b, n_classes]`` float32 and labels ``[b]``: fields of `Outcomes` to ``[b]``."""
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What is kept of a batch's logits, where the model runs.
+
+    Attributes:
+        each: Fields of `Outcomes` to ``[b]``.
+        values: ``[b, k]`` float16, and the others as in `KeptLogits`.
+        classes: ``[b, k]`` int64, or None.
+        rest: ``[b]`` float16, or None.
+        class_count: The model's classes.
+    """
+
+    each: Mapping[str, Tensor]
+    values: Tensor
+    classes: Tensor | None
+    rest: Tensor | None
+    class_count: int
+
+
+def told(logits: Tensor, labels: Tensor) -> Told:
+    """What is kept of logits ``[b, n_classes]`` float32 and labels ``[b]``."""
     own = logits.gather(1, labels[:, None])
     lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
-    return {
+    # The cross-entropy is this and a look-up: its other half costs nothing more.
+    chances = F.log_softmax(logits, dim=1)
+    each = {
         "predicted": logits.argmax(dim=1),
-        "losses": F.cross_entropy(logits, labels, reduction="none"),
+        "losses": F.nll_loss(chances, labels, reduction="none"),
         "above": ((logits > own) | ((logits == own) & lower)).sum(dim=1),
         "confidence": (logits - logits.amax(dim=1, keepdim=True)).exp().sum(dim=1).reciprocal(),
     }
+    class_count = logits.shape[1]
+    few = kept_of(class_count)
+    if few == class_count:
+        return Told(each, _kept(chances), None, None, class_count)
+    classes = logits.topk(few, dim=1).indices
+    # The right class is always kept; the last of the others gives way to it.
+    classes[:, -1] = torch.where((classes == labels[:, None]).any(dim=1), classes[:, -1], labels)
+    classes = classes.sort(dim=1).values
+    values = chances.gather(1, classes)
+    # Not from what the kept ones leave of 1: next to nothing is left of it where the model is sure.
+    rest = chances.scatter(1, classes, -torch.inf).logsumexp(dim=1)
+    return Told(each, _kept(values), classes, _kept(rest), class_count)
 
 
-def outcomes_of(batches: Sequence[Mapping[str, Tensor]]) -> Outcomes:
+def _kept(chances: Tensor) -> Tensor:
+    """Log-probabilities as the cache keeps them; those of classes that are left out are the least that there is."""
+    return chances.clamp(LEAST, 0.0).half()
+
+
+def outcomes_of(batches: Sequence[Told]) -> Outcomes:
     """The outcomes of batches, one after another, see `told`."""
     dtypes = {"predicted": np.int64, "losses": np.float64, "above": np.int64, "confidence": np.float64}
     found: dict[str, Any] = {
-        name: torch.cat([batch[name] for batch in batches]).cpu().numpy().astype(dtype)
+        name: torch.cat([batch.each[name] for batch in batches]).cpu().numpy().astype(dtype)
         for name, dtype in dtypes.items()
     }
-    return Outcomes(**found)
+    # Where a model overflows, its logits are no numbers.
+    return Outcomes(**found, logits=_logits(batches) if np.all(np.isfinite(found["losses"])) else None)
+
+
+def _logits(batches: Sequence[Told]) -> KeptLogits:
+    values = torch.cat([batch.values for batch in batches]).cpu().numpy().astype(np.float32)
+    classes = [batch.classes for batch in batches if batch.classes is not None]
+    rest = [batch.rest for batch in batches if batch.rest is not None]
+    return KeptLogits(
+        values,
+        torch.cat(classes).cpu().numpy() if classes else None,
+        torch.cat(rest).cpu().numpy().astype(np.float32) if rest else None,
+        batches[0].class_count,
+    )
 
 
 def _inside(given: Any) -> tuple[Tensor | None, str]:

@@ -40,7 +40,7 @@ class Watch:
 class Objective:
     """Mix to score.
 
-    `counting`, `weighing`, `whole` and `steered_by` give views of it that differ in one thing each.
+    `counting`, `weighing`, `whole`, `steered_by` and `needing` give views of it that differ in one thing each.
 
     Attributes:
         scorer: Fuses, runs and caches.
@@ -50,6 +50,7 @@ class Objective:
         weights: What the splits that steer beside the validation split weigh, which has the rest of 1.
         tally: What was asked for; the one thing here that grows.
         watch: Who is told.
+        needs: Fields of outcomes without which cached ones are computed again, see `needing`.
     """
 
     scorer: Scorer
@@ -59,6 +60,7 @@ class Objective:
     weights: Mapping[str, float] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     watch: Watch = Watch()
+    needs: tuple[str, ...] = ()
 
     @property
     def pool(self) -> Pool:
@@ -124,6 +126,14 @@ class Objective:
         """The same with another signal."""
         return replace(self, signal=signal)
 
+    def needing(self, *fields: str) -> Objective:
+        """The same, whose outcomes have these fields, such as ``logits``.
+
+        Outcomes that were cached before these were kept are computed again, where they would be read otherwise. Those
+        of a user's own function never have any.
+        """
+        return replace(self, needs=fields)
+
     def key(self, mix: Mix, split: str) -> str:
         """What the outcomes of a mix on a split depend on."""
         return self.scorer.key(mix, split)
@@ -170,7 +180,8 @@ class Objective:
         def enough(seen: Outcomes) -> bool:
             return out_of_reach(self._gains(self.signal, seen, incumbent), count)
 
-        seen = self.scorer.see(mix, VALIDATION, Looks(looks(count, evaluator.batch_size), enough), self.watch.on_batch)
+        stops = looks(count, evaluator.batch_size)
+        seen = self.scorer.see(mix, VALIDATION, Looks(stops, enough, self.needs), self.watch.on_batch)
         score = self._tallied(seen, VALIDATION)
         if len(seen.outcomes) == count:
             return score
@@ -232,7 +243,7 @@ class Objective:
         return self.evaluators[split].measure(outcomes, self.metric)
 
     def _score_mix(self, mix: Mix, split: str) -> Score:
-        seen = self.scorer.see(mix, split, Looks([self._count(split)]), self.watch.on_batch)
+        seen = self.scorer.see(mix, split, Looks([self._count(split)], needs=self.needs), self.watch.on_batch)
         return self._tallied(seen, split)
 
     def _tallied(self, seen: Seen, split: str) -> Score:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mixopt.values.kept_logits import KeptLogits, Places
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +23,7 @@ class Outcomes:
         above: ``[n]`` int64, how many classes come before the right one: those of a larger logit, or of an equal one
             and a lower number. None where a user's own objective scored, and where it was not kept yet.
         confidence: ``[n]`` float64, the probability of the predicted class; None as above.
+        logits: Of the n samples; None as above, and where a loss is not finite.
     """
 
     predicted: NDArray[np.int64]
@@ -28,6 +31,7 @@ class Outcomes:
     also: Mapping[str, float] = field(default_factory=dict)
     above: NDArray[np.int64] | None = None
     confidence: NDArray[np.float64] | None = None
+    logits: KeptLogits | None = None
 
     def __len__(self) -> int:
         return len(self.predicted)
@@ -37,31 +41,45 @@ class Outcomes:
         """Whether all losses are numbers."""
         return bool(np.all(np.isfinite(self.losses)))
 
+    @property
+    def is_own(self) -> bool:
+        """Whether a user's own objective scored."""
+        return len(self) > 0 and bool(self.predicted[0] < 0)
+
     def first(self, count: int) -> Outcomes:
         """Those of the first samples."""
-        return self if count >= len(self) else self._each(lambda values, _: values[:count], self)
+        return self if count >= len(self) else self._taken(slice(count))
 
     def rest(self, start: int) -> Outcomes:
         """Those of the samples from ``start`` on."""
-        return self._each(lambda values, _: values[start:], self)
-
-    def then(self, more: Outcomes) -> Outcomes:
-        """These, and those of the samples after them."""
-        if not len(self):
-            return more
-        return replace(self._each(lambda first, rest: np.concatenate([first, rest]), more), also=more.also)
+        return self._taken(slice(start, None))
 
     def at(self, places: NDArray[np.int64]) -> Outcomes:
         """Those at some places ``[k]``, in their order."""
-        return self._each(lambda values, _: values[places], self)
+        return self._taken(places)
 
-    def _each(self, change: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]], other: Outcomes) -> Outcomes:
-        """Every array changed, of those that both have."""
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in PER_SAMPLE}
-        changed: dict[str, Any] = {
-            name: None if one is None or two is None else change(one, two) for name, (one, two) in pairs.items()
+    def then(self, more: Outcomes) -> Outcomes:
+        """These, and those of the samples after them, of what was kept of both."""
+        if not len(self):
+            return more
+        pairs = {name: (getattr(self, name), getattr(more, name)) for name in PER_SAMPLE}
+        joined: dict[str, Any] = {
+            name: None if one is None or two is None else np.concatenate([one, two])
+            for name, (one, two) in pairs.items()
         }
-        return replace(self, **changed)
+        return replace(self, **joined, also=more.also, logits=_joined(self.logits, more.logits))
+
+    def _taken(self, places: Places) -> Outcomes:
+        arrays = {name: getattr(self, name) for name in PER_SAMPLE}
+        taken: dict[str, Any] = {name: None if array is None else array[places] for name, array in arrays.items()}
+        return replace(self, **taken, logits=None if self.logits is None else self.logits.at(places))
+
+
+def _joined(first: KeptLogits | None, second: KeptLogits | None) -> KeptLogits | None:
+    """Both, where both were kept and are of the same classes: an entry of the cache may say that it is of others."""
+    if first is None or second is None or first.class_count != second.class_count:
+        return None
+    return first.then(second)
 
 
 # The arrays [n].

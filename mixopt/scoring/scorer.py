@@ -62,10 +62,12 @@ class Looks:
     Attributes:
         stops: Numbers of samples, ascending; the last is all that are wanted.
         enough: Whether what was seen at a stop is enough.
+        needs: Fields of outcomes without which cached ones count as missing, beside those that the cache asks for.
     """
 
     stops: Sequence[int]
     enough: Callable[[Outcomes], bool] = lambda _: False
+    needs: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +231,7 @@ class Scorer:
             extra: Samples that computing runs through a model beside those of the split.
         """
         with self.stopwatch("cache"):
-            stored = self.cache.get(key, len(evaluator.split))
+            stored = self.cache.get(key, len(evaluator.split), looks.needs)
         known, seconds = stored or (NO_OUTCOMES, 0.0)
         runs: dict[int, float] = {}
         for stop in looks.stops:

@@ -253,9 +253,16 @@ def read_objective(listener: Listener = SILENT) -> Any:
     scores = [objective.score(mix, split) for mix in mixes for split in ("validation", "test")]
     gradient = objective.gradient(mixes[-1], np.arange(10))
     return (
-        [(score.value, digest(score.outcomes.losses), digest(score.outcomes.predicted)) for score in scores],
+        [
+            (score.value, digest(score.outcomes.losses), digest(score.outcomes.predicted), _logits(score.outcomes))
+            for score in scores
+        ],
         (gradient.loss, gradient.scale, gradient.coefficients.tolist()),
     )
+
+
+def _logits(outcomes: Outcomes) -> Any:
+    return None if outcomes.logits is None else digest(outcomes.logits.values)
 
 
 def precision_file() -> Path:

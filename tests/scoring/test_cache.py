@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from mixopt.errors import RunError
 from mixopt.scoring.cache import Gradient, OutcomeCache
 from mixopt.scoring.outcomes import Outcomes
+from mixopt.untrusted.arrays import packed, unpacked
 from tests.listening import Recorder
+from tests.values.kept import make_kept, same
 
 KEY, OTHER = "ab" * 32, "cd" * 32
 
@@ -94,6 +97,96 @@ def test_an_entry_that_does_not_tell_what_is_needed_is_missing_without_a_word(tm
     OutcomeCache(tmp_path).put(KEY, kept, 0.5)
     assert OutcomeCache(tmp_path, heard.listener, ("above", "confidence")).get(KEY, 8) is not None
     assert not heard.warnings
+
+
+def with_logits(count: int, classes: int) -> Outcomes:
+    return replace(outcomes_of(count), logits=make_kept(count, classes))
+
+
+@pytest.mark.parametrize("classes", [1, 10, 32, 33, 256, 257, 1000])
+def test_logits_come_back_bit_for_bit(cache: OutcomeCache, heard: Recorder, classes: int) -> None:
+    put = with_logits(20, classes)
+    cache.put(KEY, put, 0.5)
+    found = cache.get(KEY, 20, ["logits"])
+    assert found is not None, heard.warnings
+    assert found[0].logits is not None
+    assert put.logits is not None
+    assert same(found[0].logits, put.logits)
+    assert found[0].logits.values.dtype == np.float32
+    assert found[0].logits.values.tobytes() == put.logits.values.tobytes()
+
+
+def test_logits_take_two_bytes_of_a_class_and_at_most_two_for_its_number(cache: OutcomeCache) -> None:
+    for classes, bytes_each in ((10, 10 * 2), (100, 16 * 3 + 2), (1000, 16 * 4 + 2)):
+        cache.put(KEY, outcomes_of(5000), 0.5)
+        before = entry_of(cache).stat().st_size
+        cache.put(KEY, with_logits(5000, classes), 0.5)
+        assert 0 <= (entry_of(cache).stat().st_size - before) / 5000 - bytes_each < 0.3  # and headers
+
+
+def test_logits_may_be_needed_of_one_entry(tmp_path: Path, heard: Recorder) -> None:
+    cache = OutcomeCache(tmp_path, heard.listener)
+    cache.put(KEY, outcomes_of(8), 0.5)
+    assert cache.get(KEY, 8) is not None
+    assert cache.get(KEY, 8, ["logits"]) is None
+    assert OutcomeCache(tmp_path, heard.listener, ["logits"]).get(KEY, 8) is None
+    cache.put(KEY, with_logits(8, 10), 0.5)
+    assert cache.get(KEY, 8, ["logits"]) is not None
+    overflown = Outcomes(np.zeros(8, np.int64), np.full(8, np.nan))
+    own = Outcomes(np.full(8, -1), np.zeros(8))
+    for never_any in (overflown, own):
+        cache.put(KEY, never_any, 0.5)
+        assert cache.get(KEY, 8, ["logits"]) is not None
+    assert not heard.warnings
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def without(given: Arrays, left_out: str) -> Arrays:
+    return {name: array for name, array in given.items() if name != left_out}
+
+
+HOSTILE: dict[str, Callable[[Arrays], Arrays]] = {
+    "fewer samples": lambda given: {
+        name: array[:-1] if name in ("logits", "logits_classes", "logits_rest") else array
+        for name, array in given.items()
+    },
+    "fewer values": lambda given: given | {"logits": given["logits"][:, :-1]},
+    "fewer of both": lambda given: (
+        given | {"logits": given["logits"][:, :-1], "logits_classes": given["logits_classes"][:, :-1]}
+    ),
+    "a value": lambda given: given | {"logits": np.array(-1.0)},
+    "class beyond": lambda given: given | {"logits_classes": given["logits_classes"] + 60},
+    "classes twice": lambda given: given | {"logits_classes": given["logits_classes"] * 0},
+    "negative classes": lambda given: given | {"logits_classes": -given["logits_classes"].astype(np.int64)},
+    "fractions of classes": lambda given: given | {"logits_classes": given["logits_classes"].astype(np.float64)},
+    "nan": lambda given: given | {"logits": given["logits"] * np.nan},
+    "infinite": lambda given: given | {"logits": given["logits"] * -np.inf},
+    "texts": lambda given: given | {"logits": given["logits"].astype(str)},
+    "nan rest": lambda given: given | {"logits_rest": given["logits_rest"] * np.nan},
+    "no rest": lambda given: without(given, "logits_rest"),
+    "no values": lambda given: without(given, "logits"),
+    "no number of classes": lambda given: without(given, "logits_class_count"),
+    "no classes": lambda given: given | {"logits_class_count": np.array(0, np.uint32)},
+    "few classes": lambda given: given | {"logits_class_count": np.array(16, np.uint32)},
+    "several numbers of classes": lambda given: given | {"logits_class_count": np.array([60, 60], np.uint32)},
+    "a fraction of classes": lambda given: given | {"logits_class_count": np.array(60.5)},
+    "sum": lambda given: given | {"logits": given["logits"] * 2},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_logits_that_are_none_are_damage(cache: OutcomeCache, heard: Recorder, case: str) -> None:
+    """Under a checksum that fits."""
+    cache.put(KEY, with_logits(8, 60), 0.5)
+    assert cache.get(KEY, 8) is not None
+    with entry_of(cache).open("rb") as stream:
+        arrays = unpacked(stream)
+    entry_of(cache).write_bytes(packed(HOSTILE[case](arrays)))
+    assert cache.get(KEY, 8) is None
+    assert len(heard.warnings) == 1
+    assert f"damaged cache entry {entry_of(cache)} (" in heard.warnings[0]
 
 
 def test_gradients_come_back_bit_for_bit(cache: OutcomeCache) -> None:

@@ -18,7 +18,8 @@ from mixopt import DataError, SpecError
 from mixopt.scoring import compiled
 from mixopt.scoring.choose_precision import measure
 from mixopt.scoring.evaluator import Evaluator
-from mixopt.scoring.logits import logits_of, restricted
+from mixopt.scoring.logits import logits_of, outcomes_of, restricted, told
+from mixopt.values.kept_logits import LEAST, KeptLogits
 from tests.listening import Recorder
 from tests.scoring.memory import ENCODING, make_model, make_split
 
@@ -190,3 +191,84 @@ def test_labels_and_classes_that_do_not_fit() -> None:
         replace(split, among=(0, 1))
     with pytest.raises(DataError, match="labels go up to 9"):
         Evaluator(replace(split, among=(0, 1, 2, 3, 4, 9)), ENCODING, CPU).run(make_model())
+
+
+def kept_of(logits: Tensor, labels: Tensor) -> KeptLogits:
+    kept = outcomes_of([told(logits, labels)]).logits
+    assert kept is not None
+    kept.check()
+    return kept
+
+
+def chances_of(logits: Tensor) -> np.ndarray:
+    return np.asarray(torch.log_softmax(logits.double(), dim=1).numpy())
+
+
+@pytest.mark.parametrize("classes", [1, 3, 32])
+def test_all_logits_of_few_classes_are_kept(classes: int) -> None:
+    logits, labels = torch.randn(50, classes) * 5, torch.randint(0, classes, (50,))
+    kept = kept_of(logits, labels)
+    assert (kept.classes, kept.rest) == (None, None)
+    assert np.array_equal(kept.values, kept.values.astype(np.float16)), "as the cache keeps them"
+    assert np.allclose(kept.values, chances_of(logits), rtol=2**-11, atol=1e-6)
+
+
+@pytest.mark.parametrize(("classes", "scale"), [(33, 1), (1000, 3), (1000, 30)])
+def test_of_many_classes_the_largest_and_the_right_one_are_kept(classes: int, scale: float) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(50, classes) * scale, torch.randint(0, classes, (50,))
+    kept, chances = kept_of(logits, labels), chances_of(logits)
+    assert kept.values.shape == (50, 16)
+    assert kept.classes is not None
+    assert kept.rest is not None
+    for row, names in enumerate(kept.classes):
+        largest = np.argsort(-chances[row])[:16]
+        label = int(labels[row])
+        assert set(names) == {*(largest if label in largest else largest[:15]), label}
+        others = np.delete(chances[row], names)
+        assert np.allclose(kept.values[row], chances[row][names], rtol=2**-11, atol=1e-5)
+        assert kept.rest[row] == pytest.approx(np.logaddexp.reduce(others), rel=2**-10, abs=1e-5)
+
+
+@pytest.mark.parametrize("among", [(1, 3), (0, *range(5, 40)), tuple(range(10))])
+@pytest.mark.parametrize("classes", [20, 100])
+def test_classes_left_out_have_the_least_log_probability(classes: int, among: tuple[int, ...]) -> None:
+    few = tuple(each for each in among if each < classes)
+    labels = torch.tensor([few[row % len(few)] for row in range(30)])
+    logits = torch.randn(30, classes)
+    kept = kept_of(restricted(logits, few), labels)
+    names = np.tile(np.arange(classes), (30, 1)) if kept.classes is None else kept.classes
+    is_out = ~np.isin(names, few)
+    assert np.all((kept.values == LEAST) == is_out)
+    chances = np.full((30, classes), -np.inf)
+    chances[:, list(few)] = chances_of(logits[:, list(few)])
+    expected = np.take_along_axis(chances, names, axis=1)
+    assert np.allclose(kept.values[~is_out], expected[~is_out], rtol=2**-11, atol=1e-5)
+    if kept.rest is not None and len(few) <= 16:
+        assert np.all(kept.rest == LEAST), "no class is left"
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_no_logits_are_kept_where_a_model_overflows(value: float) -> None:
+    logits = torch.randn(4, 3)
+    logits[2, 1] = value
+    found = outcomes_of([told(logits[:2], torch.tensor([0, 1])), told(logits[2:], torch.tensor([1, 1]))])
+    assert not found.is_finite
+    assert found.logits is None
+
+
+def test_losses_are_the_cross_entropy_to_the_bit() -> None:
+    for classes in (3, 1000):
+        logits, labels = torch.randn(64, classes) * 4, torch.randint(0, classes, (64,))
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        assert np.array_equal(outcomes_of([told(logits, labels)]).losses, losses.double().numpy())
+
+
+def test_logits_do_not_depend_on_batches() -> None:
+    split, model = make_split(53, 40), make_model(40)
+    found = [Evaluator(split, ENCODING, CPU, size).run(model).logits for size in (53, 7)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].classes is not None
+    assert np.array_equal(found[0].classes, found[1].classes)  # type: ignore[arg-type]
+    assert found[0].values == pytest.approx(found[1].values, rel=2**-10, abs=1e-6)

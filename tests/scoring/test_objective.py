@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mixopt import Mix, Objective, ScoreError, SpecError, load_spec, one_hot, open_objective
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.untrusted.arrays import packed, unpacked
 from mixopt.values.groups import make_groups
 from mixopt.values.metrics import METRICS
@@ -274,10 +275,11 @@ def test_a_race_by_a_metric_of_whole_counts(
     assert objective.score(mixes[0], "test").metrics.keys() >= {name}
 
 
-def older(entry: Path) -> None:
-    """An entry as it was before ranks and confidences were kept."""
+def older(entry: Path, *left_out: str) -> None:
+    """An entry as it was before ranks, confidences and logits were kept, or some of these."""
+    later = left_out or ("above", "confidence", "logits")
     with entry.open("rb") as stream:
-        arrays = {name: array for name, array in unpacked(stream).items() if name not in ("above", "confidence")}
+        arrays = {name: array for name, array in unpacked(stream).items() if not name.startswith(later)}
     entry.write_bytes(packed(arrays))
 
 
@@ -324,3 +326,63 @@ def test_a_metric_that_is_not_for_the_split_is_one_error(
 ) -> None:
     with pytest.raises(SpecError, match=rf"^--metric {metric}: .*val\.npz: .*{says}"):
         opened(clip_pool_template, tmp_path, metric=metric)
+
+
+def bits_of(outcomes: Outcomes) -> bytes:
+    assert outcomes.logits is not None
+    return outcomes.logits.values.tobytes()
+
+
+def test_logits_are_the_same_bits_computed_and_read(clip_pool_template: Path, tmp_path: Path) -> None:
+    mix = random_mix(make_groups("2", opened(clip_pool_template, tmp_path).pool.sizes), _columns())
+    computed, read = (opened(clip_pool_template, tmp_path).score(mix) for _ in range(2))
+    assert read.cached
+    assert bits_of(read.outcomes) == bits_of(computed.outcomes)
+
+
+def test_an_entry_without_logits_is_computed_again_where_they_are_needed(
+    clip_pool_template: Path, tmp_path: Path, computed: list[int]
+) -> None:
+    objective = opened(clip_pool_template, tmp_path)
+    mix = random_mix(make_groups("2", objective.pool.sizes), objective.pool.columns)
+    first = objective.score(mix)
+    (entry,) = (tmp_path / "outcomes").rglob("*.npz")
+    older(entry, "logits")
+    old = objective.score(mix)
+    assert (old.cached, old.outcomes.logits, old.metrics) == (True, None, first.metrics)
+    needing = objective.needing("logits")
+    assert needing.tally is objective.tally
+    anew = needing.score(mix)
+    assert computed == [2]
+    assert not anew.cached
+    assert bits_of(anew.outcomes) == bits_of(first.outcomes)
+    assert needing.score(mix).cached
+    assert bits_of(objective.score(mix).outcomes) == bits_of(first.outcomes), "the entry tells all again"
+
+
+def test_a_race_that_goes_on_keeps_logits(clip_pool_template: Path, tmp_path: Path, impatient: list[int]) -> None:
+    objective = opened(clip_pool_template, tmp_path).needing("logits")
+    mixes = [random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed=n) for n in (0, 1)]
+    incumbent = objective.score(mixes[0])
+    impatient.append(30)
+    few = objective.race(mixes[1], incumbent)
+    whole = objective.score(mixes[1])
+    fresh = opened(clip_pool_template, tmp_path / "other").score(mixes[1])
+    assert len(few.outcomes) == 30
+    assert bits_of(few.outcomes) == bits_of(fresh.outcomes.first(30))
+    assert bits_of(whole.outcomes) == bits_of(fresh.outcomes)
+    (entry,) = (each for each in (tmp_path / "outcomes").rglob(f"{objective.key(mixes[1], 'validation')}.npz"))
+    older(entry, "logits")
+    impatient.append(10)
+    again = objective.race(mixes[1], incumbent)
+    assert (len(again.outcomes), again.cached) == (10, False)
+    assert bits_of(again.outcomes) == bits_of(fresh.outcomes.first(10))
+
+
+def test_ensembles_keep_logits(clip_pool_template: Path, tmp_path: Path) -> None:
+    objective = opened(clip_pool_template, tmp_path)
+    groups = make_groups("2", objective.pool.sizes)
+    members = [one_hot(groups, objective.pool.columns, name) for name in objective.pool.columns[:2]]
+    computed, read = (objective.score_ensemble(members) for _ in range(2))
+    assert read.cached
+    assert bits_of(computed.outcomes) == bits_of(read.outcomes)
