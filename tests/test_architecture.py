@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("untrusted",),
     ("files", "imports", "listener"),
     ("values",),
-    ("weights", "spaces", "reporting", "spec", "mix"),
+    ("weights", "spaces", "surface", "reporting", "spec", "mix"),
     ("scoring", "ingredients"),
     ("families", "data"),
     ("assemble",),

@@ -80,7 +80,7 @@ class Objective:
     @property
     def samples(self) -> int:
         """The number of samples that a score is of, on all splits that weigh in it."""
-        return sum(self._count(split) for split in (VALIDATION, *self.weights))
+        return sum(self.count(split) for split in (VALIDATION, *self.weights))
 
     @property
     def held_out(self) -> int:
@@ -175,7 +175,7 @@ class Objective:
         Raises:
             As `score`.
         """
-        evaluator, count = self.evaluators[VALIDATION], self._count(VALIDATION)
+        evaluator, count = self.evaluators[VALIDATION], self.count(VALIDATION)
 
         def enough(seen: Outcomes) -> bool:
             return out_of_reach(self._gains(self.signal, seen, incumbent), count)
@@ -204,7 +204,7 @@ class Objective:
         """
         if not members:
             raise MixoptError("an ensemble needs at least one member")
-        count = self._count(split)
+        count = self.count(split)
         seen = self.scorer.see_ensemble(members, split, count, self.watch.on_batch)
         # Every model's logits are needed once, however many ensembles it is in.
         fresh = {key: mix for mix in members if (key := self.key(mix, split)) not in self.tally.members}
@@ -238,12 +238,20 @@ class Objective:
         """Tally a mix that was scored on the validation split before, without scoring it."""
         self.tally.ask(self.key(mix, VALIDATION), images, seconds)
 
+    def outcomes(self, mix: Mix, split: str, count: int) -> Outcomes:
+        """What a mix does on the first ``count`` samples of a split, not tallied: for what was scored before.
+
+        Raises:
+            ScoreError: A loss is not finite.
+        """
+        return self.scorer.see(mix, split, Looks([count], needs=self.needs), self.watch.on_batch).outcomes
+
     def measure(self, outcomes: Outcomes, split: str) -> dict[str, float]:
         """Every metric by name, of the outcomes of a split's first samples."""
         return self.evaluators[split].measure(outcomes, self.metric)
 
     def _score_mix(self, mix: Mix, split: str) -> Score:
-        seen = self.scorer.see(mix, split, Looks([self._count(split)], needs=self.needs), self.watch.on_batch)
+        seen = self.scorer.see(mix, split, Looks([self.count(split)], needs=self.needs), self.watch.on_batch)
         return self._tallied(seen, split)
 
     def _tallied(self, seen: Seen, split: str) -> Score:
@@ -274,8 +282,8 @@ class Objective:
         labels = self.evaluators[VALIDATION].split.labels[: len(seen)]
         return metric.gains(labels, seen, incumbent.outcomes.first(len(seen)))
 
-    def _count(self, split: str) -> int:
-        """Samples that a score is of; the shifted samples are held out where those that they were made from are."""
+    def count(self, split: str) -> int:
+        """Samples of a split that a score is of; shifted ones are held out where those that they were made from are."""
         found = self.evaluators[split].split
         is_cut = split == VALIDATION or (split == SYNTHETIC and found.steers)
         return self.tuning if is_cut else len(found)

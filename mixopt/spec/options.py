@@ -102,7 +102,8 @@ class Fields(PoolFields):
     sampler: Annotated[
         str,
         Option(
-            "cmaes, tpe, gp, random, package.module:Class, nsgaii (with --pareto alone), or auto: cmaes, or nsgaii "
+            "surface (a response surface of logits), cmaes, tpe, gp, random, package.module:Class, nsgaii (with "
+            "--pareto alone), or auto: cmaes, or nsgaii "
             "with --pareto.",
             SEARCH,
             ONLY_SEARCH,

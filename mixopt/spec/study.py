@@ -14,7 +14,7 @@ from mixopt.spec.options import Fields
 from mixopt.values.metrics import METRICS, find_metric
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 
-SAMPLERS = (AUTO, "cmaes", "nsgaii", "tpe", "gp", "random")
+SAMPLERS = (AUTO, "surface", "cmaes", "nsgaii", "tpe", "gp", "random")
 STARTS = ("best", "individual", "uniform", "greedy", "learned")
 # What a preset sets where nothing else does.
 PRESETS: dict[str, dict[str, Any]] = {"fast": {"trials": 30}, "default": {}, "thorough": {"trials": 1000}}

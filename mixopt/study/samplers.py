@@ -23,6 +23,8 @@ BOX = FloatDistribution(-1.0, 1.0)
 SPACE_LEARNERS = ("cmaes", "nsgaii", "tpe", "gp")
 # The last optimizer that a CMA-ES sampler stored in some trials.
 Stored = Callable[[CmaEsSampler, Sequence[FrozenTrial]], Optimizer | None]
+SURFACE = "surface"
+SURFACE_POPULATION = 8
 POPULATION = 20  # of NSGA-II; Optuna's 50 would make four generations of 200 trials
 
 
@@ -63,6 +65,8 @@ def check_sampler(name: str, seed: int, population: int | None, objectives: int)
     Raises:
         SpecError: It cannot, or does not.
     """
+    if name == SURFACE:
+        return
     sampler = make_sampler(name, seed, population)
     if objectives == 1 and ":" not in name:
         return
@@ -108,8 +112,8 @@ def population_of(name: str, dims: int, population: int | None) -> int:
     """
     if population is not None:
         return population
-    if name == "nsgaii":
-        return POPULATION
+    if name in (known := {"nsgaii": POPULATION, SURFACE: SURFACE_POPULATION}):
+        return known[name]
     return 4 + math.floor(3 * math.log(dims)) if name == "cmaes" else 1
 
 

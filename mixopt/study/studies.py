@@ -224,6 +224,11 @@ def best_trial(study: optuna.Study, among: Sequence[FrozenTrial]) -> FrozenTrial
     return min(_fully_scored(among), key=lambda trial: (_cost(study, trial), trial.number))
 
 
+def signal_of(study: optuna.Study, trial: FrozenTrial) -> float:
+    """What a complete trial was told, or of several values the weighted mean; higher is better."""
+    return -_cost(study, trial)
+
+
 def mix_of(trial: FrozenTrial, space: Space) -> Mix:
     """The mix that a trial applied, from the rows it recorded."""
     start = space.to_mix(np.zeros(space.dims))

@@ -19,9 +19,10 @@ from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.spaces import Space
 from mixopt.study.boundary import name_of
-from mixopt.study.samplers import BOX, make_sampler, population_of, start_attributes
+from mixopt.study.samplers import BOX, SURFACE, make_sampler, population_of, start_attributes
 from mixopt.study.storage import write_together
 from mixopt.study.studies import best_trial, mix_of
+from mixopt.study.surface_sampler import SurfaceSampler
 from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
 
@@ -110,7 +111,13 @@ def run_trials(
     def announce(number: int, score: Score | None) -> None:
         _announce(study, heard, objective.metric.name, _Finished(number, score, trials, earlier))
 
+    surface = None
+    if schedule.sampler == SURFACE:
+        surface = SurfaceSampler(objective, space, schedule.seed, size)
+
     def fresh_sampler(before: Sequence[FrozenTrial]) -> BaseSampler:
+        if surface is not None:
+            return surface  # what it asks depends on what is stored, and on nothing that it went through
         seed = _seed_for(schedule.seed, len(earlier) + len(before))
         return make_sampler(schedule.sampler, seed, size, before, space.labels, where)
 
@@ -280,6 +287,7 @@ def _suggest(trial: Trial, space: Space) -> Mix:
 
 def _record_of(objective: Objective, score: Score) -> dict[str, Any]:
     record: dict[str, Any] = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
+    record["seen"] = len(score.outcomes)
     if score.beside:
         record["beside"] = {name: each.metrics for name, each in score.beside.items()}
         labels = objective.evaluators[VALIDATION].split.labels[: len(score.outcomes)]

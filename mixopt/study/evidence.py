@@ -1,0 +1,84 @@
+"""Evidence: the mixes that were scored, as what surfaces are fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
+
+from mixopt.errors import MixoptError
+from mixopt.scoring.objective import Objective
+from mixopt.spaces import Space
+from mixopt.study.landscape import Landscape, Steering
+from mixopt.study.studies import mix_of
+from mixopt.surface.fitting import fit
+from mixopt.values.kept_logits import KeptLogits
+from mixopt.values.mix import Mix, rows_on
+from mixopt.values.samples import VALIDATION
+
+Floats = NDArray[np.float64]
+
+
+class Evidence:
+    """Logits of a study's trials, and of other mixes scored before it, which are remembered as long as this is.
+
+    Args:
+        objective: Gives the logits: from its cache, or by scoring again.
+        space: The study's.
+        others: Other mixes, scored on all samples; those that have no row for each of the space's layer groups tell
+            nothing here.
+    """
+
+    def __init__(self, objective: Objective, space: Space, others: Sequence[Mix] = ()) -> None:
+        self._objective = objective.needing("logits")
+        self._space = space
+        self._groups = space.to_mix(np.zeros(space.dims)).groups
+        self._others = [mix for mix in others if self._rows_of(mix) is not None]
+        self._kept: dict[tuple[Mix, str, int], KeptLogits] = {}
+
+    def landscape(self, trials: Sequence[FrozenTrial]) -> Landscape:
+        """What complete trials, the start first, and the other mixes tell.
+
+        Raises:
+            MixoptError: There are no logits.
+        """
+        own = [(mix_of(trial, self._space), trial.user_attrs.get("seen")) for trial in trials]
+        known = {mix for mix, _ in own}
+        every = [own[0], *((mix, None) for mix in self._others if mix not in known), *own[1:]]
+        coefficients = np.stack([rows_on(mix, self._groups) for mix, _ in every])
+        weights = {VALIDATION: 1 - sum(self._objective.weights.values()), **self._objective.weights}
+        return Landscape(
+            self._space,
+            {name: self._steering(name, weight, every, coefficients) for name, weight in weights.items()},
+            self._objective.signal,
+        )
+
+    def _steering(
+        self, name: str, weight: float, every: Sequence[tuple[Mix, int | None]], coefficients: Floats
+    ) -> Steering:
+        count = self._objective.count(name)
+        labels = self._objective.evaluators[name].split.labels[:count]
+        kept = [
+            self._logits(mix, name, seen if seen is not None and name == VALIDATION else count) for mix, seen in every
+        ]
+        surface = fit(coefficients, kept, labels, device=self._objective.evaluators[name].device)
+        return Steering(surface, labels, weight)
+
+    def _logits(self, mix: Mix, split: str, count: int) -> KeptLogits:
+        key = (mix, split, count)
+        if key not in self._kept:
+            found = self._objective.outcomes(mix, split, count).logits
+            if found is None:
+                raise MixoptError(
+                    f"--sampler surface: {split} gives no logits to fit a surface to; use another sampler"
+                )
+            self._kept[key] = found
+        return self._kept[key]
+
+    def _rows_of(self, mix: Mix) -> Floats | None:
+        try:
+            return rows_on(mix, self._groups)
+        except MixoptError:
+            return None
