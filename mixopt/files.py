@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +55,8 @@ _LONGEST_NUMBER = 400
 _LONGEST_NAME = 256
 _LONGEST_PREFIX = 100
 _TEMPORARY = ".mixopt.tmp"
+# How often a lock on a file that is appended to is asked for, and how long to wait between, in seconds.
+_TRIES, _PAUSE = 100, 0.001
 _SHARED = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -117,6 +120,56 @@ def atomic_write(path: Path, *, cache: Path | None = None) -> Iterator[BinaryIO]
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)
+
+
+def append(path: Path, content: bytes, *, cache: Path | None = None) -> None:
+    """Append whole lines to a file that several processes append to; it is made where it is absent.
+
+    What a killed process left of a line is ended first, so that it spoils no other. Nothing waits for the disk: a loss
+    of power may take the last lines, the end of a process takes none.
+
+    Args:
+        path: The file; its folder is made.
+        content: Lines, each with its end.
+        cache: As for `atomic_write`.
+
+    Raises:
+        OSError: It cannot be written.
+        ValueError: It is a folder, a pipe or a device.
+    """
+    make_folder(path.parent, cache)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path, flags, 0o666)
+    with os.fdopen(descriptor, "r+b", buffering=0) as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("a folder, pipe or device, where a file is expected")
+        _wait_for(descriptor)
+        size = os.fstat(descriptor).st_size
+        if not size and cache is not None and (shared := _shared_by(cache)):
+            with suppress(OSError):  # another user made it meanwhile
+                os.chmod(descriptor if os.chmod in os.supports_fd else path, 0o666 & (~_umask() | shared))
+        if size:
+            stream.seek(size - 1)
+            content = content if stream.read(1) == b"\n" else b"\n" + content
+        # One call: where locks do not hold, no other process writes in the midst of it.
+        written = stream.write(content) or 0
+        if written < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _wait_for(descriptor: int) -> None:
+    """Lock a file until it is closed, if its holder does not keep it for long and the file system has locks."""
+    for _ in range(_TRIES if fcntl is not None else 0):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+        except OSError:
+            return
+        else:
+            return
 
 
 def scratch_of(cache: Path) -> Path:

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixopt.errors import RunError
-from mixopt.files import atomic_write, natural_key, write_json, write_text
+from mixopt.files import append, atomic_write, natural_key, write_json, write_text
 
 
 @pytest.mark.parametrize(
@@ -123,3 +125,50 @@ def test_a_folder_that_cannot_be_made_is_a_run_error(tmp_path: Path) -> None:
 def test_a_text_with_the_name_of_any_file_is_written_as_utf_8(tmp_path: Path, text: str, content: bytes) -> None:
     write_text(tmp_path / "x", text)
     assert (tmp_path / "x").read_bytes() == content
+
+
+def test_lines_are_appended_and_torn_ones_ended(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "lines"
+    append(path, b"one\ntwo\n")
+    append(path, b"three\n")
+    assert path.read_bytes() == b"one\ntwo\nthree\n"
+    path.write_bytes(b"one\ntw")
+    append(path, b"three\n")
+    assert path.read_bytes() == b"one\ntw\nthree\n"
+
+
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
+
+
+def test_what_is_appended_to_a_shared_cache_is_shared(tmp_path: Path) -> None:
+    tmp_path.chmod(0o770)
+    append(tmp_path / "folder" / "lines", b"one\n", cache=tmp_path)
+    assert stat.S_IMODE((tmp_path / "folder" / "lines").stat().st_mode) & 0o060 == 0o060
+    tmp_path.chmod(0o700)
+    append(tmp_path / "private", b"one\n", cache=tmp_path)
+    assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o666 & ~umask()
+
+
+def test_several_processes_append_whole_lines(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from mixopt.files import append\n"
+        "for number in range(200): append(Path(sys.argv[1]), f'{sys.argv[2] * 3000}{number}\\n'.encode())"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "lines"), name]) for name in "abc"]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    lines = (tmp_path / "lines").read_text().splitlines()
+    for name in "abc":
+        mine = [line for line in lines if line.startswith(name)]
+        assert mine == [f"{name * 3000}{number}" for number in range(200)]
+    assert len(lines) == 600
+
+
+def test_a_lock_that_is_never_given_back_is_not_waited_for(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with (tmp_path / "lines").open("wb") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        append(tmp_path / "lines", b"one\n")
+    assert (tmp_path / "lines").read_bytes() == b"one\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from mixopt.scoring.choose_precision import AUTO, Precision, choose_precision
 from mixopt.scoring.device import limit_threads, resolve_device
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
 from mixopt.scoring.keys import Keys
+from mixopt.scoring.ledger import Ledger
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.scoring.scorer import AnyEvaluator, Scorer
@@ -131,6 +132,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
             _compile(evaluators[VALIDATION], fused_soup, listener)
     keys = Keys(pool, builder.dtype, identity_of(family, device, precision.mode, stack.mode, spec.compile))
     cache = OutcomeCache(spec.cache, listener, metric.needs)
+    ledger = Ledger(spec.cache, pool, keys, listener)
 
     tuning = tuning_samples(len(validation.split), spec.confirm)
 
@@ -138,7 +140,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         # Recomputed statistics depend on the whole mix: with those, no segment's outcome can be used again.
         kept = reuse if recompute is None else None
         scorer = Scorer(pool, builder, model.predict, evaluators, cache, keys, recompute, kept, stopwatch)
-        return Objective(scorer, metric, metric, tuning)
+        return Objective(replace(scorer, ledger=ledger), metric, metric, tuning)
 
     layers = find_layers(pool, builder.module)
 

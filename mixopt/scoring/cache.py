@@ -81,6 +81,10 @@ class OutcomeCache:
         found = self._load(self._path("outcomes", key), key, outcomes_of)
         return None if found and _lacks(found[0], (*self._needs, *needs)) else found
 
+    def holds(self, key: str) -> bool:
+        """Whether outcomes are stored, whatever they are."""
+        return self._path("outcomes", key).is_file()
+
     def put(self, key: str, outcomes: Outcomes, seconds: float) -> None:
         """Store outcomes.
 

@@ -73,6 +73,13 @@ class Keys:
                 digest.update(pair)
         return digest.hexdigest()
 
+    def of_condition(self, split: str, statistics: bytes = b"") -> str:
+        """The key of all that a mix's outcomes depend on but the mix; arguments as for `of_mix`."""
+        digest = hashlib.sha256(b"condition" + self._constant)
+        for part in (statistics, split.encode()):
+            digest.update(struct.pack("<Q", len(part)) + part)
+        return digest.hexdigest()
+
     def of_gradient(self, mix: Mix, split: str, samples: NDArray[np.int64], scale: float) -> str:
         """The key of a gradient: it depends on all columns, the groups, the samples and the factor on the logits."""
         digest = hashlib.sha256(b"gradient" + self._constant)

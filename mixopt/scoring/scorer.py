@@ -20,6 +20,8 @@ from mixopt.scoring.batchnorm import Recompute, negative_variance
 from mixopt.scoring.cache import Gradient, OutcomeCache
 from mixopt.scoring.evaluator import Evaluator, Predict
 from mixopt.scoring.keys import Keys
+from mixopt.scoring.ledger import Ledger
+from mixopt.scoring.looks import Looks, Seen
 from mixopt.scoring.outcomes import NO_OUTCOMES, Outcomes
 from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.scoring.stopwatch import Stopwatch
@@ -37,40 +39,6 @@ AnyEvaluator = Evaluator | OwnEvaluator
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """Outcomes of a split's first samples, from the cache or computed.
-
-    Attributes:
-        key: What they depend on.
-        outcomes: Of as many samples as were wanted, or fewer where they were enough.
-        seconds: What computing them takes, now or when they were first computed.
-        images: Samples that computing them runs through a model, those for BatchNorm statistics included.
-        runs: What was computed now: first sample to seconds.
-    """
-
-    key: str
-    outcomes: Outcomes
-    seconds: float
-    images: int
-    runs: Mapping[int, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Looks:
-    """How far to look at a split.
-
-    Attributes:
-        stops: Numbers of samples, ascending; the last is all that are wanted.
-        enough: Whether what was seen at a stop is enough.
-        needs: Fields of outcomes without which cached ones count as missing, beside those that the cache asks for.
-    """
-
-    stops: Sequence[int]
-    enough: Callable[[Outcomes], bool] = lambda _: False
-    needs: Sequence[str] = ()
-
-
-@dataclass(frozen=True, eq=False)
 class Scorer:
     """Runs mixes of a pool over its splits, cached by content.
 
@@ -85,6 +53,7 @@ class Scorer:
         reuse: Reuses what the first segments gave for an earlier mix; None runs every mix from its samples.
         stopwatch: Told where time goes.
         ran: Content keys of what was computed rather than found in the cache; grows.
+        ledger: Told which mixes are scored; None keeps no record of them.
     """
 
     pool: Pool
@@ -97,13 +66,33 @@ class Scorer:
     reuse: ActivationReuse | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     ran: set[str] = field(default_factory=set)
+    ledger: Ledger | None = None
     _sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def key(self, mix: Mix, split: str) -> str:
         """What the outcomes of a mix on a split depend on, see `mixopt.scoring.keys`; the metric is not among it."""
-        statistics = self.recompute.key.encode() if self.recompute is not None and self.recomputes(mix) else b""
-        evaluator = self.evaluators[split]
-        return self.keys.of_mix(mix, evaluator.split.fingerprint, statistics + evaluator.batching.key.encode())
+        return self.keys.of_mix(mix, *self._condition(split, self.recomputes(mix)))
+
+    def known_mixes(self, split: str) -> list[Mix]:
+        """The mixes of these checkpoints whose outcomes on a split the cache holds, of all of its samples or the first.
+
+        They were scored by this run or another one under the same conditions; what those are is in
+        `mixopt.scoring.ledger`. In the order in which they were first scored, those of one checkpoint before the others
+        where BatchNorm statistics are recomputed.
+        """
+        if self.ledger is None:
+            return []
+        known: dict[str, Mix] = {}
+        for recomputed in (False, True) if self.recompute is not None else (False,):
+            for key, mix in self.ledger.read(*self._condition(split, recomputed)):
+                if self.recomputes(mix) == recomputed and self.cache.holds(key):
+                    known[key] = mix
+        return list(known.values())
+
+    def stored(self, mix: Mix, split: str, needs: Sequence[str] = ()) -> Outcomes | None:
+        """What the cache holds of a mix's outcomes on a split, of all samples or the first; nothing is computed."""
+        found = self.cache.get(self.key(mix, split), len(self.evaluators[split].split), needs)
+        return None if found is None else found[0]
 
     def recomputes(self, mix: Mix) -> bool:
         """Whether this mix's BatchNorm statistics are set anew; a checkpoint alone keeps its own."""
@@ -138,12 +127,15 @@ class Scorer:
         Raises:
             ScoreError: A loss is not finite; names the layer group held responsible.
         """
-        evaluator = self.evaluators[split]
+        evaluator, key = self.evaluators[split], self.key(mix, split)
         forward: Predict | Resumed | None = None
 
         def compute(start: int, stop: int) -> Outcomes:
             nonlocal forward
             if forward is None:
+                if self.ledger is not None:
+                    with self.stopwatch("cache"):
+                        self.ledger.enter(key, mix, *self._condition(split, self.recomputes(mix)))
                 self.fuse(mix)
                 forward = self._forward(mix, evaluator)
             if self.reuse:
@@ -151,7 +143,7 @@ class Scorer:
             with self.stopwatch("forward"):
                 return evaluator.run(forward, start, stop, on_batch=on_batch)
 
-        seen = self._look(self.key(mix, split), evaluator, compute, looks, self.statistics_images(mix))
+        seen = self._look(key, evaluator, compute, looks, self.statistics_images(mix))
         if not seen.outcomes.is_finite:
             raise self._not_finite(mix, evaluator, seen.outcomes)
         return seen
@@ -248,6 +240,12 @@ class Scorer:
                 self.cache.put(key, known, seconds)
         found = known.first(stop)
         return Seen(key, found, seconds * len(found) / len(known), len(found) + extra, runs)
+
+    def _condition(self, split: str, recomputed: bool) -> tuple[str, bytes]:
+        """What the outcomes of every mix depend on, as `Keys.of_mix` takes it: the split, and what is done to it."""
+        evaluator = self.evaluators[split]
+        statistics = self.recompute.key.encode() if self.recompute is not None and recomputed else b""
+        return evaluator.split.fingerprint, statistics + evaluator.batching.key.encode()
 
     def _forward(self, mix: Mix, evaluator: AnyEvaluator) -> Predict | Resumed:
         """The forward pass of the mix that is fused now."""

@@ -282,7 +282,13 @@ def _write_caches() -> None:
     readers.read_objective()
     for path in sorted(Path("cache").glob("*/*/*.npz")):
         _timeless_entry(OutcomeCache(Path("cache")), path)
-    for fill in (readers.read_objective, readers.read_images_again, readers.read_texts_again, readers.read_shifted):
+    for fill in (
+        readers.read_objective,
+        readers.read_ledger,
+        readers.read_images_again,
+        readers.read_texts_again,
+        readers.read_shifted,
+    ):
         fill()
     path = readers.precision_file()
     speeds = {"fp32": 900.5, "bf16": 1000.0}

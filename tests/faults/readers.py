@@ -261,6 +261,20 @@ def read_objective(listener: Listener = SILENT) -> Any:
     )
 
 
+def read_ledger(listener: Listener = SILENT) -> Any:
+    """Which mixes are known, whatever is scored after that, and that all of those were scored."""
+    cache = Path("cache_ledger")
+    objective = mixopt.open_objective(mixopt.load_spec({"models": "pool", **box.OPTIONS, "cache": cache}), listener)
+    known = {split: objective.scorer.known_mixes(split) for split in ("validation", "test")}
+    for split, mixes in known.items():
+        assert all(objective.score(mix, split).cached for mix in mixes)
+    groups = make_groups("whole", objective.pool.sizes)
+    for row in ([1.0, 0.0, 0.0], [0.25, 0.25, 0.5], [0.1, 0.2, 0.7]):
+        for split in known:
+            objective.score(constant(groups, objective.pool.columns, row), split)
+    return {split: [mix.as_dict() for mix in mixes] for split, mixes in known.items()}
+
+
 def _logits(outcomes: Outcomes) -> Any:
     return None if outcomes.logits is None else digest(outcomes.logits.values)
 
@@ -461,6 +475,13 @@ KINDS: dict[str, Kind] = {
             read_objective,
             ("compare", *TINY, "--methods", "uniform,greedy", "--cache", "cache", "--out", "made"),
             carries_checksum=True,
+        ),
+        Kind(
+            "ledger",
+            "cache_ledger/ledger/*/*.jsonl",
+            trees.LINES,
+            read_ledger,
+            (),
         ),
         Kind(
             "gradients",
