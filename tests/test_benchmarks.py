@@ -49,6 +49,15 @@ def test_trial(run: Run) -> None:
     assert sum(found["parts"].values()) == pytest.approx(found["seconds"]["mixopt"])
 
 
+def test_kept_logits(run: Run, clip_pool: Path) -> None:
+    (few, many) = run("kept_logits", "--splits", "200x10,200x1000", "--repeats", "1")["rows"]
+    assert few["bytes_with"] - few["bytes_without"] == pytest.approx(200 * 20, abs=1000)
+    assert many["bytes_with"] - many["bytes_without"] == pytest.approx(200 * 66, abs=2000)
+    (pool,) = run("kept_logits", "--models", str(clip_pool), "--repeats", "1")["rows"]
+    assert pool["split"] == "96x4"
+    assert pool["share"] is not None
+
+
 def test_checks(run: Run, clip_pool: Path) -> None:
     found = run("checks", "--models", str(clip_pool), "--trials", "2", "--repeats", "1")
     assert [row["check"] for row in found["rows"]] == [
