@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,14 @@ from scipy.linalg import LinAlgError
 from torch import Tensor
 
 from mixopt.surface.kernel import Kernel, LeftOut, choose_kernel, inverted, left_out
-from mixopt.surface.outputs import Columns, PredictedOutcomes, columns_of, joined, numbers_of, outputs_of
+from mixopt.surface.outputs import EVERYTHING, Columns, PredictedOutcomes, joined, numbers_of, separated
+from mixopt.surface.scored import Scored, collected
 from mixopt.values.kept_logits import KeptLogits
 
 Floats = NDArray[np.float64]
 
-# Bytes of predicted outputs at a time.
-AT_ONCE = 64_000_000
+# Mixes that are predicted at a time.
+AT_ONCE = 64
 # Added to the diagonal where a matrix cannot be inverted for rounding, and so on tenfold.
 JITTER = 1e-10
 
@@ -32,14 +33,12 @@ class Part:
         stop: One past the last.
         mixes: ``[k]``, numbers of the mixes, ascending; the first mix is among them.
         inverse: ``[k, k]``, of their kernel matrix with its noise.
-        changes: ``[k, samples x columns]`` float32, their outputs less the first mix's.
     """
 
     first: int
     stop: int
     mixes: NDArray[np.int64]
     inverse: Floats
-    changes: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,56 +46,77 @@ class Surface:
     """Predicts what mixes do, sample by sample.
 
     Attributes:
-        moves: ``[n, groups, columns]``, the coefficients of the mixes less those of the first, in units of ``unit``.
-        centre: ``[groups, columns]``, the coefficients of the first.
-        unit: So that moves have a mean square length of 1.
+        coefficients: ``[n, groups, columns]`` of the mixes that it was fitted to, the reference first.
+        unit: What moves from the reference are measured in, so that they have a mean square length of 1.
         kernel: How alike outputs are.
-        columns: What the outputs are of.
-        reference: ``[samples, columns]`` float32, the first mix's outputs.
+        scored: The outputs of the mixes.
         parts: The split's samples, in order.
         left_out: What each mix's outputs are predicted to be by the others, on the first part.
-        spread: Root mean square of what outputs differ by between mixes, in nats: what there is to predict.
-        scale: What a standard deviation of the kernel is in nats.
+        spread: Root mean square of what outputs differ by from the reference's, in nats: what there is to predict.
     """
 
-    moves: Floats
-    centre: Floats
+    coefficients: Floats
     unit: float
     kernel: Kernel
-    columns: Columns
-    reference: Tensor
+    scored: Scored
     parts: tuple[Part, ...]
     left_out: LeftOut
     spread: float
-    scale: float
+
+    def __len__(self) -> int:
+        """The number of mixes that it was fitted to."""
+        return len(self.coefficients)
+
+    @property
+    def columns(self) -> Columns:
+        """What the outputs are of."""
+        return self.scored.columns
+
+    @property
+    def reference(self) -> Tensor:
+        """``[samples, columns]`` float32, the outputs of the first mix."""
+        return self.scored.reference
 
     @property
     def explained(self) -> float:
         """The share of what outputs differ by that is predicted of mixes left out, 0 to 1."""
-        off = float(np.mean(self.left_out.errors[1:] ** 2)) if len(self.moves) > 1 else np.inf
+        off = float(np.mean(self.left_out.errors[1:] ** 2))
         return max(0.0, 1 - off / max(self.spread**2, np.finfo(float).tiny))
 
-    def outputs(self, coefficients: Floats, part: Part) -> Tensor:
-        """The outputs ``[m, samples, columns]`` of mixes ``[m, groups, columns]`` on a part's samples."""
-        moves = (coefficients - self.centre) / self.unit
-        weights = self.kernel(moves, self.moves[part.mixes]) @ part.inverse
-        given = torch.from_numpy(weights.astype(np.float32)).to(part.changes.device)
-        found = (given @ part.changes).view(len(coefficients), part.stop - part.first, -1)
-        return found.add_(self.reference[part.first : part.stop])
+    def moves(self, coefficients: Floats) -> Floats:
+        """How far mixes ``[m, groups, columns]`` lie from the reference, in units."""
+        return np.asarray((coefficients - self.coefficients[0]) / self.unit)
 
-    def outcomes(self, coefficients: Floats) -> Iterator[PredictedOutcomes]:
-        """What each mix ``[m, groups, columns]`` is predicted to do on all samples, mix by mix."""
-        step = max(1, AT_ONCE // (4 * self.reference.numel()))
-        for first in range(0, len(coefficients), step):
-            some = coefficients[first : first + step]
-            by_part = [numbers_of(self.outputs(some, part), self.columns, part.first) for part in self.parts]
-            for found in zip(*by_part, strict=True):
-                yield joined(found)
+    def outputs(self, coefficients: Floats) -> Tensor:
+        """The outputs ``[m, samples, columns]`` float32 of mixes ``[m, groups, columns]``, all at once."""
+        return torch.cat([found for _, found in self._outputs(coefficients)], dim=1)
+
+    def outcomes(self, coefficients: Floats, needs: Sequence[str] = EVERYTHING) -> Iterator[PredictedOutcomes]:
+        """What each mix ``[m, groups, columns]`` is predicted to do on all samples, mix by mix.
+
+        Args:
+            coefficients: The mixes.
+            needs: What is wanted beside classes and losses, see `mixopt.values.metrics.Metric`.
+        """
+        for first in range(0, len(coefficients), AT_ONCE):
+            pieces = self._outputs(coefficients[first : first + AT_ONCE])
+            yield from separated(joined([numbers_of(found, self.columns, begin, needs) for begin, found in pieces]))
 
     def uncertainty(self, coefficients: Floats) -> Floats:
-        """The standard deviation ``[m]`` of an output of each mix ``[m, groups, columns]``, in nats."""
-        variance, _ = self._conditional((coefficients - self.centre) / self.unit)
-        return self.scale * np.sqrt(np.maximum(np.diag(variance), 0))
+        """The standard deviation ``[m]`` of what an output of each mix ``[m, groups, columns]`` is off by, in nats.
+
+        Without the noise: of what more mixes would tell.
+        """
+        moves = self.moves(coefficients)
+        part = self.parts[0]
+        across = self.kernel(moves, self.moves(self.coefficients[part.mixes]))
+        variance = self.kernel.own(moves) - np.einsum("mn,nk,mk->m", across, part.inverse, across)
+        return np.asarray(self.left_out.scale * np.sqrt(np.maximum(variance, 0)))
+
+    def expected(self, coefficients: Floats) -> Floats:
+        """Root mean square ``[m]`` of what each mix's outputs are expected to be off by, noise and all, in nats."""
+        noise = self.kernel.noise * self.left_out.scale**2
+        return np.asarray(np.sqrt(self.uncertainty(coefficients) ** 2 + noise))
 
     def least_sure(self, coefficients: Floats, count: int, taken: Sequence[int] = ()) -> list[int]:
         """Numbers of mixes whose outputs are least sure, each given that those before it will be scored.
@@ -106,28 +126,39 @@ class Surface:
             count: How many.
             taken: Numbers of those that will be scored anyway.
         """
-        left, noise = self._conditional((coefficients - self.centre) / self.unit)
+        moves, part = self.moves(coefficients), self.parts[0]
+        across = self.kernel(moves, self.moves(self.coefficients[part.mixes]))
+        left = self.kernel(moves, moves) - across @ part.inverse @ across.T
         chosen: list[int] = []
 
         def condition(number: int) -> None:
             nonlocal left
             column = left[:, number].copy()
-            left -= np.outer(column, column) / (column[number] + noise)
+            left -= np.outer(column, column) / (column[number] + self.kernel.noise)
 
         for number in taken:
             condition(number)
-        while len(chosen) < min(count, len(left) - len(taken)):
+        while len(chosen) < min(count, len(left) - len(set(taken))):
             rest = np.diag(left).copy()
             rest[[*taken, *chosen]] = -np.inf
             chosen.append(int(np.argmax(rest)))
             condition(chosen[-1])
         return chosen
 
-    def _conditional(self, moves: Floats) -> tuple[Floats, float]:
-        """The covariance ``[m, m]`` of mixes given those that were scored, in the kernel's units, and the noise."""
-        part = self.parts[0]
-        across = self.kernel(moves, self.moves[part.mixes])
-        return self.kernel(moves, moves) - across @ part.inverse @ across.T, self.kernel.noise
+    def shares(self, values: Floats, part: Part) -> Tensor:
+        """What each mix's outputs count ``[m, n]`` float32 on a part, of kernel values ``[m, k]`` with its mixes."""
+        found = np.zeros((len(values), len(self)), dtype=np.float32)
+        found[:, part.mixes] = values @ part.inverse
+        return torch.from_numpy(found).to(self.scored.changes.device)
+
+    def _outputs(self, coefficients: Floats) -> Iterator[tuple[int, Tensor]]:
+        """Some samples after others: the first of them, and the outputs ``[m, samples, columns]``."""
+        moves, known = self.moves(coefficients), self.moves(self.coefficients)
+        for part in self.parts:
+            shares = self.shares(self.kernel(moves, known[part.mixes]), part)
+            for begin, end, changes in self.scored.pieces(part.first, part.stop):
+                found = (shares @ changes).view(len(moves), end - begin, -1)
+                yield begin, found.add_(self.reference[begin:end])
 
 
 def fit(
@@ -136,62 +167,46 @@ def fit(
     labels: NDArray[np.int64],
     *,
     device: torch.device | None = None,
-    before: Kernel | None = None,
+    before: Surface | None = None,
 ) -> Surface:
     """Fit a surface.
 
     Args:
         coefficients: ``[n, groups, columns]`` of the mixes scored; the first is the reference, scored on all samples.
-        kept: Their logits on the first samples of the split, on all or fewer.
+        kept: Their logits on the first samples of the split, on all or fewer; where there is a surface ``before``,
+            those of the mixes after its own alone.
         labels: ``[samples]``, which only say which of many classes matter.
         device: Where outputs are kept and predicted; the CPU by default.
-        before: A kernel to begin the choice of this one's at.
+        before: A surface of the first of these mixes, on the same samples and device, whose work is not done again.
+            What is found is to the last bit what it is without.
 
     Raises:
-        ValueError: The first mix was not scored on all samples, or a single mix was scored.
+        ValueError: The first mix was not scored on all samples, a single mix was scored, or the mixes are not those
+            before and then those that logits are of.
     """
-    if len(kept) < 2 or len(kept[0]) != len(labels):
-        raise ValueError("a surface needs two mixes at least, the first of them on all samples")
-    where = device or torch.device("cpu")
-    whole = [number for number, each in enumerate(kept) if len(each) == len(labels)]
-    columns = columns_of([kept[number] for number in whole], labels)
+    known = 0 if before is None else len(before)
+    if len(coefficients) < 2 or len(coefficients) != known + len(kept):
+        raise ValueError(f"a surface of {len(coefficients)} mixes, {known} before, with logits of {len(kept)}")
+    if before is not None and not np.array_equal(before.coefficients, coefficients[:known]):
+        raise ValueError("a surface goes on with other mixes than it was fitted to before")
+    if before is None and len(kept[0]) != len(labels):
+        raise ValueError(f"the first mix of a surface was scored on {len(kept[0])} of {len(labels)} samples")
+    if min((len(each) for each in kept), default=1) < 1:
+        raise ValueError("a mix of a surface was scored on no samples")
+    scored = collected(kept, labels, device, None if before is None else before.scored)
     moves = coefficients - coefficients[0]
     unit = float(np.sqrt(np.mean(np.sum(moves[1:] ** 2, axis=(1, 2))))) or 1.0
     moves = moves / unit
-    reference = torch.from_numpy(outputs_of(kept[0], columns)).to(where)
-    rows = [torch.from_numpy(outputs_of(each, columns)).to(where) - reference[: len(each)] for each in kept]
-    stops = sorted({len(each) for each in kept})
-    lengths = np.array([len(each) for each in kept])
     # The first samples are those that all mixes were scored on; the kernel is chosen there.
-    everywhere = torch.stack([row[: stops[0]].reshape(-1) for row in rows])
-    gram = _gram(everywhere)
-    kernel = choose_kernel(moves, gram, everywhere.shape[1], before)
+    kernel = choose_kernel(moves, scored.gram, scored.outputs)
+    stops = sorted({int(length) for length in scored.lengths})
     parts: list[Part] = []
     for first, stop in zip([0, *stops], stops, strict=False):
-        mixes = np.flatnonzero(lengths >= stop)
-        changes = torch.stack([rows[number][first:stop].reshape(-1) for number in mixes]) if parts else everywhere
-        parts.append(Part(first, stop, mixes, _inverse(kernel, moves[mixes]), changes))
-    outputs = everywhere.shape[1]
-    errors = left_out(parts[0].inverse, gram, outputs)
-    spread = float(np.sqrt(np.trace(gram) / outputs / max(1, len(kept) - 1)))
-    scale = float(np.mean(errors.expected / np.sqrt(1 / np.diag(parts[0].inverse))))
-    return Surface(moves, coefficients[0], unit, kernel, columns, reference, tuple(parts), errors, spread, scale)
-
-
-def best_of(surface: Surface, coefficients: Floats, signal: Callable[[PredictedOutcomes], float]) -> tuple[int, Floats]:
-    """The number of the mix of ``[m, groups, columns]`` with the largest signal, and the signals ``[m]``."""
-    found = np.array([signal(each) for each in surface.outcomes(coefficients)])
-    return int(np.argmax(found)), found
-
-
-def _gram(changes: Tensor) -> Floats:
-    """``[k, k]`` inner products in float64, some columns at a time."""
-    total = np.zeros((len(changes), len(changes)))
-    step = max(1, AT_ONCE // (8 * len(changes)))
-    for first in range(0, changes.shape[1], step):
-        some = changes[:, first : first + step].double()
-        total += (some @ some.T).cpu().numpy()
-    return total
+        mixes = np.flatnonzero(scored.lengths >= stop)
+        parts.append(Part(first, stop, mixes, _inverse(kernel, moves[mixes])))
+    errors = left_out(parts[0].inverse, scored.gram, scored.outputs)
+    spread = float(np.sqrt(np.trace(scored.gram) / scored.outputs / (len(moves) - 1)))
+    return Surface(coefficients, unit, kernel, scored, tuple(parts), errors, spread)
 
 
 def _inverse(kernel: Kernel, moves: Floats) -> Floats:
@@ -199,8 +214,9 @@ def _inverse(kernel: Kernel, moves: Floats) -> Floats:
     jitter = 0.0
     while True:
         try:
-            return inverted(
-                matrix + (kernel.noise + jitter * float(np.trace(matrix)) / len(matrix)) * np.eye(len(matrix))
-            )
+            added = kernel.noise + jitter * float(np.trace(matrix)) / len(matrix)
+            return inverted(matrix + added * np.eye(len(matrix)))
         except LinAlgError:
+            if jitter > 1:  # it is no rounding: numbers that are not finite
+                raise
             jitter = max(JITTER, 10 * jitter)

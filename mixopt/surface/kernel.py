@@ -40,11 +40,19 @@ class Kernel:
         """``[n, m]`` of moves ``[n, groups, columns]`` and ``[m, groups, columns]``."""
         root = np.sqrt(self.weights)[:, None]
         left, right = ((root * each).reshape(len(each), -1) for each in (first, second))
-        return _polynomial(left @ right.T, self.scales)
+        return self.polynomial(left @ right.T)[0]
 
     def own(self, moves: Floats) -> Floats:
         """``[n]``, of every move with itself."""
-        return _polynomial(np.einsum("g,ngc->n", self.weights, moves**2), self.scales)
+        return self.polynomial(np.einsum("g,ngc->n", self.weights, moves**2))[0]
+
+    def polynomial(self, products: Floats) -> tuple[Floats, Floats]:
+        """The kernel as a function of weighted inner products, and its derivative, by Horner's rule."""
+        value, slope = np.full_like(products, self.scales[-1]), np.zeros_like(products)
+        for scale in self.scales[-2::-1]:
+            slope = slope * products + value
+            value = value * products + scale
+        return value, slope
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +62,17 @@ class LeftOut:
     Attributes:
         errors: ``[n]``, root mean square of what its outputs are off by.
         expected: ``[n]``, what that was expected to be.
-        likelihood: Minus the logarithm of the leave-one-out likelihood, per output.
+        scale: What a standard deviation of the kernel is in nats.
+        likelihood: Minus the logarithm of the leave-one-out likelihood, per output and mix.
     """
 
     errors: Floats
     expected: Floats
+    scale: float
     likelihood: float
 
 
-def choose_kernel(moves: Floats, gram: Floats, outputs: int, before: Kernel | None = None) -> Kernel:
+def choose_kernel(moves: Floats, gram: Floats, outputs: int) -> Kernel:
     """The kernel with the largest leave-one-out likelihood (Rasmussen and Williams, section 5.4.2).
 
     The scale common to all is not among its numbers: it follows from the errors.
@@ -71,15 +81,11 @@ def choose_kernel(moves: Floats, gram: Floats, outputs: int, before: Kernel | No
         moves: ``[n, groups, columns]``, with a mean square length of about 1.
         gram: ``[n, n]``, inner products of the mixes' outputs.
         outputs: How many outputs a mix has.
-        before: Where to begin; without, at fixed places.
     """
     by_group = np.einsum("ngc,mgc->gnm", moves, moves)
     groups = len(by_group)
     bounds = [(LOWEST, HIGHEST)] * (DEGREES + 1) + [(-WIDEST, WIDEST)] * groups
-    if before is None:
-        beginnings = [np.r_[each, np.zeros(groups)] for each in BEGINNINGS]
-    else:
-        beginnings = [np.log(np.r_[before.scales, before.noise, before.weights])]
+    beginnings = [np.r_[each, np.zeros(groups)] for each in BEGINNINGS]
     found = [
         minimize(
             _cost, each, (by_group, gram, outputs), jac=True, method="L-BFGS-B", bounds=bounds,
@@ -95,9 +101,9 @@ def left_out(inverse: Floats, gram: Floats, outputs: int) -> LeftOut:
     """What the inverse of the kernel matrix ``[n, n]`` tells of each mix when it is left out (equation 5.12)."""
     precision = np.diag(inverse)
     squares = np.einsum("ij,jk,ki->i", inverse, gram, inverse) / precision**2 / outputs
-    variance = float(np.mean(squares * precision))
+    variance = max(0.0, float(np.mean(squares * precision)))
     likelihood = 0.5 * float(np.mean(np.log(np.maximum(variance, np.finfo(float).tiny) / precision)))
-    return LeftOut(np.sqrt(np.maximum(squares, 0)), np.sqrt(variance / precision), likelihood)
+    return LeftOut(np.sqrt(np.maximum(squares, 0)), np.sqrt(variance / precision), variance**0.5, likelihood)
 
 
 def inverted(matrix: Floats) -> Floats:
@@ -109,19 +115,12 @@ def inverted(matrix: Floats) -> Floats:
     return np.asarray(cho_solve((cholesky(matrix, lower=True, check_finite=False), True), np.eye(len(matrix))))
 
 
-def _polynomial(products: Floats, scales: Floats) -> Floats:
-    found = np.full_like(products, scales[-1])
-    for scale in scales[-2::-1]:
-        found = found * products + scale
-    return found
-
-
 def _cost(logarithms: Floats, by_group: Floats, gram: Floats, outputs: int) -> tuple[float, Floats]:
     """Minus the logarithm of the likelihood per output, less a prior of the weights, and its slopes."""
     numbers = np.exp(logarithms)
     scales, noise, weights = numbers[:DEGREES], numbers[DEGREES], numbers[DEGREES + 1 :]
     products = np.tensordot(weights, by_group, axes=1)
-    matrix = _polynomial(products, scales)
+    matrix = Kernel(scales, weights, noise).polynomial(products)[0]
     matrix[np.diag_indices_from(matrix)] += noise
     try:
         inverse = inverted(matrix)

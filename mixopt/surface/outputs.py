@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from mixopt.values.kept_logits import KeptLogits
 COLUMNS = 16
 # Of so many mixes, the first, a sample's classes are taken.
 LOOKED_AT = 16
-LEAST = -1e9
+# What some metrics need beside classes and losses.
+EVERYTHING = ("above", "confidence")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +52,22 @@ class PredictedOutcomes:
     Attributes:
         predicted: ``[n]`` classes.
         losses: ``[n]`` nats.
-        above: ``[n]``, classes before the right one.
-        confidence: ``[n]``, the probability of the predicted class.
+        above: ``[n]``, classes before the right one, of those that have a column; None where it was not asked for.
+        confidence: ``[n]``, the probability of the predicted class; None where it was not asked for.
     """
 
     predicted: NDArray[np.int64]
     losses: NDArray[np.float64]
-    above: NDArray[np.int64]
-    confidence: NDArray[np.float64]
+    above: NDArray[np.int64] | None
+    confidence: NDArray[np.float64] | None
 
-    def at(self, samples: NDArray[np.int64] | slice) -> PredictedOutcomes:
+    def at(self, samples: NDArray[np.int64] | slice | int) -> PredictedOutcomes:
         """Those of some samples."""
         return PredictedOutcomes(
-            self.predicted[samples], self.losses[samples], self.above[samples], self.confidence[samples]
+            self.predicted[samples],
+            self.losses[samples],
+            None if self.above is None else self.above[samples],
+            None if self.confidence is None else self.confidence[samples],
         )
 
 
@@ -118,38 +123,61 @@ def outputs_of(kept: KeptLogits, columns: Columns) -> NDArray[np.float32]:
     return np.asarray(every - every.mean(axis=1, keepdims=True))
 
 
-def numbers_of(outputs: Tensor, columns: Columns, first: int = 0) -> list[PredictedOutcomes]:
-    """What outputs ``[m, k, columns]`` of m mixes mean on the samples from ``first`` on, mix by mix."""
-    own = torch.from_numpy(columns.own[first : first + outputs.shape[1]]).to(outputs.device)
-    right = outputs.gather(2, own[None, :, None].expand(len(outputs), -1, 1))
-    total = torch.logsumexp(outputs, dim=2)
-    named = outputs if columns.classes is None else outputs[..., :-1]
-    largest, places = named.max(dim=2)
-    lower = torch.arange(named.shape[2], device=outputs.device) < own[:, None]
-    above = ((named > right) | ((named == right) & lower)).sum(dim=2)
-    losses = (total - right[..., 0]).double().cpu().numpy()
-    confidence = torch.exp(largest - total).double().cpu().numpy()
-    predicted = places.cpu().numpy()
+def numbers_of(
+    outputs: Tensor, columns: Columns, first: int = 0, needs: Sequence[str] = EVERYTHING
+) -> PredictedOutcomes:
+    """What outputs ``[m, k, columns]`` of m mixes mean on the samples from ``first`` on, as arrays ``[m, k]``.
+
+    Ties as elsewhere: of equal outputs the lower class comes first.
+
+    Args:
+        outputs: Of the mixes.
+        columns: What they are of, of all samples.
+        first: The first of the samples.
+        needs: What is wanted beside classes and losses.
+    """
+    samples = slice(first, first + outputs.shape[1])
+    own = torch.from_numpy(columns.own[samples]).to(outputs.device)
+    # One column after another: samples side by side are what processors are fast at.
+    by_column = outputs.transpose(1, 2).contiguous()
+    named = columns.count if columns.classes is None else columns.count - 1
+    right = by_column.gather(1, own[None, None].expand(len(outputs), 1, -1))[:, 0]
+    largest = by_column[:, :named].amax(dim=1)
+    place = torch.zeros_like(right, dtype=torch.int32)
+    for number in reversed(range(named)):
+        place.masked_fill_(by_column[:, number] == largest, number)
+    above = torch.zeros_like(place) if "above" in needs else None
+    if above is not None:
+        for number in range(named):
+            column = by_column[:, number]
+            above += torch.where(own > number, column >= right, column > right)
+    top = largest if named == columns.count else torch.maximum(largest, by_column[:, -1])
+    total = by_column.sub_(top[:, None]).exp_().sum(dim=1).log_().add_(top)
+    predicted = place.long().cpu().numpy()
     if columns.classes is not None:
-        classes = columns.classes[first : first + outputs.shape[1]]
-        predicted = np.take_along_axis(
-            np.broadcast_to(classes, (len(outputs), *classes.shape)), predicted[..., None], 2
-        )
-        predicted = predicted[..., 0]
-    before = above.cpu().numpy()
-    return [PredictedOutcomes(*each) for each in zip(predicted, losses, before, confidence, strict=True)]
+        predicted = columns.classes[samples][np.arange(outputs.shape[1]), predicted]
+    return PredictedOutcomes(
+        predicted,
+        (total - right).double().cpu().numpy(),
+        None if above is None else above.long().cpu().numpy(),
+        torch.exp(largest - total).double().cpu().numpy() if "confidence" in needs else None,
+    )
 
 
 def joined(parts: Sequence[PredictedOutcomes]) -> PredictedOutcomes:
-    """One after another."""
+    """Samples one after another."""
     if len(parts) == 1:
         return parts[0]
-    return PredictedOutcomes(
-        np.concatenate([part.predicted for part in parts]),
-        np.concatenate([part.losses for part in parts]),
-        np.concatenate([part.above for part in parts]),
-        np.concatenate([part.confidence for part in parts]),
-    )
+    found: list[Any] = []
+    for name in ("predicted", "losses", *EVERYTHING):
+        every = [getattr(part, name) for part in parts]
+        found.append(None if any(each is None for each in every) else np.concatenate(every, axis=-1))
+    return PredictedOutcomes(*found)
+
+
+def separated(outcomes: PredictedOutcomes) -> list[PredictedOutcomes]:
+    """Of arrays ``[m, n]``, each mix's."""
+    return [outcomes.at(number) for number in range(len(outcomes.predicted))]
 
 
 def _filled(classes: NDArray[np.int64], values: NDArray[np.float32], size: int) -> NDArray[np.int64]:

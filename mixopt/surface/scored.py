@@ -1,0 +1,140 @@
+"""Scored: the outputs of mixes that were scored, in one matrix that grows with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixopt.surface.outputs import LOOKED_AT, Columns, columns_of, outputs_of
+from mixopt.values.kept_logits import KeptLogits
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+# Outputs of a mix that are worked on at a time: few enough for a processor's cache, many enough for a GPU.
+ON_CPU, ON_GPU = 8_192, 262_144
+# Mixes whose inner products are taken in one product.
+TILE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What mixes did that were scored, less what the first of them did.
+
+    Logits are kept as float16 (see `KeptLogits`), and so are changes here, which are smaller.
+
+    Attributes:
+        columns: What the outputs are of.
+        reference: ``[samples, columns]`` float32, the first mix's outputs.
+        changes: ``[n, samples * columns]`` float16, the mixes' outputs less the first one's; 0 for samples that a mix
+            was not scored on.
+        lengths: ``[n]``, how many samples, the first ones, each was scored on.
+        gram: ``[n, n]``, inner products of the changes on the first samples, those that all were scored on.
+        early: The logits themselves, while columns may still become others.
+    """
+
+    columns: Columns
+    reference: Tensor
+    changes: Tensor
+    lengths: NDArray[np.int64]
+    gram: Floats
+    early: tuple[KeptLogits, ...]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def common(self) -> int:
+        """How many samples all were scored on."""
+        return int(self.lengths.min())
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the inner products are of."""
+        return self.common * self.columns.count
+
+    def pieces(self, first: int, stop: int) -> Iterator[tuple[int, int, Tensor]]:
+        """The changes on samples, some of them at a time: from which one, to which, ``[n, outputs]`` float32."""
+        step = max(1, step_on(self.changes.device) // self.columns.count)
+        for begin in range(first, stop, step):
+            end = min(stop, begin + step)
+            yield begin, end, self.changes[:, begin * self.columns.count : end * self.columns.count].float()
+
+
+def collected(
+    kept: Sequence[KeptLogits], labels: Labels, device: torch.device | None = None, before: Scored | None = None
+) -> Scored:
+    """The outputs of mixes; to the last bit the same, whether all are given at once or some were ``before``.
+
+    Args:
+        kept: Logits of the mixes, of those alone that come after ``before``; of the very first on all samples.
+        labels: ``[samples]``.
+        device: Where outputs are; the CPU by default.
+        before: The mixes that come first.
+    """
+    if before is None or before.early:
+        every = (*(before.early if before is not None else ()), *kept)
+        return _extended(_begun(every, labels, device or torch.device("cpu")), every)
+    return _extended(before, kept)
+
+
+def _begun(kept: Sequence[KeptLogits], labels: Labels, device: torch.device) -> Scored:
+    """None yet, but what the outputs are of."""
+    whole = [each for each in kept if len(each) == len(labels)]
+    columns = columns_of(whole, labels)
+    reference = torch.from_numpy(outputs_of(kept[0], columns)).to(device)
+    is_settled = columns.classes is None or len(whole) >= LOOKED_AT
+    none = torch.zeros((0, reference.numel()), dtype=torch.float16, device=device)
+    early = () if is_settled else tuple(kept)
+    return Scored(columns, reference, none, np.zeros(0, dtype=np.int64), np.zeros((0, 0)), early)
+
+
+def _extended(before: Scored, kept: Sequence[KeptLogits]) -> Scored:
+    """With more mixes, of the same columns."""
+    reference, size = before.reference, len(before) + len(kept)
+    lengths = np.concatenate([before.lengths, np.array([len(each) for each in kept], dtype=np.int64)])
+    changes = torch.zeros((size, reference.numel()), dtype=torch.float16, device=reference.device)
+    changes[: len(before)] = before.changes
+    for row, each in zip(changes[len(before) :], kept, strict=True):
+        found = torch.from_numpy(outputs_of(each, before.columns)).to(reference.device)
+        found -= reference[: len(each)]
+        row[: found.numel()] = found.view(-1)
+    # Other samples that all were scored on are other inner products.
+    is_same = len(before) > 0 and lengths.min() == before.common
+    shared = changes[:, : int(lengths.min()) * before.columns.count]
+    gram = _gram(shared, before.gram if is_same else np.zeros((0, 0)))
+    return Scored(before.columns, reference, changes, lengths, gram, before.early)
+
+
+def step_on(device: torch.device) -> int:
+    """How many outputs of a mix are worked on at a time."""
+    return ON_CPU if device.type == "cpu" else ON_GPU
+
+
+def _gram(changes: Tensor, before: Floats) -> Floats:
+    """Inner products ``[n, n]`` in float64.
+
+    By tiles of whole rows, each the same product whatever comes after it: those that are known are not taken again.
+
+    Args:
+        changes: ``[n, outputs]``.
+        before: ``[k, k]``, those of the first rows.
+    """
+    known = len(before) // TILE * TILE
+    total = torch.zeros((len(changes), len(changes)), dtype=torch.float64, device=changes.device)
+    step = step_on(changes.device)
+    for first in range(0, changes.shape[1], step):
+        some = changes[:, first : first + step].double()
+        for row in range(known, len(changes), TILE):
+            for column in range(0, row + TILE, TILE):
+                total[row : row + TILE, column : column + TILE] += (
+                    some[row : row + TILE] @ some[column : column + TILE].T
+                )
+    found = np.tril(total.cpu().numpy())
+    found[:known, :known] = np.tril(before[:known, :known])
+    return np.asarray(found + np.tril(found, -1).T)

@@ -1,0 +1,262 @@
+"""How far a surface's predictions are off: by radius, dimensions, freedom, BatchNorm statistics and precision.
+
+    OMP_NUM_THREADS=1 python studies/surface/errors.py --models DIR --name NAME --limit 1000 --vary radius,freedom,dims
+
+For every cell, mixes are drawn uniformly from the box of a space around the uniform soup and scored; a surface is
+fitted to the first of them, and predicts the last 30, which it never saw. Prints a table, adds the pool's rows to
+errors.json in ``--results`` and draws errors.svg of all pools there. Mixes come from the cache where they were scored
+before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from mixopt import load_spec
+from mixopt.assemble import assemble
+from mixopt.listener import Listener
+from mixopt.reporting.plots import COLOURS, MARKS, picture
+from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import Outcomes
+from mixopt.scoring.scorer import Looks
+from mixopt.spaces.linear import Affine, Depth, Shared
+from mixopt.surface.fitting import Surface, fit
+from mixopt.surface.outputs import outputs_of
+from mixopt.values.groups import make_groups
+from mixopt.values.kept_logits import KeptLogits
+from mixopt.values.metrics import METRICS
+from mixopt.values.mix import constant
+from mixopt.values.samples import VALIDATION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+SPACES: dict[str, type[Affine]] = {"shared": Shared, "depth": Depth, "block": Affine}
+RADII = (0.05, 0.1, 0.2, 0.4, 0.8)
+NEVER_SCORED = 30
+HEAD = (
+    "varied", "space", "dims", "radius", "BatchNorm", "precision", "scored", "spread", "logits off by", "expected",
+    "explained", "loss off by", "rho", "accuracy off by", "rho",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What mixes are drawn from, and how many a surface is fitted to.
+
+    Attributes:
+        varied: What it is one of a series of.
+        space: One of `SPACES`.
+        radius: Of the space.
+        ingredients: How many move, the first ones; 0 moves all.
+        batchnorm: See ``--batchnorm``.
+        precision: See ``--precision``.
+        scored: Mixes that the surface is fitted to.
+    """
+
+    varied: str
+    space: str = "shared"
+    radius: float = 0.1
+    ingredients: int = 0
+    batchnorm: str = "average"
+    precision: str = "fp32"
+    scored: int = 50
+
+
+SERIES: dict[str, tuple[Cell, ...]] = {
+    "radius": tuple(Cell("radius", radius=radius) for radius in RADII),
+    "freedom": tuple(Cell("freedom", space=space, radius=radius) for radius in (0.1, 0.4) for space in SPACES),
+    "dims": tuple(Cell("dims", radius=0.4, ingredients=ingredients) for ingredients in (4, 8, 0)),
+    "scored": tuple(Cell("scored", space="block", scored=scored) for scored in (50, 100, 200)),
+    "batchnorm": tuple(
+        Cell("batchnorm", radius=radius, batchnorm=kind) for radius in (0.1, 0.4) for kind in ("average", "recompute")
+    ),
+    "precision": tuple(
+        Cell("precision", radius=radius, precision=kind) for radius in (0.05, 0.2) for kind in ("fp32", "bf16")
+    ),
+}
+
+
+class Drawn:
+    """Mixes of cells and what they do on the validation split, the same ones for all numbers of mixes scored.
+
+    Args:
+        given: The command line's.
+    """
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self._given = given
+        self._objectives: dict[tuple[str, str], Objective] = {}
+
+    def of(self, cell: Cell) -> tuple[Floats, list[Outcomes], NDArray[np.int64]]:
+        """Coefficients ``[scored + 30, groups, columns]``, the start first; outcomes, and the labels ``[samples]``."""
+        objective = self._objective(cell)
+        pool = objective.pool
+        names = [name for name in pool.columns if name != pool.base]
+        start = constant(
+            make_groups("block", pool.sizes),
+            pool.columns,
+            [1 / len(names) if name in names else 0.0 for name in pool.columns],
+        )
+        space = SPACES[cell.space](start, names[: cell.ingredients or None], cell.radius)
+        points = {
+            "never": self._points(1, NEVER_SCORED, space.dims),
+            "scored": self._points(0, cell.scored, space.dims),
+        }
+        points["scored"][0] = 0
+        split = objective.evaluators[VALIDATION].split
+        looks = Looks([len(split)], needs=("logits",))
+        mixes = [space.to_mix(point) for point in np.vstack([points["scored"], points["never"]])]
+        outcomes = [objective.scorer.see(mix, VALIDATION, looks, objective.watch.on_batch).outcomes for mix in mixes]
+        return np.stack([mix.coefficients for mix in mixes]), outcomes, split.labels
+
+    def _points(self, stream: int, count: int, dims: int) -> Floats:
+        return np.random.default_rng([self._given.seed, stream]).uniform(-1, 1, (count, dims))
+
+    def _objective(self, cell: Cell) -> Objective:
+        key = (cell.batchnorm, cell.precision)
+        if key not in self._objectives:
+            options: dict[str, Any] = {
+                "models": self._given.models,
+                "limit": self._given.limit,
+                "batchnorm": cell.batchnorm,
+                "precision": cell.precision,
+                "cache": self._given.cache,
+                "image_size": self._given.image_size,
+            }
+            said = {name: value for name, value in options.items() if value is not None}
+            self._objectives[key] = assemble(load_spec(said), Listener()).objective
+        return self._objectives[key]
+
+
+def kept_of(outcomes: Outcomes) -> KeptLogits:
+    """The logits of outcomes.
+
+    Raises:
+        SystemExit: There are none: the mix collapsed.
+    """
+    if outcomes.logits is None:
+        raise SystemExit("a mix gave logits that are no numbers: draw from a smaller radius")
+    return outcomes.logits
+
+
+def measure(cell: Cell, drawn: Drawn) -> dict[str, Any]:
+    """One row of the table."""
+    coefficients, outcomes, labels = drawn.of(cell)
+    scored, never = slice(cell.scored), slice(cell.scored, None)
+    surface = fit(coefficients[scored], [kept_of(each) for each in outcomes[scored]], labels)
+    real = np.stack([outputs_of(kept_of(each), surface.columns) for each in outcomes[never]])
+    off = surface.outputs(coefficients[never]).numpy() - real
+    changes = real - surface.reference.numpy()
+    return {
+        **asdict(cell),
+        "dims": int(np.linalg.matrix_rank((coefficients - coefficients[0]).reshape(len(coefficients), -1)[1:])),
+        "spread": root_mean_square(changes),
+        "logits": root_mean_square(off),
+        "expected": root_mean_square(surface.expected(coefficients[never])),
+        "left_out": root_mean_square(surface.left_out.errors[1:]),
+        "explained": surface.explained,
+        **metrics(surface, coefficients[never], outcomes[never], labels),
+    }
+
+
+def metrics(
+    surface: Surface, coefficients: Floats, outcomes: Sequence[Outcomes], labels: NDArray[np.int64]
+) -> dict[str, float]:
+    """By how much predicted losses and accuracies are off, and Spearman's rho between them and the real ones."""
+    predicted = list(surface.outcomes(coefficients))
+    found: dict[str, float] = {}
+    for name in ("nll", "accuracy"):
+        said = np.array([METRICS[name].of(labels, each) for each in predicted])
+        real = np.array([METRICS[name].of(labels, each) for each in outcomes])
+        found[name] = root_mean_square(said - real)
+        found[f"{name}_rho"] = float(spearmanr(said, real).statistic) if np.ptp(said) and np.ptp(real) else 0.0
+        found[f"{name}_spread"] = float(np.std(real))
+    return found
+
+
+def root_mean_square(values: NDArray[Any]) -> float:
+    """Over all entries."""
+    return float(np.sqrt(np.mean(values.astype(np.float64) ** 2)))
+
+
+def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The table in Markdown."""
+    yield f"| {' | '.join(HEAD)} |"
+    yield "|---" * len(HEAD) + "|"
+    for row in rows:
+        yield (
+            f"| {row['varied']} | {row['space']} | {row['dims']} | {row['radius']:g} | {row['batchnorm']} "
+            f"| {row['precision']} | {row['scored']} | {row['spread']:.3f} | {row['logits']:.3f} | {row['expected']:.3f} "
+            f"| {row['explained']:.1%} | {row['nll']:.4f} | {row['nll_rho']:.2f} | {row['accuracy']:.4f} "
+            f"| {row['accuracy_rho']:.2f} |"
+        )
+
+
+def draw(pools: dict[str, Sequence[dict[str, Any]]]) -> str:
+    """What logits are off by against what they differ by, real and expected, as SVG."""
+
+    def on(figure: Figure) -> None:
+        spread, known = figure.subplots(1, 2)
+        for number, (name, rows) in enumerate(pools.items()):
+            for place, varied in enumerate(dict.fromkeys(row["varied"] for row in rows)):
+                some = [row for row in rows if row["varied"] == varied]
+                style: dict[str, Any] = {
+                    "color": COLOURS[number],
+                    "marker": MARKS[place % len(MARKS)],
+                    "linestyle": "none",
+                    "label": f"{name}: {varied}",
+                }
+                off = [row["logits"] for row in some]
+                spread.plot([row["spread"] for row in some], off, **style)
+                known.plot([row["expected"] for row in some], off, **style)
+        for axes, label in ((spread, "what logits differ by between mixes, nats"), (known, "expected, nats")):
+            axes.set(xlabel=label, ylabel="predicted logits off by, nats", xscale="log", yscale="log")
+            low, high = (function([*axes.get_xlim(), *axes.get_ylim()]) for function in (min, max))
+            axes.plot([low, high], [low, high], color="#999999", linewidth=1, zorder=0)
+        figure.legend(*spread.get_legend_handles_labels(), loc="outside right upper")
+
+    return picture(9.0, 3.6, on)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", required=True)
+    parser.add_argument("--name", required=True, help="of the pool, in the table")
+    parser.add_argument("--vary", default="radius,freedom,dims")
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--scored", type=int, help="fit to so many at most")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent)
+    given = parser.parse_args(arguments)
+    drawn = Drawn(given)
+    rows = []
+    for cell in (cell for varied in given.vary.split(",") for cell in SERIES[varied]):
+        rows.append(measure(replace(cell, scored=min(cell.scored, given.scored or cell.scored)), drawn))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print("\n".join(lines(rows)))
+    path = given.results / "errors.json"
+    pools = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    pools[given.name] = rows
+    path.write_text(json.dumps(pools, indent=1) + "\n", encoding="utf-8")
+    (given.results / "errors.svg").write_text(draw(pools), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
