@@ -13,7 +13,7 @@ from mixopt.scoring.objective import Objective
 from mixopt.spaces import Space
 from mixopt.study.landscape import Landscape, Steering
 from mixopt.study.studies import mix_of
-from mixopt.surface.fitting import fit
+from mixopt.surface.fitting import Surface, fit
 from mixopt.values.kept_logits import KeptLogits
 from mixopt.values.mix import Mix, rows_on
 from mixopt.values.samples import VALIDATION
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 class Evidence:
-    """Logits of a study's trials, and of other mixes scored before it, which are remembered as long as this is.
+    """What a study's trials tell, and other mixes scored before it; remembered as long as this is.
 
     Args:
         objective: Gives the logits: from its cache, or by scoring again.
@@ -36,7 +36,8 @@ class Evidence:
         self._space = space
         self._groups = space.to_mix(np.zeros(space.dims)).groups
         self._others = [mix for mix in others if self._rows_of(mix) is not None]
-        self._kept: dict[tuple[Mix, str, int], KeptLogits] = {}
+        # By split, the mixes that its surface was fitted to last, with the samples that each was scored on.
+        self._fitted: dict[str, tuple[list[tuple[Mix, int]], Surface]] = {}
 
     def landscape(self, trials: Sequence[FrozenTrial]) -> Landscape:
         """What complete trials, the start first, and the other mixes tell.
@@ -60,22 +61,25 @@ class Evidence:
     ) -> Steering:
         count = self._objective.count(name)
         labels = self._objective.evaluators[name].split.labels[:count]
-        kept = [
-            self._logits(mix, name, seen if seen is not None and name == VALIDATION else count) for mix, seen in every
-        ]
-        surface = fit(coefficients, kept, labels, device=self._objective.evaluators[name].device)
+        wanted = [(mix, seen if seen is not None and name == VALIDATION else count) for mix, seen in every]
+        known, before = self._fitted.get(name, ([], None))
+        if wanted[: len(known)] != known:
+            known, before = [], None
+        surface = fit(
+            coefficients,
+            (self._logits(mix, name, length) for mix, length in wanted[len(known) :]),
+            labels,
+            device=self._objective.evaluators[name].device,
+            before=before,
+        )
+        self._fitted[name] = wanted, surface
         return Steering(surface, labels, weight)
 
     def _logits(self, mix: Mix, split: str, count: int) -> KeptLogits:
-        key = (mix, split, count)
-        if key not in self._kept:
-            found = self._objective.outcomes(mix, split, count).logits
-            if found is None:
-                raise MixoptError(
-                    f"--sampler surface: {split} gives no logits to fit a surface to; use another sampler"
-                )
-            self._kept[key] = found
-        return self._kept[key]
+        found = self._objective.outcomes(mix, split, count).logits
+        if found is None:
+            raise MixoptError(f"--sampler surface: {split} gives no logits to fit a surface to; use another sampler")
+        return found
 
     def _rows_of(self, mix: Mix) -> Floats | None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,7 +163,7 @@ class Surface:
 
 def fit(
     coefficients: Floats,
-    kept: Sequence[KeptLogits],
+    kept: Iterable[KeptLogits],
     labels: NDArray[np.int64],
     *,
     device: torch.device | None = None,
@@ -174,7 +174,7 @@ def fit(
     Args:
         coefficients: ``[n, groups, columns]`` of the mixes scored; the first is the reference, scored on all samples.
         kept: Their logits on the first samples of the split, on all or fewer; where there is a surface ``before``,
-            those of the mixes after its own alone.
+            those of the mixes after its own alone. Looked at one after another.
         labels: ``[samples]``, which only say which of many classes matter.
         device: Where outputs are kept and predicted; the CPU by default.
         before: A surface of the first of these mixes, on the same samples and device, whose work is not done again.
@@ -185,15 +185,12 @@ def fit(
             before and then those that logits are of.
     """
     known = 0 if before is None else len(before)
-    if len(coefficients) < 2 or len(coefficients) != known + len(kept):
-        raise ValueError(f"a surface of {len(coefficients)} mixes, {known} before, with logits of {len(kept)}")
+    if len(coefficients) < max(2, known):
+        raise ValueError(f"a surface of {len(coefficients)} mixes, {known} of them before; it needs two at least")
     if before is not None and not np.array_equal(before.coefficients, coefficients[:known]):
         raise ValueError("a surface goes on with other mixes than it was fitted to before")
-    if before is None and len(kept[0]) != len(labels):
-        raise ValueError(f"the first mix of a surface was scored on {len(kept[0])} of {len(labels)} samples")
-    if min((len(each) for each in kept), default=1) < 1:
-        raise ValueError("a mix of a surface was scored on no samples")
-    scored = collected(kept, labels, device, None if before is None else before.scored)
+    earlier = None if before is None else before.scored
+    scored = collected(kept, len(coefficients) - known, labels, device=device, before=earlier)
     moves = coefficients - coefficients[0]
     unit = float(np.sqrt(np.mean(np.sum(moves[1:] ** 2, axis=(1, 2))))) or 1.0
     moves = moves / unit

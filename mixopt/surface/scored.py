@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -67,48 +68,74 @@ class Scored:
 
 
 def collected(
-    kept: Sequence[KeptLogits], labels: Labels, device: torch.device | None = None, before: Scored | None = None
+    kept: Iterable[KeptLogits],
+    count: int,
+    labels: Labels,
+    *,
+    device: torch.device | None = None,
+    before: Scored | None = None,
 ) -> Scored:
     """The outputs of mixes; to the last bit the same, whether all are given at once or some were ``before``.
 
     Args:
         kept: Logits of the mixes, of those alone that come after ``before``; of the very first on all samples.
+            Looked at one after another, so that they need not be in memory together.
+        count: How many those are.
         labels: ``[samples]``.
         device: Where outputs are; the CPU by default.
         before: The mixes that come first.
+
+    Raises:
+        ValueError: There are more or fewer, one is of no samples, or the very first not of all.
     """
-    if before is None or before.early:
-        every = (*(before.early if before is not None else ()), *kept)
-        return _extended(_begun(every, labels, device or torch.device("cpu")), every)
-    return _extended(before, kept)
+    coming = iter(kept)
+    if before is not None and not before.early:
+        return _extended(before, coming, count)
+    known = () if before is None else before.early
+    first = [*known, *_until_settled(coming, LOOKED_AT - _whole(known, labels), labels)]
+    if not first or len(first[0]) != len(labels):
+        raise ValueError(f"the first mix of a surface is to be scored on all of {len(labels)} samples")
+    none = _begun(first, labels, device or torch.device("cpu"))
+    return _extended(none, chain(first, coming), len(known) + count)
+
+
+def _whole(kept: Sequence[KeptLogits], labels: Labels) -> int:
+    return sum(len(each) == len(labels) for each in kept)
+
+
+def _until_settled(coming: Iterator[KeptLogits], whole: int, labels: Labels) -> Iterator[KeptLogits]:
+    """Up to so many of all samples, or all that there are."""
+    while whole > 0 and (found := next(coming, None)) is not None:
+        whole -= len(found) == len(labels)
+        yield found
 
 
 def _begun(kept: Sequence[KeptLogits], labels: Labels, device: torch.device) -> Scored:
     """None yet, but what the outputs are of."""
-    whole = [each for each in kept if len(each) == len(labels)]
-    columns = columns_of(whole, labels)
+    columns = columns_of([each for each in kept if len(each) == len(labels)], labels)
     reference = torch.from_numpy(outputs_of(kept[0], columns)).to(device)
-    is_settled = columns.classes is None or len(whole) >= LOOKED_AT
+    early = () if columns.classes is None or _whole(kept, labels) >= LOOKED_AT else tuple(kept)
     none = torch.zeros((0, reference.numel()), dtype=torch.float16, device=device)
-    early = () if is_settled else tuple(kept)
     return Scored(columns, reference, none, np.zeros(0, dtype=np.int64), np.zeros((0, 0)), early)
 
 
-def _extended(before: Scored, kept: Sequence[KeptLogits]) -> Scored:
+def _extended(before: Scored, kept: Iterable[KeptLogits], count: int) -> Scored:
     """With more mixes, of the same columns."""
-    reference, size = before.reference, len(before) + len(kept)
-    lengths = np.concatenate([before.lengths, np.array([len(each) for each in kept], dtype=np.int64)])
-    changes = torch.zeros((size, reference.numel()), dtype=torch.float16, device=reference.device)
-    changes[: len(before)] = before.changes
-    for row, each in zip(changes[len(before) :], kept, strict=True):
+    reference, known = before.reference, len(before)
+    changes = torch.zeros((known + count, reference.numel()), dtype=torch.float16, device=reference.device)
+    changes[:known] = before.changes
+    lengths = [*before.lengths.tolist()]
+    for row, each in zip(changes[known:], kept, strict=True):
+        if not 0 < len(each) <= len(reference):
+            raise ValueError(f"a mix of a surface was scored on {len(each)} of {len(reference)} samples")
         found = torch.from_numpy(outputs_of(each, before.columns)).to(reference.device)
         found -= reference[: len(each)]
         row[: found.numel()] = found.view(-1)
+        lengths.append(len(each))
     # Other samples that all were scored on are other inner products.
-    is_same = len(before) > 0 and lengths.min() == before.common
-    shared = changes[:, : int(lengths.min()) * before.columns.count]
-    gram = _gram(shared, before.gram if is_same else np.zeros((0, 0)))
-    return Scored(before.columns, reference, changes, lengths, gram, before.early)
+    is_same = known > 0 and min(lengths) == before.common
+    gram = _gram(changes[:, : min(lengths) * before.columns.count], before.gram if is_same else np.zeros((0, 0)))
+    return Scored(before.columns, reference, changes, np.array(lengths, dtype=np.int64), gram, before.early)
 
 
 def step_on(device: torch.device) -> int:
@@ -130,11 +157,11 @@ def _gram(changes: Tensor, before: Floats) -> Floats:
     step = step_on(changes.device)
     for first in range(0, changes.shape[1], step):
         some = changes[:, first : first + step].double()
-        for row in range(known, len(changes), TILE):
-            for column in range(0, row + TILE, TILE):
-                total[row : row + TILE, column : column + TILE] += (
-                    some[row : row + TILE] @ some[column : column + TILE].T
-                )
+        tiles = [some[row : row + TILE] for row in range(0, len(some), TILE)]
+        for row in range(known // TILE, len(tiles)):
+            for column in range(row + 1):
+                places = slice(row * TILE, (row + 1) * TILE), slice(column * TILE, (column + 1) * TILE)
+                total[places] += tiles[row] @ tiles[column].T
     found = np.tril(total.cpu().numpy())
     found[:known, :known] = np.tril(before[:known, :known])
     return np.asarray(found + np.tril(found, -1).T)

@@ -28,7 +28,6 @@ from mixopt.listener import Listener
 from mixopt.reporting.plots import COLOURS, MARKS, picture
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.outcomes import Outcomes
-from mixopt.scoring.scorer import Looks
 from mixopt.spaces.linear import Affine, Depth, Shared
 from mixopt.surface.fitting import Surface, fit
 from mixopt.surface.outputs import outputs_of
@@ -111,15 +110,11 @@ class Drawn:
             [1 / len(names) if name in names else 0.0 for name in pool.columns],
         )
         space = SPACES[cell.space](start, names[: cell.ingredients or None], cell.radius)
-        points = {
-            "never": self._points(1, NEVER_SCORED, space.dims),
-            "scored": self._points(0, cell.scored, space.dims),
-        }
-        points["scored"][0] = 0
+        points = np.vstack([self._points(0, cell.scored, space.dims), self._points(1, NEVER_SCORED, space.dims)])
+        points[0] = 0
         split = objective.evaluators[VALIDATION].split
-        looks = Looks([len(split)], needs=("logits",))
-        mixes = [space.to_mix(point) for point in np.vstack([points["scored"], points["never"]])]
-        outcomes = [objective.scorer.see(mix, VALIDATION, looks, objective.watch.on_batch).outcomes for mix in mixes]
+        mixes = [space.to_mix(point) for point in points]
+        outcomes = [objective.outcomes(mix, VALIDATION, len(split)) for mix in mixes]
         return np.stack([mix.coefficients for mix in mixes]), outcomes, split.labels
 
     def _points(self, stream: int, count: int, dims: int) -> Floats:
@@ -137,7 +132,7 @@ class Drawn:
                 "image_size": self._given.image_size,
             }
             said = {name: value for name, value in options.items() if value is not None}
-            self._objectives[key] = assemble(load_spec(said), Listener()).objective
+            self._objectives[key] = assemble(load_spec(said), Listener()).objective.needing("logits")
         return self._objectives[key]
 
 
@@ -197,11 +192,11 @@ def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield f"| {' | '.join(HEAD)} |"
     yield "|---" * len(HEAD) + "|"
     for row in rows:
+        loss, accuracy = (f"{row[name]:.4f} | {row[f'{name}_rho']:.2f}" for name in ("nll", "accuracy"))
         yield (
             f"| {row['varied']} | {row['space']} | {row['dims']} | {row['radius']:g} | {row['batchnorm']} "
-            f"| {row['precision']} | {row['scored']} | {row['spread']:.3f} | {row['logits']:.3f} | {row['expected']:.3f} "
-            f"| {row['explained']:.1%} | {row['nll']:.4f} | {row['nll_rho']:.2f} | {row['accuracy']:.4f} "
-            f"| {row['accuracy_rho']:.2f} |"
+            f"| {row['precision']} | {row['scored']} | {row['spread']:.3f} | {row['logits']:.3f} "
+            f"| {row['expected']:.3f} | {row['explained']:.1%} | {loss} | {accuracy} |"
         )
 
 
