@@ -18,8 +18,9 @@ from torch import Tensor
 
 from mixopt.values.kept_logits import KeptLogits
 
-# Columns of a sample beside the rest, where not all classes are kept.
-COLUMNS = 16
+# Columns of a sample beside the rest, where not all classes are kept: fewer than are kept of a mix, so that few of them
+# were not kept of another.
+COLUMNS = 12
 # Of so many mixes, the first, a sample's classes are taken.
 LOOKED_AT = 16
 # What some metrics need beside classes and losses.
@@ -114,11 +115,15 @@ def outputs_of(kept: KeptLogits, columns: Columns) -> NDArray[np.float32]:
     found = (known[places] == wanted).reshape(classes.shape)
     taken = np.zeros(len(known), dtype=bool)
     taken[places[found.ravel()]] = True
-    # A class that was not kept is no larger than the smallest kept, nor than all that were not.
-    least = np.minimum(kept.values.min(axis=1), kept.rest)[:, None]
-    values = np.where(found, kept.values.ravel()[places].reshape(classes.shape), least)
+    # A class that was not kept is no larger than the smallest kept, and has a part in what all those left over have.
+    # The right class is kept however small it is: it is not among those that were kept for being large.
+    own = np.take_along_axis(classes, columns.own[:count, None], axis=1) == kept.classes
+    missing = (~found).sum(axis=1)
+    least = np.minimum(np.where(own, np.inf, kept.values).min(axis=1), kept.rest - np.log1p(missing))
+    values = np.where(found, kept.values.ravel()[places].reshape(classes.shape), least[:, None])
     others = np.where(taken.reshape(kept.values.shape), -np.inf, kept.values)
-    rest = np.logaddexp(kept.rest, np.logaddexp.reduce(others, axis=1))[:, None]
+    left = kept.rest + np.log1p(-missing * np.exp(least - kept.rest))
+    rest = np.logaddexp(left, np.logaddexp.reduce(others, axis=1))[:, None]
     every = np.hstack([values, rest]).astype(np.float32)
     return np.asarray(every - every.mean(axis=1, keepdims=True))
 
