@@ -115,7 +115,7 @@ class Surface:
 
     def expected(self, coefficients: Floats) -> Floats:
         """Root mean square ``[m]`` of what each mix's outputs are expected to be off by, noise and all, in nats."""
-        noise = self.kernel.noise * self.left_out.scale**2
+        noise = self.kernel.noise_of(self.moves(coefficients)) * self.left_out.scale**2
         return np.asarray(np.sqrt(self.uncertainty(coefficients) ** 2 + noise))
 
     def least_sure(self, coefficients: Floats, count: int, taken: Sequence[int] = ()) -> list[int]:
@@ -129,12 +129,13 @@ class Surface:
         moves, part = self.moves(coefficients), self.parts[0]
         across = self.kernel(moves, self.moves(self.coefficients[part.mixes]))
         left = self.kernel(moves, moves) - across @ part.inverse @ across.T
+        noise = self.kernel.noise_of(moves)
         chosen: list[int] = []
 
         def condition(number: int) -> None:
             nonlocal left
             column = left[:, number].copy()
-            left -= np.outer(column, column) / (column[number] + self.kernel.noise)
+            left -= np.outer(column, column) / (column[number] + noise[number])
 
         for number in taken:
             condition(number)
@@ -211,8 +212,8 @@ def _inverse(kernel: Kernel, moves: Floats) -> Floats:
     jitter = 0.0
     while True:
         try:
-            added = kernel.noise + jitter * float(np.trace(matrix)) / len(matrix)
-            return inverted(matrix + added * np.eye(len(matrix)))
+            added = kernel.noise_of(moves) + jitter * float(np.trace(matrix)) / len(matrix)
+            return inverted(matrix + np.diag(added))
         except LinAlgError:
             if jitter > 1:  # it is no rounding: numbers that are not finite
                 raise

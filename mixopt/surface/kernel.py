@@ -13,28 +13,37 @@ Floats = NDArray[np.float64]
 
 # Terms of a Taylor series around the start: the cubic ones tell where the quadratic ones no longer do.
 DEGREES = 4
-# Bounds of the logarithms of the scales and of the noise, where moves have a mean square of 1.
+# The numbers before the layer groups' weights: the scales, the noise, and what lies beyond.
+FIRST = DEGREES + 2
+# Bounds of their logarithms, where moves have a mean square of 1.
 LOWEST, HIGHEST = -14.0, 6.0
-# Of the logarithms of the layer groups' weights, which lie around 0 with a deviation of 5.
-WIDEST, PRECISION = 5.0, 1 / 25
-# Where the search for the numbers begins: nearly smooth, and noisy.
-BEGINNINGS = ((0.0, 0.0, -2.0, -4.0, -8.0), (0.0, 0.0, -4.0, -8.0, -4.0))
+# Of a constant nothing is known beforehand: that changes are 0 at the reference is no evidence that it is well known.
+CONSTANT = 4.0
+# Of the logarithms of the layer groups' weights.
+WIDEST = 5.0
+# Where the search for the numbers begins: nearly smooth, and noisy. Their logarithms lie around the first of these, and
+# the weights' around 0, with a deviation of 5: it decides where mixes are few.
+BEGINNINGS = ((CONSTANT, 0.0, -2.0, -4.0, -8.0, -8.0), (CONSTANT, 0.0, -4.0, -8.0, -4.0, -8.0))
+PRECISION = 1 / 25
 STEPS = 60
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """``k(x, y) = sum_p scales[p] * (sum_g weights[g] * x_g . y_g) ** p``, for p from 0 to 3.
+    """``k(x, y) = sum_p scales[p] * (sum_g weights[g] * x_g . y_g) ** p``, for p from 0 to 3, and noise.
 
     Attributes:
         scales: ``[4]``, the prior variance of the terms of each degree.
         weights: ``[groups]``, how much each layer group's moves change logits.
         noise: What outputs differ by from any such function, as a variance.
+        beyond: The variance of what terms of the next degree add, at a weighted length of 1. They are taken as noise:
+            what a mix far away does tells little of what is near.
     """
 
     scales: Floats
     weights: Floats
     noise: float
+    beyond: float
 
     def __call__(self, first: Floats, second: Floats) -> Floats:
         """``[n, m]`` of moves ``[n, groups, columns]`` and ``[m, groups, columns]``."""
@@ -44,7 +53,11 @@ class Kernel:
 
     def own(self, moves: Floats) -> Floats:
         """``[n]``, of every move with itself."""
-        return self.polynomial(np.einsum("g,ngc->n", self.weights, moves**2))[0]
+        return self.polynomial(self._squares(moves))[0]
+
+    def noise_of(self, moves: Floats) -> Floats:
+        """``[n]``, of what each move does, all that is not smooth here."""
+        return np.asarray(self.noise + self.beyond * self._squares(moves) ** DEGREES)
 
     def polynomial(self, products: Floats) -> tuple[Floats, Floats]:
         """The kernel as a function of weighted inner products, and its derivative, by Horner's rule."""
@@ -53,6 +66,9 @@ class Kernel:
             slope = slope * products + value
             value = value * products + scale
         return value, slope
+
+    def _squares(self, moves: Floats) -> Floats:
+        return np.asarray(np.einsum("g,ngc->n", self.weights, moves**2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +100,7 @@ def choose_kernel(moves: Floats, gram: Floats, outputs: int) -> Kernel:
     """
     by_group = np.einsum("ngc,mgc->gnm", moves, moves)
     groups = len(by_group)
-    bounds = [(LOWEST, HIGHEST)] * (DEGREES + 1) + [(-WIDEST, WIDEST)] * groups
+    bounds = [(CONSTANT, CONSTANT)] + [(LOWEST, HIGHEST)] * (FIRST - 1) + [(-WIDEST, WIDEST)] * groups
     beginnings = [np.r_[each, np.zeros(groups)] for each in BEGINNINGS]
     found = [
         minimize(
@@ -94,7 +110,7 @@ def choose_kernel(moves: Floats, gram: Floats, outputs: int) -> Kernel:
         for each in beginnings
     ]  # fmt: skip
     best = np.exp(min(found, key=lambda each: float(each.fun)).x)
-    return Kernel(best[:DEGREES], best[DEGREES + 1 :], float(best[DEGREES]))
+    return Kernel(best[:DEGREES], best[FIRST:], *best[DEGREES:FIRST].tolist())
 
 
 def left_out(inverse: Floats, gram: Floats, outputs: int) -> LeftOut:
@@ -118,10 +134,11 @@ def inverted(matrix: Floats) -> Floats:
 def _cost(logarithms: Floats, by_group: Floats, gram: Floats, outputs: int) -> tuple[float, Floats]:
     """Minus the logarithm of the likelihood per output, less a prior of the weights, and its slopes."""
     numbers = np.exp(logarithms)
-    scales, noise, weights = numbers[:DEGREES], numbers[DEGREES], numbers[DEGREES + 1 :]
+    scales, (noise, beyond), weights = numbers[:DEGREES], numbers[DEGREES:FIRST].tolist(), numbers[FIRST:]
     products = np.tensordot(weights, by_group, axes=1)
-    matrix = Kernel(scales, weights, noise).polynomial(products)[0]
-    matrix[np.diag_indices_from(matrix)] += noise
+    matrix = Kernel(scales, weights, noise, beyond).polynomial(products)[0]
+    lengths = np.diag(products)
+    matrix[np.diag_indices_from(matrix)] += noise + beyond * lengths**DEGREES
     try:
         inverse = inverted(matrix)
     except LinAlgError:
@@ -146,8 +163,12 @@ def _cost(logarithms: Floats, by_group: Floats, gram: Floats, outputs: int) -> t
         if degree + 1 < DEGREES:
             by_product += (degree + 1) * scales[degree + 1] * power
             power = power * products
-    slopes[DEGREES] = noise * np.trace(slope)
-    slopes[DEGREES + 1 :] = weights * np.einsum("nm,gnm->g", slope * by_product, by_group)
-    strays = logarithms[DEGREES + 1 :]
-    slopes[DEGREES + 1 :] += PRECISION * strays
-    return float(cost + 0.5 * PRECISION * np.sum(strays**2)), slopes
+    own = np.diag(slope)
+    slopes[DEGREES] = noise * np.sum(own)
+    slopes[DEGREES + 1] = beyond * np.sum(own * lengths**DEGREES)
+    by_product *= slope
+    by_product[np.diag_indices_from(by_product)] += own * beyond * DEGREES * lengths ** (DEGREES - 1)
+    slopes[FIRST:] = weights * np.einsum("nm,gnm->g", by_product, by_group)
+    strays = logarithms.copy()
+    strays[:FIRST] -= BEGINNINGS[0]
+    return float(cost + 0.5 * PRECISION * np.sum(strays**2)), slopes + PRECISION * strays

@@ -11,7 +11,7 @@ from mixopt.surface.kernel import Kernel, choose_kernel, inverted, left_out
 
 Floats = NDArray[np.float64]
 
-KERNEL = Kernel(np.array([0.3, 1.0, 0.2, 0.05]), np.array([1.0, 0.5, 2.0]), 0.01)
+KERNEL = Kernel(np.array([0.3, 1.0, 0.2, 0.05]), np.array([1.0, 0.5, 2.0]), 0.01, 0.002)
 
 
 def made(count: int, groups: int = 3, columns: int = 4, seed: int = 0) -> Floats:
@@ -24,7 +24,7 @@ def made(count: int, groups: int = 3, columns: int = 4, seed: int = 0) -> Floats
 def chosen(moves: Floats, changes: Floats) -> tuple[Kernel, Floats]:
     """The kernel of outputs ``[n, m]``, and the inverse of its matrix."""
     kernel = choose_kernel(moves, changes @ changes.T, changes.shape[1])
-    return kernel, inverted(kernel(moves, moves) + kernel.noise * np.eye(len(moves)))
+    return kernel, inverted(kernel(moves, moves) + np.diag(kernel.noise_of(moves)))
 
 
 @given(st.integers(0, 10**6))
@@ -35,6 +35,8 @@ def test_its_values_are_of_a_polynomial_of_weighted_products(seed: int) -> None:
         for y, value in zip(second, row, strict=True):
             product = sum(KERNEL.weights[group] * x[group] @ y[group] for group in range(3))
             assert value == pytest.approx(sum(KERNEL.scales[power] * product**power for power in range(4)))
+    squares = np.einsum("g,ngc->n", KERNEL.weights, first**2)
+    assert KERNEL.noise_of(first) == pytest.approx(0.01 + 0.002 * squares**4)
     assert KERNEL.own(first) == pytest.approx(np.diag(KERNEL(first, first)))
     assert np.linalg.eigvalsh(KERNEL(first, first)).min() > -1e-9
 
@@ -51,7 +53,7 @@ def test_the_slopes_of_the_likelihood(seed: int) -> None:
     moves = made(9, seed=seed)
     changes = random.normal(size=(9, 40))
     by_group = np.einsum("ngc,mgc->gnm", moves, moves)
-    numbers = np.r_[random.uniform(-4, 1, 5), random.uniform(-1, 1, 3)]
+    numbers = np.r_[random.uniform(-4, 1, 6), random.uniform(-1, 1, 3)]
     _, slopes = module._cost(numbers, by_group, changes @ changes.T, 40)
     for place in range(len(numbers)):
         step = np.zeros_like(numbers)
@@ -62,16 +64,17 @@ def test_the_slopes_of_the_likelihood(seed: int) -> None:
 
 def test_the_cost_is_the_likelihood_of_what_is_left_out() -> None:
     moves, changes = made(9), np.random.default_rng(0).normal(size=(9, 40))
-    inverse = inverted(KERNEL(moves, moves) + KERNEL.noise * np.eye(9))
-    numbers = np.log(np.r_[KERNEL.scales, KERNEL.noise, KERNEL.weights])
+    inverse = inverted(KERNEL(moves, moves) + np.diag(KERNEL.noise_of(moves)))
+    numbers = np.log(np.r_[KERNEL.scales, KERNEL.noise, KERNEL.beyond, KERNEL.weights])
     cost, _ = module._cost(numbers, np.einsum("ngc,mgc->gnm", moves, moves), changes @ changes.T, 40)
-    prior = 0.5 * module.PRECISION * float(np.sum(np.log(KERNEL.weights) ** 2))
+    strays = numbers - np.r_[module.BEGINNINGS[0], 0, 0, 0]
+    prior = 0.5 * module.PRECISION * float(np.sum(strays**2))
     assert left_out(inverse, changes @ changes.T, 40).likelihood == pytest.approx((cost - prior) / 9)
 
 
 def test_what_is_left_out_is_what_a_fit_without_it_says() -> None:
     moves, changes = made(12), np.random.default_rng(0).normal(size=(12, 30))
-    matrix = KERNEL(moves, moves) + KERNEL.noise * np.eye(12)
+    matrix = KERNEL(moves, moves) + np.diag(KERNEL.noise_of(moves))
     found = left_out(inverted(matrix), changes @ changes.T, 30)
     errors, variances = [], []
     for number in range(12):
@@ -113,7 +116,21 @@ def test_a_group_that_does_nothing_weighs_little() -> None:
     moves = made(40, groups=3, columns=3)
     changes = moves[:, 0] @ random.normal(size=(3, 500)) + 0.3 * moves[:, 1] @ random.normal(size=(3, 500))
     weights = chosen(moves, changes)[0].weights
-    assert weights[2] < 0.05 * weights[1] < weights[0]
+    assert 10 * weights[2] < weights[1] < weights[0]
+
+
+def test_what_is_far_away_and_like_nothing_is_noise() -> None:
+    random = np.random.default_rng(0)
+    moves = made(60, groups=2, columns=3)
+    moves /= np.maximum(1e-9, np.linalg.norm(moves, axis=(1, 2), keepdims=True))
+    moves[50:] *= 6
+    smooth = moves.reshape(60, -1) @ random.normal(size=(6, 500))
+    smooth[50:] = 20 * random.normal(size=(10, 500))
+    moves /= np.sqrt(np.mean(np.sum(moves[1:] ** 2, axis=(1, 2))))
+    kernel, inverse = chosen(moves[:-5], smooth[:-5])
+    noise = left_out(inverse, smooth[:-5] @ smooth[:-5].T, 500).scale * np.sqrt(kernel.noise_of(moves))
+    assert noise[:50].max() < 0.1
+    assert noise[55:].mean() > 3
 
 
 @pytest.mark.parametrize("columns", [1, 4])
@@ -122,7 +139,7 @@ def test_the_same_mixes_give_the_same_bits(columns: int) -> None:
     first, second = (chosen(moves.copy(), changes.copy())[0] for _ in range(2))
     assert np.array_equal(first.scales, second.scales)
     assert np.array_equal(first.weights, second.weights)
-    assert first.noise == second.noise
+    assert (first.noise, first.beyond) == (second.noise, second.beyond)
 
 
 def test_mixes_that_all_do_the_same_are_no_error() -> None:
