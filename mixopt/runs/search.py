@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages.announce import announce, announce_search
 from mixopt.stages.confirm import Choice, confirm, describe
+from mixopt.stages.evidence import evidence_of_pool
 from mixopt.stages.explore import Explored, explore
 from mixopt.stages.plan import SearchPlan, plan_search, steered
 from mixopt.stages.refit import Refitted, refit
@@ -83,6 +85,8 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     assembly = assemble(spec, listener)
     assembly = replace(assembly, objective=steered(spec, assembly.objective))
     plan = plan_search(spec, assembly)
+    if plan.surface:
+        assembly = replace(assembly, objective=assembly.objective.needing("logits"))
     with studies.storage_errors(folder.journal, spec.storage):
         return _run(spec, folder, listener, assembly, plan, started)
 
@@ -97,7 +101,11 @@ def _run(
     announce_search(plan, objective, announce(spec, assembly, listener), listener)
     start = find_start(plan, assembly, listener)
     deadline = None if plan.trials.timeout is None else started + plan.trials.timeout
-    explored = explore(plan, objective, own, lambda: make_space(plan, start, objective), deadline, listener)
+    evidence = partial(evidence_of_pool, plan, start, objective)
+    # A surface learns from logits, not from labels: every sample steers, and judges in turn.
+    steering = objective.whole() if plan.surface else objective
+    make = partial(make_space, plan, start, objective)
+    explored = explore(plan, steering, own, make, evidence, deadline, listener)
     rows = score_rows(objective, {**base_entry(objective), **start.baselines}, listener)
     choice = confirm(objective.weighing(plan.weights), explored)
     listener.info(describe(choice, objective))

@@ -13,7 +13,7 @@ from mixopt.errors import MixoptError
 from mixopt.scoring.cache import Gradient
 from mixopt.scoring.looks import Looks, Seen
 from mixopt.scoring.outcomes import Outcomes
-from mixopt.scoring.racing import looks, out_of_reach
+from mixopt.scoring.racing import LEVEL, looks, out_of_reach
 from mixopt.scoring.score import Score
 from mixopt.scoring.scorer import AnyEvaluator, Scorer
 from mixopt.scoring.stopwatch import Stopwatch
@@ -163,7 +163,7 @@ class Objective:
         cached = all(each.cached for each in every)
         return replace(score, signal=signal, images=images, seconds=seconds, cached=cached, beside=beside)
 
-    def race(self, mix: Mix, incumbent: Score) -> Score:
+    def race(self, mix: Mix, incumbent: Score, level: float = LEVEL) -> Score:
         """Score a mix on the samples that tune, but give it up once it will not reach the incumbent.
 
         The outcomes seen are cached, and extended when the mix is scored again. What comes out does not depend on what
@@ -172,6 +172,7 @@ class Objective:
         Args:
             mix: Over the pool's columns.
             incumbent: A mix's whole score on the samples that tune.
+            level: Give it up where the chance that it ends as good is below this, see `mixopt.scoring.racing`.
 
         Raises:
             As `score`.
@@ -179,7 +180,7 @@ class Objective:
         evaluator, count = self.evaluators[VALIDATION], self.count(VALIDATION)
 
         def enough(seen: Outcomes) -> bool:
-            return out_of_reach(self._gains(self.signal, seen, incumbent), count)
+            return out_of_reach(self._gains(self.signal, seen, incumbent), count, level)
 
         stops = looks(count, evaluator.batch_size)
         seen = self.scorer.see(mix, VALIDATION, Looks(stops, enough, self.needs), self.watch.on_batch)

@@ -109,6 +109,15 @@ class Fields(PoolFields):
             ONLY_SEARCH,
         ),
     ] = AUTO
+    evidence: Annotated[
+        Literal["run", "cache"],
+        Option(
+            "What --sampler surface learns from beside the trials: run (what the baselines scored), or cache (every "
+            "mix of these checkpoints ever scored on these samples; kept in the study when it begins).",
+            SEARCH,
+            ONLY_SEARCH,
+        ),
+    ] = "run"
     population: Annotated[
         Annotated[int, Field(ge=2, le=100_000)] | None,
         Option("Trials asked at a time; the sampler's own.", SEARCH, ONLY_SEARCH),

@@ -17,7 +17,7 @@ from mixopt.scoring.tally import Tally
 from mixopt.spaces import Space
 from mixopt.stages.plan import DIMENSIONS, LEARNED, SearchPlan
 from mixopt.stages.refine import Refinement, refine
-from mixopt.study import Study
+from mixopt.study import Known, Study
 from mixopt.values.mix import Mix
 
 Round = tuple[Study, Space]
@@ -49,6 +49,7 @@ def explore(
     objective: Objective,
     own: Sequence[Study],
     make_space: Callable[[], Space],
+    evidence: Callable[[], Sequence[Known]],
     deadline: float | None,
     listener: Listener,
 ) -> Explored:
@@ -59,6 +60,7 @@ def explore(
         objective: Scores; the trials count on a tally of their own.
         own: The run's studies, new or partly run: one, or one for each of two rounds.
         make_space: Makes the space of a new study.
+        evidence: What was scored before a new study, for samplers that learn from logits.
         deadline: `time.monotonic` time after which no trial is started.
         listener: Told of trials.
 
@@ -66,7 +68,7 @@ def explore(
         MixoptError: No space can be made, or too many trials fail.
     """
     counting = objective.weighing(plan.weights)
-    space = studies.keep_space(own[0], plan.identity, make_space)
+    space = studies.keep_space(own[0], plan.identity, make_space, evidence)
     trials = plan.trials.trials
     start = "learned" if plan.start == LEARNED else plan.start
     listener.info(f"{space.dims} dimensions around the start ({start}), {plan.trials.sampler}, {trials} trials")
@@ -118,6 +120,7 @@ def _run(
         race=plan.races,
         deadline=deadline,
         after=rounds[0][0] if len(rounds) > 1 else None,
+        evidence=studies.evidence_of(rounds[0][0], rounds[0][1]),
     )
     # Of all rounds' trials.
     heard = replace(listener, trial=lambda event: listener.trial(replace(event, total=plan.trials.trials)))

@@ -45,6 +45,7 @@ def study_identity(spec: StudySpec, assembly: Assembly, sources: tuple[str, ...]
         **({"pareto": True} if spec.pareto else {}),
         **({"refine": spec.refine} if spec.refine else {}),
         "population": spec.population,
+        **({"evidence": spec.evidence} if spec.sampler_name == "surface" else {}),
         "space": spec.space,
         "radius": spec.radius,
         "start": start,

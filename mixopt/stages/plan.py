@@ -111,6 +111,7 @@ class SearchPlan:
         trials: How trials are run.
         weights: What each split that steers beside the validation split weighs.
         refine: The second round of trials, if any.
+        evidence: Of a sampler that learns from logits: ``run``, or ``cache``, see `mixopt.stages.evidence`.
         refit: Whether a learned start is learned again from all validation samples in the end.
         identity: What must not change between the sessions of one study.
     """
@@ -123,6 +124,7 @@ class SearchPlan:
     trials: TrialPlan
     weights: Mapping[str, float]
     refine: RefinePlan | None
+    evidence: Literal["run", "cache"]
     refit: bool
     identity: Mapping[str, Any]
 
@@ -130,6 +132,11 @@ class SearchPlan:
     def races(self) -> bool:
         """Whether trials are given up; not where several splits steer."""
         return self.trials.race and not self.weights
+
+    @property
+    def surface(self) -> bool:
+        """Whether the sampler learns from logits, on a response surface."""
+        return self.trials.sampler == "surface"
 
     @property
     def split_weights(self) -> dict[str, float]:
@@ -181,6 +188,7 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
         trials=trials,
         weights=spec.steering,
         refine=refine,
+        evidence=spec.evidence,
         refit=spec.refit == "on",
         identity=study_identity(spec, assembly, sources),
     )

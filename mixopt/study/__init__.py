@@ -6,9 +6,11 @@ with plain ``optuna.load_study``, and `optuna_objective` is an ordinary Optuna o
 
 from optuna import Study
 
+from mixopt.study.beginning import Known, evidence_of, keep_space
 from mixopt.study.boundary import storage_errors
 from mixopt.study.fronts import front
 from mixopt.study.samplers import check_sampler, make_sampler, population_of
+from mixopt.study.schedule import Schedule
 from mixopt.study.storage import open_storage
 from mixopt.study.studies import (
     best_mixes,
@@ -16,7 +18,6 @@ from mixopt.study.studies import (
     check_identity,
     count_states,
     has_begun,
-    keep_space,
     numbered,
     open_second,
     open_study,
@@ -24,9 +25,10 @@ from mixopt.study.studies import (
     read_trials,
     recall_trials,
 )
-from mixopt.study.trials import Schedule, optuna_objective, run_trials
+from mixopt.study.trials import optuna_objective, run_trials
 
 __all__ = [
+    "Known",
     "Schedule",
     "Study",
     "best_mixes",
@@ -34,6 +36,7 @@ __all__ = [
     "check_identity",
     "check_sampler",
     "count_states",
+    "evidence_of",
     "front",
     "has_begun",
     "keep_space",

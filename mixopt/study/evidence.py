@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from mixopt.errors import MixoptError
 from mixopt.scoring.objective import Objective
 from mixopt.spaces import Space
+from mixopt.study.beginning import Known
 from mixopt.study.landscape import Landscape, Steering
 from mixopt.study.studies import mix_of
 from mixopt.surface.fitting import Surface, fit
@@ -27,15 +28,14 @@ class Evidence:
     Args:
         objective: Gives the logits: from its cache, or by scoring again.
         space: The study's.
-        others: Other mixes, scored on all samples; those that have no row for each of the space's layer groups tell
-            nothing here.
+        others: What else was scored; mixes that have no row for each of the space's layer groups tell nothing here.
     """
 
-    def __init__(self, objective: Objective, space: Space, others: Sequence[Mix] = ()) -> None:
+    def __init__(self, objective: Objective, space: Space, others: Sequence[Known] = ()) -> None:
         self._objective = objective.needing("logits")
         self._space = space
         self._groups = space.to_mix(np.zeros(space.dims)).groups
-        self._others = [mix for mix in others if self._rows_of(mix) is not None]
+        self._others = [each for each in others if self._rows_of(each.mix) is not None]
         # By split, the mixes that its surface was fitted to last, with the samples that each was scored on.
         self._fitted: dict[str, tuple[list[tuple[Mix, int]], Surface]] = {}
 
@@ -45,23 +45,24 @@ class Evidence:
         Raises:
             MixoptError: There are no logits.
         """
-        own = [(mix_of(trial, self._space), trial.user_attrs.get("seen")) for trial in trials]
-        known = {mix for mix, _ in own}
-        every = [own[0], *((mix, None) for mix in self._others if mix not in known), *own[1:]]
-        coefficients = np.stack([rows_on(mix, self._groups) for mix, _ in every])
+        whole = self._objective.count(VALIDATION)
+        own = [(mix_of(trial, self._space), int(trial.user_attrs.get("seen", whole))) for trial in trials]
         weights = {VALIDATION: 1 - sum(self._objective.weights.values()), **self._objective.weights}
         return Landscape(
             self._space,
-            {name: self._steering(name, weight, every, coefficients) for name, weight in weights.items()},
+            {name: self._steering(name, weight, own) for name, weight in weights.items()},
             self._objective.signal,
         )
 
-    def _steering(
-        self, name: str, weight: float, every: Sequence[tuple[Mix, int | None]], coefficients: Floats
-    ) -> Steering:
+    def _steering(self, name: str, weight: float, own: Sequence[tuple[Mix, int]]) -> Steering:
         count = self._objective.count(name)
         labels = self._objective.evaluators[name].split.labels[:count]
-        wanted = [(mix, seen if seen is not None and name == VALIDATION else count) for mix, seen in every]
+        first, *rest = own
+        if name == VALIDATION:
+            wanted = [first, *((mix, seen) for mix, seen in self._others if mix != first[0]), *rest]
+        else:
+            wanted = [(mix, count) for mix, _ in own]
+        coefficients = np.stack([rows_on(mix, self._groups) for mix, _ in wanted])
         known, before = self._fitted.get(name, ([], None))
         if wanted[: len(known)] != known:
             known, before = [], None

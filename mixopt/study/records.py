@@ -36,7 +36,8 @@ class Record(BaseModel):
     Attributes:
         coefficients: The rows as applied.
         metrics: What was measured, by name.
-        images: How many samples were seen.
+        images: How many samples went through a model.
+        seen: How many of the validation split were scored.
         seconds: How long that took.
         estimated: Whether the trial was given up, and its value is an estimate.
         signals: What the sampler was told of each split that steers.
@@ -51,6 +52,7 @@ class Record(BaseModel):
     metrics: _Metrics = Field(default={})
     images: _Count = 0
     seconds: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    seen: _Count | None = None
     estimated: bool = False
     signals: _Metrics = Field(default={})
     weighted: FiniteFloat = 0.0
@@ -78,6 +80,15 @@ class _Parents(BaseModel):
     parents: list[Annotated[int, Field(ge=0, lt=2**63)]]
 
 
+class _Scored(BaseModel):
+    """What a study keeps of a mix that was scored before it: one row, or one for each layer group."""
+
+    model_config = ConfigDict(strict=True)
+
+    rows: list[list[FiniteFloat]]
+    seen: _Count
+
+
 class _Stored(BaseModel):
     """What mixopt keeps of a study."""
 
@@ -85,6 +96,7 @@ class _Stored(BaseModel):
 
     identity: dict[str, Any]
     space: dict[str, Any]
+    evidence: list[_Scored] = Field(default=[])
 
 
 def check_study(study: optuna.Study, metric: str | None = None) -> None:
@@ -206,6 +218,9 @@ def space_of(study: optuna.Study) -> Space:
 def _space_of(stored: Any) -> Space:
     kept = _Stored.model_validate(stored)
     space = from_description(kept.space)
+    for each in kept.evidence:
+        start = space.to_mix(np.zeros(space.dims))
+        Mix(start.groups, start.columns, np.broadcast_to(np.array(each.rows), start.coefficients.shape))
     known = {key.removeprefix(_CHECKPOINT) for key in kept.identity if key.startswith(_CHECKPOINT)}
     strange = set(space.to_mix(np.zeros(space.dims)).columns) - known
     if known and strange:

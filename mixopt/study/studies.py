@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mixopt.scoring.objective import Objective
 from mixopt.spaces import Space
 from mixopt.study.boundary import RESTORE, name_of, storage_errors
 from mixopt.study.fronts import on_front
-from mixopt.study.records import ATTRIBUTE, SECOND, check_study, space_of
+from mixopt.study.records import ATTRIBUTE, SECOND, check_study
 from mixopt.study.storage import open_reading
 from mixopt.values.metrics import Direction
 from mixopt.values.mix import Mix
@@ -117,15 +117,6 @@ def check_identity(
             f"{name_of(study._storage)}: study {study.study_name!r}: expected the directions {names(directions)}, "
             f"found {names(found)}; {RESTORE}"
         )
-
-
-def keep_space(study: optuna.Study, identity: Mapping[str, Any], make_space: Callable[[], Space]) -> Space:
-    """The space of a study: read back, or made and stored with the identity where the study is new."""
-    if has_begun(study):
-        return space_of(study)
-    space = make_space()
-    study.set_user_attr(ATTRIBUTE, {"identity": dict(identity), "space": space.describe()})
-    return space
 
 
 def best_mixes(study: optuna.Study, space: Space, count: int) -> dict[int, Mix]:
@@ -233,6 +224,11 @@ def mix_of(trial: FrozenTrial, space: Space) -> Mix:
     """The mix that a trial applied, from the rows it recorded."""
     start = space.to_mix(np.zeros(space.dims))
     return Mix(start.groups, start.columns, np.array(trial.user_attrs["coefficients"], dtype=np.float64))
+
+
+def seen_of(trial: FrozenTrial) -> int:
+    """On how many of the first samples of the validation split a trial was scored; 0 where it was not."""
+    return int(trial.user_attrs.get("seen", 0)) if trial.state == TrialState.COMPLETE else 0
 
 
 def _fully_scored(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -19,10 +19,10 @@ from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.spaces import Space
 from mixopt.study.boundary import name_of
-from mixopt.study.samplers import BOX, SURFACE, make_sampler, population_of, start_attributes
+from mixopt.study.samplers import BOX, start_attributes
+from mixopt.study.schedule import Schedule, samplers_of
 from mixopt.study.storage import write_together
 from mixopt.study.studies import best_trial, mix_of
-from mixopt.study.surface_sampler import SurfaceSampler
 from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
 
@@ -53,30 +53,6 @@ def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], fl
     return call
 
 
-@dataclass(frozen=True, eq=False)
-class Schedule:
-    """How many trials, and how they are asked.
-
-    Attributes:
-        sampler: See `make_sampler`.
-        trials: Complete trials wanted.
-        seed: Of the whole run.
-        population: Trials per generation; see `population_of`.
-        race: Give trials up that will not reach the best of the generations before theirs; what the sampler is told of
-            them is an estimate.
-        deadline: `time.monotonic` time after which no trial is started.
-        after: A study whose trials came before: numbers and counts, as seeds and as announced, go on from its.
-    """
-
-    sampler: str
-    trials: int
-    seed: int
-    population: int | None = None
-    race: bool = False
-    deadline: float | None = None
-    after: optuna.Study | None = None
-
-
 def run_trials(
     study: optuna.Study, objective: Objective, space: Space, schedule: Schedule, listener: Listener | None = None
 ) -> bool:
@@ -103,24 +79,15 @@ def run_trials(
     Raises:
         ScoreError: Three trials in a row were not finite.
     """
-    size = population_of(schedule.sampler, space.dims, schedule.population)
+    size = schedule.size(space)
     heard = listener or Listener()
-    earlier = [] if schedule.after is None else schedule.after.get_trials(deepcopy=False)
+    earlier = schedule.earlier
     trials, where = schedule.trials, name_of(study._storage)
 
     def announce(number: int, score: Score | None) -> None:
         _announce(study, heard, objective.metric.name, _Finished(number, score, trials, earlier))
 
-    surface = None
-    if schedule.sampler == SURFACE:
-        surface = SurfaceSampler(objective, space, schedule.seed, size)
-
-    def fresh_sampler(before: Sequence[FrozenTrial]) -> BaseSampler:
-        if surface is not None:
-            return surface  # what it asks depends on what is stored, and on nothing that it went through
-        seed = _seed_for(schedule.seed, len(earlier) + len(before))
-        return make_sampler(schedule.sampler, seed, size, before, space.labels, where)
-
+    fresh_sampler = samplers_of(schedule, objective, space, where)
     if not study.get_trials(deepcopy=False):
         _add_start(study, objective, space, start_attributes(schedule.sampler), announce)
     first = 1
@@ -247,7 +214,7 @@ def _tell_batch(
             if schedule.race and incumbent is None:
                 before = study.get_trials(deepcopy=False)[: batch[0]]
                 incumbent = objective.score(mix_of(best_trial(study, before), space))
-            score = objective.score(mix) if incumbent is None else objective.race(mix, incumbent)
+            score = objective.score(mix) if incumbent is None else objective.race(mix, incumbent, schedule.level)
             record = _record_of(objective, score)
         except ScoreError as error:
             record = {
@@ -300,10 +267,6 @@ def _record_of(objective: Objective, score: Score) -> dict[str, Any]:
 def _values(study: optuna.Study, record: Mapping[str, Any], score: Score) -> list[float]:
     """What the study is told of a score."""
     return list(record["signals"].values()) if len(study.directions) > 1 else [score.signal]
-
-
-def _seed_for(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % (2**31 - 1))
 
 
 def _late(deadline: float | None) -> bool:

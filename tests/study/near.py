@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import optuna
+import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -17,14 +19,18 @@ from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.values.groups import Groups
+from mixopt.values.kept_logits import KeptLogits
 from mixopt.values.metrics import METRICS
 from mixopt.values.mix import Mix, constant
+from mixopt.values.samples import VALIDATION
+from tests.values.kept import rounded
 
 POPULATION = 4
 TRIALS = 14  # the start, three generations, and one trial of a fourth
 COLUMNS = ("a", "b", "c", "d")
 GROUPS = Groups((("lower", ("one",)), ("upper", ("two",))))
 SPACE = Simplex(constant(GROUPS, COLUMNS, np.full(4, 0.25)), COLUMNS, 0.5)
+SAMPLES, CLASSES = 12, 3
 IDENTITY = {**{f"checkpoint {name}": "0" * 12 for name in COLUMNS}, "metric": "accuracy", "seed": 5}
 
 
@@ -34,7 +40,10 @@ class Near:
     def __init__(self, failing: Callable[[int], bool] = lambda call: False) -> None:
         self.stopwatch = Stopwatch()
         self.samples = 3
-        self.metric = METRICS["accuracy"]
+        self.metric = self.signal = METRICS["accuracy"]
+        self.weights: dict[str, float] = {}
+        split = SimpleNamespace(labels=np.arange(SAMPLES) % CLASSES)
+        self.evaluators = {VALIDATION: SimpleNamespace(split=split, device=torch.device("cpu"))}
         self.calls = 0
         self._failing = failing
 
@@ -43,9 +52,30 @@ class Near:
         if self._failing(self.calls - 1):
             raise ScoreError("not finite", "upper")
         value = 1 - float(np.sum((mix.coefficients - [0.7, 0.1, 0.2, 0.0]) ** 2))
-        return Score(
-            value, {"accuracy": value}, Outcomes(np.zeros(0, np.int64), np.zeros(0)), 0.0, cached=True, signal=value
-        )
+        return Score(value, {"accuracy": value}, outcomes_at(mix), 0.0, cached=True, signal=value)
+
+    def needing(self, *fields: str) -> Near:
+        """Its outcomes always have logits."""
+        return self
+
+    def count(self, split: str) -> int:
+        """Samples of the one split."""
+        return SAMPLES
+
+    def outcomes(self, mix: Mix, split: str, count: int) -> Outcomes:
+        """What a mix does on the first samples."""
+        return outcomes_at(mix).first(count)
+
+
+def outcomes_at(mix: Mix) -> Outcomes:
+    """Logits that are quadratic functions of the coefficients, with little meaning."""
+    random = np.random.default_rng(0)
+    rows = mix.coefficients.ravel()
+    slopes = random.normal(size=(SAMPLES, CLASSES, rows.size))
+    logits = slopes @ rows + (slopes @ rows) ** 2
+    chances = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    kept = KeptLogits(rounded(chances), None, None, CLASSES)
+    return Outcomes(chances.argmax(axis=1), -chances[np.arange(SAMPLES), np.arange(SAMPLES) % CLASSES], logits=kept)
 
 
 def run_at(

@@ -48,7 +48,7 @@ def test_a_generation_and_a_told_trial_are_one_write_each(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("sampler", ["cmaes", "nsgaii", "tpe", "random"])
+@pytest.mark.parametrize("sampler", ["surface", "cmaes", "nsgaii", "tpe", "random"])
 def test_a_kill_at_any_write_is_resumed_to_equality(sampler: str, torn: bool, tmp_path: Path) -> None:
     def kill(number: int, backend: JournalFileBackend, logs: list[Any]) -> None:
         if number != at:

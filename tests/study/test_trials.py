@@ -38,7 +38,7 @@ from mixopt.weights.saving import load_recipe
 from tests.listening import Recorder
 from tests.study.killing import Killed, facts_of, kill_after, model_hash, trials_of
 
-SAMPLERS = ("cmaes", "tpe", "gp", "random")
+SAMPLERS = ("surface", "cmaes", "tpe", "gp", "random")
 # The search in its simplest form; tests/test_default_search.py has the default one.
 PLAIN = {"space": "simplex", "start": "greedy", "signal": "metric", "confirm": 0, "race": "off"}
 TRIALS = 14  # CMA-ES's first generation has 12 trials in these dimensions
