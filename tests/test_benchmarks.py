@@ -87,6 +87,19 @@ def test_padding(run: Run, tmp_path: Path) -> None:
     assert found["differ"] < 1e-5
 
 
+def test_surface(run: Run, clip_pool: Path) -> None:
+    sizes = ["--splits", "50x4,40x40", "--mixes", "24", "--predictions", "7"]
+    few, many = run("surface", *sizes, "--models", str(clip_pool))["rows"]
+    assert [few["split"], many["split"]] == ["50x4", "40x40"]
+    # float16 changes of all classes, and of those that matter and the rest.
+    assert few["megabytes"] == pytest.approx(24 * 50 * 4 * 2 / 1e6)
+    assert many["megabytes"] == pytest.approx(24 * 40 * 13 * 2 / 1e6)
+    for row in (few, many):
+        assert row["batch"] == pytest.approx(row["extend"] + row["predict"] + row["slopes"] + row["least_sure"])
+        assert row["peak"] >= row["before"] > 0
+        assert row["share"] > 0
+
+
 def test_several(run: Run) -> None:
     found = run("several", *SMALL, "--repeats", "1", "--candidates", "1,2", "--no-compile")
     assert list(found["seconds"]) == ["one", "together 1", "together 2"]

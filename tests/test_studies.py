@@ -170,3 +170,24 @@ def test_a_search_computes_no_more_mixes_than_it_asks_for(
     plan = winning.Plan(clip_pool_template, tmp_path, 1, 4, ("default",), ("greedy",), (), options)
     row = winning.searched(plan, "default", 0, "fp32")["row"]
     assert 0 < row["computed"] <= row["evaluations"]
+
+
+def test_the_errors_of_a_surface(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "surface"))
+    errors: Any = importlib.import_module("errors")
+    monkeypatch.setattr(errors, "NEVER_SCORED", 4)
+    command = ["--models", str(clip_pool_template), "--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    command += ["--limit", "30", "--scored", "8"]
+    assert not errors.main([*command, "--name", "first", "--vary", "radius,freedom"])
+    assert not errors.main([*command, "--name", "second", "--vary", "radius"])
+    pools = json.loads((tmp_path / "errors.json").read_text(encoding="utf-8"))
+    assert list(pools) == ["first", "second"]
+    # The same mixes of the same pool.
+    assert pools["first"][:5] == pools["second"]
+    assert [row["radius"] for row in pools["second"]] == [0.05, 0.1, 0.2, 0.4, 0.8]
+    assert [row["dims"] for row in pools["first"][5:8]] == [3, 9, 12]
+    assert all(row["logits"] < row["spread"] for row in pools["first"])
+    assert capsys.readouterr().out.count("| shared | 3 | 0.1 |") == 3
+    ElementTree.parse(tmp_path / "errors.svg")

@@ -150,7 +150,7 @@ class Surface:
         """What each mix's outputs count ``[m, n]`` float32 on a part, of kernel values ``[m, k]`` with its mixes."""
         found = np.zeros((len(values), len(self)), dtype=np.float32)
         found[:, part.mixes] = values @ part.inverse
-        return torch.from_numpy(found).to(self.scored.changes.device)
+        return torch.from_numpy(found).to(self.reference.device)
 
     def _outputs(self, coefficients: Floats) -> Iterator[tuple[int, Tensor]]:
         """Some samples after others: the first of them, and the outputs ``[m, samples, columns]``."""

@@ -108,22 +108,23 @@ def outputs_of(kept: KeptLogits, columns: Columns) -> NDArray[np.float32]:
         return np.asarray(kept.values - kept.values.mean(axis=1, keepdims=True))
     count = len(kept.values)
     classes = columns.classes[:count]
-    # Rows one after another are one ascending list of places.
-    first = np.arange(count)[:, None] * kept.class_count
-    wanted, known = (first + classes).ravel(), (first + kept.classes).ravel()
-    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    found = (known[places] == wanted).reshape(classes.shape)
-    taken = np.zeros(len(known), dtype=bool)
-    taken[places[found.ravel()]] = True
+    values = np.full(classes.shape, -np.inf, dtype=np.float32)
+    others = np.exp(kept.values, dtype=np.float64)
+    largest = kept.values.copy()
+    right = np.take_along_axis(classes, columns.own[:count, None], axis=1)
+    for place in range(kept.values.shape[1]):
+        is_here = classes == kept.classes[:, place, None]
+        np.copyto(values, kept.values[:, place, None], where=is_here)
+        others[is_here.any(axis=1), place] = 0
     # A class that was not kept is no larger than the smallest kept, and has a part in what all those left over have.
     # The right class is kept however small it is: it is not among those that were kept for being large.
-    own = np.take_along_axis(classes, columns.own[:count, None], axis=1) == kept.classes
-    missing = (~found).sum(axis=1)
-    least = np.minimum(np.where(own, np.inf, kept.values).min(axis=1), kept.rest - np.log1p(missing))
-    values = np.where(found, kept.values.ravel()[places].reshape(classes.shape), least[:, None])
-    others = np.where(taken.reshape(kept.values.shape), -np.inf, kept.values)
-    left = kept.rest + np.log1p(-missing * np.exp(least - kept.rest))
-    rest = np.logaddexp(left, np.logaddexp.reduce(others, axis=1))[:, None]
+    largest[kept.classes == right] = np.inf
+    missing = np.isneginf(values)
+    absent = missing.sum(axis=1)
+    least = np.minimum(largest.min(axis=1), kept.rest - np.log1p(absent))
+    np.copyto(values, least[:, None], where=missing)
+    chance = np.exp(kept.rest, dtype=np.float64) - absent * np.exp(least) + others.sum(axis=1)
+    rest = np.log(np.maximum(chance, np.finfo(float).tiny))[:, None]
     every = np.hstack([values, rest]).astype(np.float32)
     return np.asarray(every - every.mean(axis=1, keepdims=True))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -32,8 +32,8 @@ class Scored:
     Attributes:
         columns: What the outputs are of.
         reference: ``[samples, columns]`` float32, the first mix's outputs.
-        changes: ``[n, samples * columns]`` float16, the mixes' outputs less the first one's; 0 for samples that a mix
-            was not scored on.
+        blocks: Some mixes after others, ``[k, samples * columns]`` float16 each: the mixes' outputs less the first
+            one's; 0 for samples that a mix was not scored on.
         lengths: ``[n]``, how many samples, the first ones, each was scored on.
         gram: ``[n, n]``, inner products of the changes on the first samples, those that all were scored on.
         early: The logits themselves, while columns may still become others.
@@ -41,7 +41,7 @@ class Scored:
 
     columns: Columns
     reference: Tensor
-    changes: Tensor
+    blocks: tuple[Tensor, ...]
     lengths: NDArray[np.int64]
     gram: Floats
     early: tuple[KeptLogits, ...]
@@ -59,12 +59,16 @@ class Scored:
         """How many outputs the inner products are of."""
         return self.common * self.columns.count
 
+    def changes(self, first: int, stop: int) -> Tensor:
+        """Of all mixes, from an output on and up to another: ``[n, stop - first]`` float16."""
+        return torch.cat([block[:, first:stop] for block in self.blocks])
+
     def pieces(self, first: int, stop: int) -> Iterator[tuple[int, int, Tensor]]:
         """The changes on samples, some of them at a time: from which one, to which, ``[n, outputs]`` float32."""
-        step = max(1, step_on(self.changes.device) // self.columns.count)
+        step = max(1, step_on(self.reference.device) // self.columns.count)
         for begin in range(first, stop, step):
             end = min(stop, begin + step)
-            yield begin, end, self.changes[:, begin * self.columns.count : end * self.columns.count].float()
+            yield begin, end, self.changes(begin * self.columns.count, end * self.columns.count).float()
 
 
 def collected(
@@ -96,7 +100,7 @@ def collected(
     if not first or len(first[0]) != len(labels):
         raise ValueError(f"the first mix of a surface is to be scored on all of {len(labels)} samples")
     none = _begun(first, labels, device or torch.device("cpu"))
-    return _extended(none, chain(first, coming), len(known) + count)
+    return _extended(none, chain(_handed_on(first), coming), len(known) + count)
 
 
 def _whole(kept: Sequence[KeptLogits], labels: Labels) -> int:
@@ -110,32 +114,36 @@ def _until_settled(coming: Iterator[KeptLogits], whole: int, labels: Labels) -> 
         yield found
 
 
+def _handed_on(kept: list[KeptLogits]) -> Iterator[KeptLogits]:
+    """Each let go when it is given."""
+    kept.reverse()
+    while kept:
+        yield kept.pop()
+
+
 def _begun(kept: Sequence[KeptLogits], labels: Labels, device: torch.device) -> Scored:
     """None yet, but what the outputs are of."""
     columns = columns_of([each for each in kept if len(each) == len(labels)], labels)
     reference = torch.from_numpy(outputs_of(kept[0], columns)).to(device)
     early = () if columns.classes is None or _whole(kept, labels) >= LOOKED_AT else tuple(kept)
-    none = torch.zeros((0, reference.numel()), dtype=torch.float16, device=device)
-    return Scored(columns, reference, none, np.zeros(0, dtype=np.int64), np.zeros((0, 0)), early)
+    return Scored(columns, reference, (), np.zeros(0, dtype=np.int64), np.zeros((0, 0)), early)
 
 
 def _extended(before: Scored, kept: Iterable[KeptLogits], count: int) -> Scored:
     """With more mixes, of the same columns."""
-    reference, known = before.reference, len(before)
-    changes = torch.zeros((known + count, reference.numel()), dtype=torch.float16, device=reference.device)
-    changes[:known] = before.changes
-    lengths = [*before.lengths.tolist()]
-    for row, each in zip(changes[known:], kept, strict=True):
+    reference, lengths = before.reference, before.lengths.tolist()
+    block = torch.zeros((count, reference.numel()), dtype=torch.float16, device=reference.device)
+    for row, each in zip(block, kept, strict=True):
         if not 0 < len(each) <= len(reference):
             raise ValueError(f"a mix of a surface was scored on {len(each)} of {len(reference)} samples")
-        found = torch.from_numpy(outputs_of(each, before.columns)).to(reference.device)
-        found -= reference[: len(each)]
-        row[: found.numel()] = found.view(-1)
+        outputs = torch.from_numpy(outputs_of(each, before.columns)).to(reference.device)
+        outputs -= reference[: len(each)]
+        row[: outputs.numel()] = outputs.view(-1)
         lengths.append(len(each))
+    found = replace(before, blocks=(*before.blocks, block), lengths=np.array(lengths, dtype=np.int64))
     # Other samples that all were scored on are other inner products.
-    is_same = known > 0 and min(lengths) == before.common
-    gram = _gram(changes[:, : min(lengths) * before.columns.count], before.gram if is_same else np.zeros((0, 0)))
-    return Scored(before.columns, reference, changes, np.array(lengths, dtype=np.int64), gram, before.early)
+    is_same = len(before) > 0 and found.common == before.common
+    return replace(found, gram=_gram(found, before.gram if is_same else np.zeros((0, 0))))
 
 
 def step_on(device: torch.device) -> int:
@@ -143,21 +151,22 @@ def step_on(device: torch.device) -> int:
     return ON_CPU if device.type == "cpu" else ON_GPU
 
 
-def _gram(changes: Tensor, before: Floats) -> Floats:
+def _gram(scored: Scored, before: Floats) -> Floats:
     """Inner products ``[n, n]`` in float64.
 
     By tiles of whole rows, each the same product whatever comes after it: those that are known are not taken again.
 
     Args:
-        changes: ``[n, outputs]``.
-        before: ``[k, k]``, those of the first rows.
+        scored: The changes.
+        before: ``[k, k]``, those of the first mixes.
     """
-    known = len(before) // TILE * TILE
-    total = torch.zeros((len(changes), len(changes)), dtype=torch.float64, device=changes.device)
-    step = step_on(changes.device)
-    for first in range(0, changes.shape[1], step):
-        some = changes[:, first : first + step].double()
-        tiles = [some[row : row + TILE] for row in range(0, len(some), TILE)]
+    known, count = len(before) // TILE * TILE, len(scored)
+    device = scored.reference.device
+    total = torch.zeros((count, count), dtype=torch.float64, device=device)
+    step = step_on(device)
+    for first in range(0, scored.outputs, step):
+        some = scored.changes(first, min(first + step, scored.outputs)).double()
+        tiles = [some[row : row + TILE] for row in range(0, count, TILE)]
         for row in range(known // TILE, len(tiles)):
             for column in range(row + 1):
                 places = slice(row * TILE, (row + 1) * TILE), slice(column * TILE, (column + 1) * TILE)

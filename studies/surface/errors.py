@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from mixopt.surface.outputs import outputs_of
 from mixopt.values.groups import make_groups
 from mixopt.values.kept_logits import KeptLogits
 from mixopt.values.metrics import METRICS
-from mixopt.values.mix import constant
+from mixopt.values.mix import constant, one_hot
 from mixopt.values.samples import VALIDATION
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Cell:
         batchnorm: See ``--batchnorm``.
         precision: See ``--precision``.
         scored: Mixes that the surface is fitted to.
+        far: Whether it is fitted to every checkpoint alone as well.
     """
 
     varied: str
@@ -72,6 +74,7 @@ class Cell:
     batchnorm: str = "average"
     precision: str = "fp32"
     scored: int = 50
+    far: bool = False
 
 
 SERIES: dict[str, tuple[Cell, ...]] = {
@@ -79,6 +82,11 @@ SERIES: dict[str, tuple[Cell, ...]] = {
     "freedom": tuple(Cell("freedom", space=space, radius=radius) for radius in (0.1, 0.4) for space in SPACES),
     "dims": tuple(Cell("dims", radius=0.4, ingredients=ingredients) for ingredients in (4, 8, 0)),
     "scored": tuple(Cell("scored", space="block", scored=scored) for scored in (50, 100, 200)),
+    "far": tuple(
+        Cell("far", space=space, scored=scored, far=far)
+        for space, scored in (("shared", 10), ("block", 100), ("block", 200))
+        for far in (False, True)
+    ),
     "batchnorm": tuple(
         Cell("batchnorm", radius=radius, batchnorm=kind) for radius in (0.1, 0.4) for kind in ("average", "recompute")
     ),
@@ -99,8 +107,13 @@ class Drawn:
         self._given = given
         self._objectives: dict[tuple[str, str], Objective] = {}
 
-    def of(self, cell: Cell) -> tuple[Floats, list[Outcomes], NDArray[np.int64]]:
-        """Coefficients ``[scored + 30, groups, columns]``, the start first; outcomes, and the labels ``[samples]``."""
+    def of(self, cell: Cell) -> tuple[int, Floats, list[Outcomes], NDArray[np.int64]]:
+        """Mixes of a cell, the start first.
+
+        Returns:
+            The space's dimensions; coefficients ``[n, groups, columns]`` and outcomes, the last 30 of mixes that no
+            surface is to be fitted to; and labels ``[samples]``.
+        """
         objective = self._objective(cell)
         pool = objective.pool
         names = [name for name in pool.columns if name != pool.base]
@@ -114,8 +127,10 @@ class Drawn:
         points[0] = 0
         split = objective.evaluators[VALIDATION].split
         mixes = [space.to_mix(point) for point in points]
+        if cell.far:
+            mixes[cell.scored : cell.scored] = [one_hot(start.groups, pool.columns, name) for name in pool.columns]
         outcomes = [objective.outcomes(mix, VALIDATION, len(split)) for mix in mixes]
-        return np.stack([mix.coefficients for mix in mixes]), outcomes, split.labels
+        return space.dims, np.stack([mix.coefficients for mix in mixes]), outcomes, split.labels
 
     def _points(self, stream: int, count: int, dims: int) -> Floats:
         return np.random.default_rng([self._given.seed, stream]).uniform(-1, 1, (count, dims))
@@ -149,15 +164,15 @@ def kept_of(outcomes: Outcomes) -> KeptLogits:
 
 def measure(cell: Cell, drawn: Drawn) -> dict[str, Any]:
     """One row of the table."""
-    coefficients, outcomes, labels = drawn.of(cell)
-    scored, never = slice(cell.scored), slice(cell.scored, None)
+    dims, coefficients, outcomes, labels = drawn.of(cell)
+    scored, never = slice(-NEVER_SCORED), slice(-NEVER_SCORED, None)
     surface = fit(coefficients[scored], [kept_of(each) for each in outcomes[scored]], labels)
     real = np.stack([outputs_of(kept_of(each), surface.columns) for each in outcomes[never]])
     off = surface.outputs(coefficients[never]).numpy() - real
     changes = real - surface.reference.numpy()
     return {
         **asdict(cell),
-        "dims": int(np.linalg.matrix_rank((coefficients - coefficients[0]).reshape(len(coefficients), -1)[1:])),
+        "dims": dims,
         "spread": root_mean_square(changes),
         "logits": root_mean_square(off),
         "expected": root_mean_square(surface.expected(coefficients[never])),
@@ -177,6 +192,7 @@ def metrics(
         said = np.array([METRICS[name].of(labels, each) for each in predicted])
         real = np.array([METRICS[name].of(labels, each) for each in outcomes])
         found[name] = root_mean_square(said - real)
+        found[f"{name}_bias"] = float(np.mean(said - real))
         found[f"{name}_rho"] = float(spearmanr(said, real).statistic) if np.ptp(said) and np.ptp(real) else 0.0
         found[f"{name}_spread"] = float(np.std(real))
     return found
@@ -195,35 +211,50 @@ def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         loss, accuracy = (f"{row[name]:.4f} | {row[f'{name}_rho']:.2f}" for name in ("nll", "accuracy"))
         yield (
             f"| {row['varied']} | {row['space']} | {row['dims']} | {row['radius']:g} | {row['batchnorm']} "
-            f"| {row['precision']} | {row['scored']} | {row['spread']:.3f} | {row['logits']:.3f} "
-            f"| {row['expected']:.3f} | {row['explained']:.1%} | {loss} | {accuracy} |"
+            f"| {row['precision']} | {row['scored']}{' and far' if row['far'] else ''} | {row['spread']:.3f} "
+            f"| {row['logits']:.3f} | {row['expected']:.3f} | {row['explained']:.1%} | {loss} | {accuracy} |"
         )
 
 
 def draw(pools: dict[str, Sequence[dict[str, Any]]]) -> str:
-    """What logits are off by against what they differ by, real and expected, as SVG."""
+    """What logits are off by against the radius, and against what that was expected to be, as SVG."""
 
     def on(figure: Figure) -> None:
-        spread, known = figure.subplots(1, 2)
-        for number, (name, rows) in enumerate(pools.items()):
-            for place, varied in enumerate(dict.fromkeys(row["varied"] for row in rows)):
-                some = [row for row in rows if row["varied"] == varied]
-                style: dict[str, Any] = {
-                    "color": COLOURS[number],
-                    "marker": MARKS[place % len(MARKS)],
-                    "linestyle": "none",
-                    "label": f"{name}: {varied}",
-                }
-                off = [row["logits"] for row in some]
-                spread.plot([row["spread"] for row in some], off, **style)
-                known.plot([row["expected"] for row in some], off, **style)
-        for axes, label in ((spread, "what logits differ by between mixes, nats"), (known, "expected, nats")):
-            axes.set(xlabel=label, ylabel="predicted logits off by, nats", xscale="log", yscale="log")
-            low, high = (function([*axes.get_xlim(), *axes.get_ylim()]) for function in (min, max))
-            axes.plot([low, high], [low, high], color="#999999", linewidth=1, zorder=0)
-        figure.legend(*spread.get_legend_handles_labels(), loc="outside right upper")
+        from matplotlib.ticker import NullFormatter
 
-    return picture(9.0, 3.6, on)
+        grown, known = figure.subplots(1, 2, sharey=True)
+        for number, (name, rows) in enumerate(pools.items()):
+            style: dict[str, Any] = {"color": COLOURS[number], "markersize": 5, "linewidth": 1}
+            for place, (kind, some) in enumerate(by_kind(rows).items()):
+                off, label = [row["logits"] for row in some], f"{name}: {kind}"
+                grown.plot([row["radius"] for row in some], off, f"{MARKS[place]}-", label=label, **style)
+            known.plot([row["expected"] for row in rows], [row["logits"] for row in rows], "o", **style)
+        low, high = (function([*known.get_xlim(), *known.get_ylim()]) for function in (min, max))
+        known.plot([max(low, 1e-3), high], [max(low, 1e-3), high], color="#999999", linewidth=1, zorder=0)
+        grown.set(xlabel="radius", ylabel="predicted logits off by, nats")
+        known.set(xlabel="expected to be off by, nats")
+        for axes in (grown, known):
+            axes.set(xscale="log", yscale="log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_major_formatter("{x:g}")
+        grown.set_xticks(RADII)
+        figure.legend(*grown.get_legend_handles_labels(), loc="outside right upper")
+
+    return picture(9.0, 3.4, on)
+
+
+def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Of one pool, what differs in the radius alone, in its order, with as many mixes scored as most; by what it is."""
+    usual = Counter(row["scored"] for row in rows).most_common(1)[0][0]
+    found: dict[str, dict[float, dict[str, Any]]] = {}
+    for row in rows:
+        if row["scored"] == usual and not row["ingredients"] and not row["far"]:
+            beside = [
+                row[name] for name, plain in (("batchnorm", "average"), ("precision", "fp32")) if row[name] != plain
+            ]
+            found.setdefault(" ".join([row["space"], *beside]), {})[row["radius"]] = row
+    return {kind: [some[radius] for radius in sorted(some)] for kind, some in found.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ def same(first: Scored, second: Scored) -> bool:
     """To the last bit."""
     classes, others = first.columns.classes, second.columns.classes
     return (
-        torch.equal(first.changes, second.changes)
+        torch.equal(whole_of(first), whole_of(second))
         and torch.equal(first.reference, second.reference)
         and np.array_equal(first.lengths, second.lengths)
         and np.array_equal(first.gram, second.gram)
@@ -28,6 +28,10 @@ def same(first: Scored, second: Scored) -> bool:
         and np.array_equal(first.columns.own, second.columns.own)
         and len(first.early) == len(second.early)
     )
+
+
+def whole_of(scored: Scored) -> torch.Tensor:
+    return scored.changes(0, scored.reference.numel())
 
 
 def whole(world: World) -> Scored:
@@ -43,11 +47,11 @@ def test_changes_and_their_products(classes: int) -> None:
     assert (len(found), found.common, found.outputs) == (7, 25, 25 * found.columns.count)
     reference = outputs_of(kept[0], found.columns)
     assert np.array_equal(found.reference.numpy(), reference)
-    for each, row in zip(kept, found.changes, strict=True):
+    for each, row in zip(kept, whole_of(found), strict=True):
         change = outputs_of(each, found.columns) - reference[: len(each)]
         assert row[: change.size].numpy() == pytest.approx(change.ravel(), rel=1e-3, abs=1e-6)
         assert not torch.any(row[change.size :])
-    common = found.changes[:, : found.outputs].double().numpy()
+    common = found.changes(0, found.outputs).double().numpy()
     assert found.gram == pytest.approx(common @ common.T)
     assert np.array_equal(found.gram, found.gram.T)
 
@@ -57,7 +61,7 @@ def test_pieces_are_the_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     found = whole(make_world(4))
     pieces = list(found.pieces(10, 50))
     assert [(begin, end) for begin, end, _ in pieces] == [(first, first + 3) for first in range(10, 49, 3)] + [(49, 50)]
-    assert torch.equal(torch.cat([each for *_, each in pieces], dim=1), found.changes[:, 50:250].float())
+    assert torch.equal(torch.cat([each for *_, each in pieces], dim=1), found.changes(50, 250).float())
 
 
 @settings(max_examples=25)
