@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mixopt.spaces import Space
 from mixopt.spaces.linear import Linear
 from mixopt.surface.fitting import Surface
-from mixopt.surface.outputs import PredictedOutcomes
+from mixopt.surface.outputs import EVERYTHING, PredictedOutcomes
 from mixopt.surface.slopes import loss_and_slopes
 from mixopt.values.metrics import Metric
 
@@ -70,7 +70,10 @@ class Landscape:
         """
         coefficients = self.coefficients(points)
         return np.transpose([
-            [self._signal_of(split, each, (chosen or {}).get(name)) for each in split.surface.outcomes(coefficients)]
+            [
+                self._signal_of(split, each, (chosen or {}).get(name))
+                for each in split.surface.outcomes(coefficients, self.signal.needs)
+            ]
             for name, split in self.splits.items()
         ])  # fmt: skip
 
@@ -82,7 +85,7 @@ class Landscape:
     def values_by(self, points: Floats, several: Sequence[Mapping[str, Samples] | None]) -> Floats:
         """`values` by several choices of samples, ``[choices, m]``; what is predicted is predicted once."""
         found = []
-        for outcomes in self.outcomes(points):
+        for outcomes in self.outcomes(points, self.signal.needs):
             found.append([
                 sum(
                     split.weight * self._signal_of(split, outcomes[name], (chosen or {}).get(name))
@@ -101,10 +104,15 @@ class Landscape:
         }
         return changed
 
-    def outcomes(self, points: Floats) -> Iterator[dict[str, PredictedOutcomes]]:
-        """What each point ``[m, dims]`` is predicted to do, by split."""
+    def outcomes(self, points: Floats, needs: Sequence[str] = EVERYTHING) -> Iterator[dict[str, PredictedOutcomes]]:
+        """What each point ``[m, dims]`` is predicted to do, by split.
+
+        Args:
+            points: The points.
+            needs: What is wanted beside classes and losses, see `mixopt.values.metrics.Metric`.
+        """
         coefficients = self.coefficients(points)
-        every = [split.surface.outcomes(coefficients) for split in self.splits.values()]
+        every = [split.surface.outcomes(coefficients, needs) for split in self.splits.values()]
         for found in zip(*every, strict=True):
             yield dict(zip(self.splits, found, strict=True))
 
