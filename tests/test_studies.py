@@ -191,3 +191,23 @@ def test_the_errors_of_a_surface(
     assert all(row["logits"] < row["spread"] for row in pools["first"])
     assert capsys.readouterr().out.count("| shared | 3 | 0.1 |") == 3
     ElementTree.parse(tmp_path / "errors.svg")
+
+
+def test_ranked_greedy_soups_and_sweeps_of_few_points(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "surface"))
+    ranked: Any = importlib.import_module("ranked")
+    monkeypatch.setattr(ranked, "COUNT", 1)
+    command = ["--models", str(clip_pool_template), "--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    command += ["--limit", "30", "--name", "tiny"]
+    assert not ranked.main(["greedy", *command, "--pick", "3", "--seeds", "2"])
+    assert not ranked.main(["sweeps", *command])
+    found = json.loads((tmp_path / "ranked.json").read_text(encoding="utf-8"))["tiny"]
+    whole = [row for row in found["greedy"] if row["patience"] == 0]
+    assert len(found["greedy"]) == 4 * len(whole) == 4 * 5 * 2
+    assert {row["evaluations"] for row in whole if row["row"] != "greedy:random"} == {3 + 2}
+    first = [row for row in found["greedy"] if row["patience"] == 1]
+    assert all(some["evaluations"] <= row["evaluations"] for some, row in zip(first, whole, strict=True))
+    assert all(3 <= row["scored"] <= 11 and row["loses"] >= 0 for row in found["sweeps"])
+    assert "| greedy:ranked | 2 refusals |" in capsys.readouterr().out

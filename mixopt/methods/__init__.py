@@ -15,10 +15,12 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, get_type_hints
+from typing import Any, Literal, Protocol, get_type_hints
 
 from mixopt.errors import PoolError, ScoreError, SpecError, names, unknown
+from mixopt.methods._predicted import worth_scoring
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.score import Score
 from mixopt.values.groups import Groups, make_groups
 from mixopt.values.mix import Mix, one_hot
 
@@ -27,6 +29,8 @@ _GIVEN = ("objective", "columns", "seed")
 
 # 0, 0.1 .. 1, the usual grid of an interpolation.
 TENTHS = tuple(tenth / 10 for tenth in range(11))
+# Which points of a sweep are scored: all, or those that can be the best by what is predicted of them.
+Points = Literal["all", "few"]
 
 
 @dataclass(frozen=True)
@@ -129,33 +133,40 @@ def swept(option: str, values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(set(values)))
 
 
-def sweep_choice(objective: Objective, along: Mapping[float, Mix], axis: str, notes: dict[str, Any]) -> Chosen:
+def sweep_choice(
+    objective: Objective, along: Mapping[float, Mix], axis: str, notes: dict[str, Any], points: Points = "all"
+) -> Chosen:
     """The best mix along one parameter, of equals the first, with the curve of scores on the validation split.
 
     A mix whose score is not finite is not eligible and is told under ``not_finite`` in the notes.
 
     Args:
         objective: Scores the mixes.
-        along: The parameter's value to the mix there.
+        along: The parameter's value to the mix there, ascending.
         axis: The parameter's name.
         notes: More about the choice.
+        points: Which of the mixes are scored, see `mixopt.methods._predicted.worth_scoring` for ``few``.
 
     Raises:
         ScoreError: No mix has a finite score.
+        SpecError: ``few``, and there are no logits: a user's own function scores.
     """
-    values: dict[float, float] = {}
-    failed: list[float] = []
-    for x, mix in along.items():
+    scores: dict[float, Score | None] = {}
+    if points == "few":
+        objective = objective.needing("logits")
+    for x in along if points == "all" else worth_scoring(objective, along, scores):
         try:
-            values[x] = objective.score(mix).value
+            scores[x] = objective.score(along[x])
         except ScoreError:
-            failed.append(x)
-            if len(failed) == len(along):
+            scores[x] = None
+            if not any(scores.values()) and len(scores) == len(along):
                 raise
+    values = {x: score.value for x in along if (score := scores.get(x)) is not None}
     best = next(iter(values))
     for x, value in values.items():
         if objective.metric.better(value, values[best]):
             best = x
+    failed = [x for x in along if x in scores and scores[x] is None]
     curve = [{"x": x, "value": value} for x, value in values.items()]
     every = {axis: best, **notes, **({"not_finite": failed} if failed else {})}
     return Chosen(along[best], curves={axis: curve}, notes=every)

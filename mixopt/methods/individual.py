@@ -29,6 +29,9 @@ def best_column(objective: Objective, columns: Mapping[str, Mix]) -> str:
 
 def ranking(objective: Objective, columns: Mapping[str, Mix]) -> list[tuple[str, float]]:
     """Columns and their scores, best first; equals keep their order."""
-    scored = [(name, objective.score(mix).value) for name, mix in columns.items()]
-    sign = -1 if objective.metric.direction == "maximize" else 1
-    return sorted(scored, key=lambda pair: sign * pair[1])
+    return by_value(objective, {name: objective.score(mix).value for name, mix in columns.items()})
+
+
+def by_value(objective: Objective, values: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Names and values of the objective's metric, best first; equals keep their order."""
+    return sorted(values.items(), key=lambda pair: -objective.metric.sign * pair[1])

@@ -16,7 +16,7 @@ import numpy as np
 
 from mixopt.errors import SpecError, names
 from mixopt.files import natural_key
-from mixopt.methods import TENTHS, Chosen, sweep_choice, swept
+from mixopt.methods import TENTHS, Chosen, Points, sweep_choice, swept
 from mixopt.methods.wise_ft import ends
 from mixopt.scoring.objective import Objective
 from mixopt.values.groups import Groups, block_names, make_groups
@@ -30,10 +30,11 @@ def choose(
     seed: int,
     alphas: tuple[float, ...] = TENTHS,
     beta: float | None = None,
+    points: Points = "all",
 ) -> Chosen:
     """Choose the weight of the first block on the validation split; of equals, the smallest.
 
-    Evaluations: one per column where there are several, then one per alpha.
+    Evaluations: one per column where there are several, then one per alpha, or fewer of them with ``points`` few.
 
     Args:
         objective: Scores the mixes.
@@ -41,9 +42,11 @@ def choose(
         seed: Not used; nothing here is random.
         alphas: Weights of the first block to choose from, from 0 (the base's own) to 1 (the column's).
         beta: What the last block gets beyond the first, from 0 to 1; ``1 - alpha`` where it is not given.
+        points: As in `mixopt.methods.wise_ft`.
 
     Raises:
-        SpecError: A value outside 0 to 1, or no mixed tensor lies in a numbered block.
+        SpecError: A value outside 0 to 1, no mixed tensor lies in a numbered block, or ``few`` where there are no
+            logits, as a user's own function scores.
         PoolError: The pool has no base.
         ScoreError: No alpha gives a finite score.
     """
@@ -64,7 +67,7 @@ def choose(
     name, base, column = ends(objective, columns)
     step = {alpha: 1 - alpha if beta is None else beta for alpha in weights}
     along = {alpha: _mix(base, column, groups, towers, alpha, step[alpha]) for alpha in weights}
-    choice = sweep_choice(objective, along, "alpha", {"column": name})
+    choice = sweep_choice(objective, along, "alpha", {"column": name}, points)
     layers = {re.sub(r"[._]?\d+$", "", blocks[0]): len(blocks) for blocks in towers}
     return replace(choice, notes={**choice.notes, "beta": step[choice.notes["alpha"]], "layers": layers})
 

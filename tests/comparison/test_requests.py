@@ -46,6 +46,8 @@ def run(objective: Objective, *texts: str, sources: tuple[str, ...] = (), listen
         ("manifold:phase2=true", "manifold:phase2=true", {"phase2": True}),
         ("uniform:top=2", "uniform:top=2", {}),
         ("greedy:random:seed=3", "greedy:random:seed=3", {"order": "random"}),
+        ("greedy:patience=3:ranked", "greedy:ranked:patience=3", {"order": "ranked", "patience": 3}),
+        ("wise_ft:few", "wise_ft:few", {"points": "few"}),
     ],
 )
 def test_a_rows_text_becomes_options_and_one_name(text: str, name: str, options: dict[str, Any]) -> None:
