@@ -29,15 +29,15 @@ class AveragedLogits:
     Args:
         objective: Its metric and labels.
         scores: Of every column alone.
-        row: The row that wants it, for the message.
+        option: The option that wants it, for the message.
         instead: What to ask for where there are no logits.
 
     Raises:
         SpecError: There are no logits: a user's own function scores.
     """
 
-    def __init__(self, objective: Objective, scores: Mapping[str, Score], row: str, instead: str) -> None:
-        kept = {name: logits_of(score, row, instead) for name, score in scores.items()}
+    def __init__(self, objective: Objective, scores: Mapping[str, Score], option: str, instead: str) -> None:
+        kept = {name: logits_of(score, option, instead) for name, score in scores.items()}
         self._labels = labels_of(objective, len(next(iter(kept.values()))))
         self._metric = objective.metric
         self._columns = columns_of(list(kept.values()), self._labels)
@@ -97,19 +97,21 @@ def _around_the_best(
     return open_to[max(0, number - 1) : number + 2]
 
 
-def logits_of(score: Score, row: str, instead: str) -> KeptLogits:
+def logits_of(score: Score, option: str, instead: str) -> KeptLogits:
     """The logits of what was scored by an objective that needs them.
 
     Args:
         score: The score.
-        row: The row that wants them, for the message.
+        option: The option that wants them, for the message.
         instead: What to ask for where there are none.
 
     Raises:
         SpecError: There are none.
     """
     if score.outcomes.logits is None:
-        raise SpecError(f"{row}: it needs the logits of every sample, and your own function gives none; use {instead}")
+        raise SpecError(
+            f"{option}: it needs the logits of every sample, and your own function gives none; use {instead}"
+        )
     return score.outcomes.logits
 
 

@@ -96,7 +96,7 @@ def _ordered(
         return [name for name, _ in ranked], ranked[0][1], None
     needing = objective.needing("logits")
     scores = {name: needing.score(mix) for name, mix in columns.items()}
-    averaged = AveragedLogits(objective, scores, "greedy:ranked", "greedy or greedy:random")
+    averaged = AveragedLogits(objective, scores, "order=ranked", "order=best or random")
     ranked = by_value(objective, {name: score.value for name, score in scores.items()})
     return [name for name, _ in ranked], ranked[0][1], averaged
 

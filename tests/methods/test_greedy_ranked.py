@@ -117,7 +117,7 @@ def test_one_column_is_the_soup(pool: Pool) -> None:
 def test_without_logits_another_order_is_advised(pool: Pool) -> None:
     landscape: Any = LinearLogits(pool)
     landscape.has_logits = False
-    with pytest.raises(SpecError, match=r"^greedy:ranked: it needs the logits .* use greedy or greedy:random$"):
+    with pytest.raises(SpecError, match=r"^order=ranked: it needs the logits .* use order=best or random$"):
         greedy.choose(landscape, ingredients_of(pool), seed=0, order="ranked")
 
 
