@@ -26,8 +26,9 @@ from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages.announce import announce, announce_search
 from mixopt.stages.confirm import Choice, confirm, describe
+from mixopt.stages.crossfit import CrossFitted, choose_by_folds, describe_cross_fitted, judges_from
 from mixopt.stages.evidence import evidence_of_pool
-from mixopt.stages.explore import Explored, explore
+from mixopt.stages.explore import Beginning, Explored, explore
 from mixopt.stages.plan import SearchPlan, plan_search, steered
 from mixopt.stages.refit import Refitted, refit
 from mixopt.stages.space import make_space
@@ -101,18 +102,22 @@ def _run(
     announce_search(plan, objective, announce(spec, assembly, listener), listener)
     start = find_start(plan, assembly, listener)
     deadline = None if plan.trials.timeout is None else started + plan.trials.timeout
-    evidence = partial(evidence_of_pool, plan, start, objective)
     # A surface learns from logits, not from labels: every sample steers, and judges in turn.
     steering = objective.whole() if plan.surface else objective
-    make = partial(make_space, plan, start, objective)
-    explored = explore(plan, steering, own, make, evidence, deadline, listener)
+    first = judges_from(start, objective)
+    beginning = Beginning(
+        partial(make_space, plan, start, objective), partial(evidence_of_pool, plan, start, objective), first
+    )
+    explored = explore(plan, steering, own, beginning, deadline, listener)
     rows = score_rows(objective, {**base_entry(objective), **start.baselines}, listener)
-    choice = confirm(objective.weighing(plan.weights), explored)
-    listener.info(describe(choice, objective))
+    weighed = steering.weighing(plan.weights)
+    crossed = choose_by_folds(plan, weighed, start, explored, first) if plan.surface else None
+    choice = confirm(weighed, explored) if crossed is None else crossed.choice
+    listener.info(describe(choice, objective) if crossed is None else describe_cross_fitted(crossed))
     refitted = refit(plan, assembly, start, explored, choice, listener)
     mix = choice.mix if refitted is None else refitted.mix
     saved = export(spec, assembly, folder, SEARCH_ROW, mix, listener)
-    searched = _Searched(plan, assembly, start, explored, choice, refitted, saved)
+    searched = _Searched(plan, assembly, start, explored, choice, crossed, refitted, saved)
     report = _report(searched, spec, rows, started)
     finish(folder, report, saved.recipe)
     return SearchResult(folder.path, saved.recipe, report, explored.finished)
@@ -151,6 +156,7 @@ class _Searched:
     start: Start
     explored: Explored
     choice: Choice
+    crossed: CrossFitted | None
     refitted: Refitted | None
     saved: Exported
 
@@ -168,8 +174,10 @@ class _Searched:
 def _report(searched: _Searched, spec: StudySpec, rows: Sequence[Row | Failure], started: float) -> Report:
     objective, plan, row = searched.assembly.objective, searched.plan, _row(searched)
     # What all samples taught cannot be compared with others by some of them: the mix before is, in its place.
-    samples = {VALIDATION: samples_of(searched.choice.mix, objective)}
-    before = row if searched.refitted is None else replace(row, samples=samples)
+    before = row
+    if searched.refitted is not None or plan.surface:
+        earlier = searched.explored.start if plan.surface else searched.choice.mix
+        before = replace(row, samples={VALIDATION: samples_of(earlier, objective)})
     own = [study for study, _ in searched.explored.rounds]
     return Report(
         command="search",
@@ -194,6 +202,7 @@ def _row(searched: _Searched) -> Row:
     choice, refitted = searched.choice, searched.refitted
     notes = {"trial": choice.trial, "share": choice.share, **choice.evidence, "refit": refitted is not None}
     notes |= {} if refitted is None else {"held_back": refitted.held_out}
+    notes |= {} if searched.crossed is None else searched.crossed.notes
     saved, chosen = searched.saved, Chosen(searched.mix, notes=notes)
     return make_row(SEARCH_ROW, chosen, searched.assembly.objective, searched.tally, saved.outcomes, saved.metrics)
 

@@ -170,6 +170,15 @@ class Fields(PoolFields):
         Literal["metric", "smooth"],
         Option("What the sampler is told: metric, or smooth (less the loss).", SEARCH, ONLY_SEARCH),
     ] = "smooth"
+    stop: Annotated[
+        bool,
+        Option(
+            "Stop where --sampler surface promises no more than the samples can tell; --no-stop runs all trials, and "
+            "goes on with a search that stopped.",
+            SEARCH,
+            ONLY_SEARCH,
+        ),
+    ] = True
     radius: Annotated[
         Annotated[float, Field(gt=0, le=1)] | None,
         Option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -44,12 +45,26 @@ class Explored:
     tally: Tally
 
 
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What a new study begins with.
+
+    Attributes:
+        make_space: Makes its space.
+        evidence: Gives what was scored before, for samplers that learn from logits.
+        judges_from: The first validation sample that judges what such a sampler promises.
+    """
+
+    make_space: Callable[[], Space]
+    evidence: Callable[[], Sequence[Known]] = list
+    judges_from: int = 0
+
+
 def explore(
     plan: SearchPlan,
     objective: Objective,
     own: Sequence[Study],
-    make_space: Callable[[], Space],
-    evidence: Callable[[], Sequence[Known]],
+    beginning: Beginning,
     deadline: float | None,
     listener: Listener,
 ) -> Explored:
@@ -59,8 +74,7 @@ def explore(
         plan: What was decided.
         objective: Scores; the trials count on a tally of their own.
         own: The run's studies, new or partly run: one, or one for each of two rounds.
-        make_space: Makes the space of a new study.
-        evidence: What was scored before a new study, for samplers that learn from logits.
+        beginning: What a new study begins with.
         deadline: `time.monotonic` time after which no trial is started.
         listener: Told of trials.
 
@@ -68,18 +82,19 @@ def explore(
         MixoptError: No space can be made, or too many trials fail.
     """
     counting = objective.weighing(plan.weights)
-    space = studies.keep_space(own[0], plan.identity, make_space, evidence)
+    space = studies.keep_space(own[0], plan.identity, beginning.make_space, beginning.evidence)
     trials = plan.trials.trials
     start = "learned" if plan.start == LEARNED else plan.start
     listener.info(f"{space.dims} dimensions around the start ({start}), {plan.trials.sampler}, {trials} trials")
-    if space.dims > DIMENSIONS:
+    if space.dims > DIMENSIONS and not plan.surface:
         listener.warn(
             f"{space.dims} dimensions are many for {trials} trials; fewer --groups or --ingredients find more"
         )
     rounds: list[Round] = [(own[0], space)]
     refined: Refinement | None = None
     first = trials if len(own) == 1 else _trials_of_first(trials, *own)
-    finished = _run(plan, rounds, counting, first, deadline, listener)
+    run = partial(_run, plan, rounds, counting, judges_from=beginning.judges_from, deadline=deadline, listener=listener)
+    finished = run(trials=first)
     if finished and plan.refine and (trials > first or studies.has_begun(own[1])):
         (trial, mix), *_ = studies.best_of_rounds(rounds, 1).items()
         refined = refine(plan.refine, counting, mix, trial)
@@ -88,7 +103,7 @@ def explore(
             f"second stage: {second.dims} dimensions around trial {trial}, in the layer groups {names(second.moving)}"
         )
         rounds.append((own[1], studies.keep_space(own[1], plan.identity, lambda: second)))
-        finished = _run(plan, rounds, counting, trials - first, deadline, listener)
+        finished = run(trials=trials - first)
     if not finished:
         listener.warn("--timeout: stopped before all trials were complete; the same command continues")
     origin = space.to_mix(np.zeros(space.dims))
@@ -106,7 +121,9 @@ def _run(
     plan: SearchPlan,
     rounds: Sequence[Round],
     counting: Objective,
+    *,
     trials: int,
+    judges_from: int,
     deadline: float | None,
     listener: Listener,
 ) -> bool:
@@ -121,6 +138,8 @@ def _run(
         deadline=deadline,
         after=rounds[0][0] if len(rounds) > 1 else None,
         evidence=studies.evidence_of(rounds[0][0], rounds[0][1]),
+        stop=plan.trials.stop,
+        judges_from=judges_from,
     )
     # Of all rounds' trials.
     heard = replace(listener, trial=lambda event: listener.trial(replace(event, total=plan.trials.trials)))

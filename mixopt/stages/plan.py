@@ -13,10 +13,11 @@ from mixopt.assemble import Assembly
 from mixopt.comparison.requests import Request, requests_of, source_names
 from mixopt.errors import PoolError, SpecError, names
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.spaces.linear import POINTS
 from mixopt.spec import AUTO, StudySpec
 from mixopt.stages.identity import study_identity
-from mixopt.study import check_sampler
+from mixopt.study import SURFACE, check_sampler
 from mixopt.values.groups import Groups, block_names, make_groups
 from mixopt.values.metrics import smoothed
 from mixopt.values.mix import Mix
@@ -72,6 +73,7 @@ class TrialPlan:
         race: Whether trials are to be given up that will not reach the best.
         objectives: How many values the sampler is told of each trial.
         timeout: Start no trial after so many seconds from the beginning of the run.
+        stop: Whether a search stops where its sampler promises no more than samples can tell.
     """
 
     sampler: str
@@ -81,6 +83,7 @@ class TrialPlan:
     race: bool
     objectives: int
     timeout: float | None
+    stop: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +139,7 @@ class SearchPlan:
     @property
     def surface(self) -> bool:
         """Whether the sampler learns from logits, on a response surface."""
-        return self.trials.sampler == "surface"
+        return self.trials.sampler == SURFACE
 
     @property
     def split_weights(self) -> dict[str, float]:
@@ -160,8 +163,11 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
         race=spec.race == "on",
         objectives=1 + len(spec.steering) if spec.pareto else 1,
         timeout=spec.timeout,
+        stop=spec.stop,
     )
     check_sampler(trials.sampler, trials.seed, trials.population, trials.objectives)
+    if trials.sampler == SURFACE:
+        _check_surface(spec, objective)
     if spec.space == "residual" and (spec.groups is not None or spec.ingredient_count is not None):
         option = "--groups" if spec.groups is not None else "--ingredients"
         raise SpecError(
@@ -235,6 +241,21 @@ def _kind(spec: StudySpec) -> Kind:
     if spec.from_ and spec.space != "residual":
         return "composed"
     return "by start" if spec.space == "auto" else spec.space
+
+
+def _check_surface(spec: StudySpec, objective: Objective) -> None:
+    """Refuse what a surface of logits cannot be fitted to."""
+    if spec.refine is not None:
+        raise SpecError(
+            f"--refine {spec.refine}: --sampler surface has one round, and its last choice moves as many layer groups "
+            "as the samples support; leave out --refine, or choose another sampler"
+        )
+    for name in (VALIDATION, *spec.steering):
+        if isinstance(objective.evaluators[name], OwnEvaluator):
+            raise SpecError(
+                f"--sampler surface: the split {name} is scored by your own function, which gives no logits; choose "
+                "cmaes, tpe, gp or random"
+            )
 
 
 def plan_refine(spec: StudySpec, count: int, pool: Pool) -> RefinePlan:

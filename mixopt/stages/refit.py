@@ -60,6 +60,8 @@ def refit(
     objective, row = assembly.objective, start.row
     if not plan.refit or row is None or not objective.held_out:
         return None
+    if plan.surface and choice.candidate is not None:
+        return None  # the step was chosen by all samples: it has what they teach in it already
     whole = objective.whole()
     try:
         learned, tally = _learn(row, plan.trials.seed, assembly, listener)

@@ -8,14 +8,18 @@ from optuna import Study
 
 from mixopt.study.beginning import Known, evidence_of, keep_space
 from mixopt.study.boundary import storage_errors
+from mixopt.study.crossfit import CrossFit, Procedure, cross_fit, regions_of
+from mixopt.study.evidence import Evidence
+from mixopt.study.folds import make_folds
 from mixopt.study.fronts import front
-from mixopt.study.samplers import check_sampler, make_sampler, population_of
+from mixopt.study.samplers import SURFACE, check_sampler, make_sampler, population_of
 from mixopt.study.schedule import Schedule
 from mixopt.study.storage import open_storage
 from mixopt.study.studies import (
     best_mixes,
     best_of_rounds,
     check_identity,
+    complete_trials,
     count_states,
     has_begun,
     numbered,
@@ -28,18 +32,25 @@ from mixopt.study.studies import (
 from mixopt.study.trials import optuna_objective, run_trials
 
 __all__ = [
+    "SURFACE",
+    "CrossFit",
+    "Evidence",
     "Known",
+    "Procedure",
     "Schedule",
     "Study",
     "best_mixes",
     "best_of_rounds",
     "check_identity",
     "check_sampler",
+    "complete_trials",
     "count_states",
+    "cross_fit",
     "evidence_of",
     "front",
     "has_begun",
     "keep_space",
+    "make_folds",
     "make_sampler",
     "numbered",
     "open_second",
@@ -50,6 +61,7 @@ __all__ = [
     "race_counts",
     "read_trials",
     "recall_trials",
+    "regions_of",
     "run_trials",
     "storage_errors",
 ]

@@ -21,6 +21,9 @@ from mixopt.values.samples import VALIDATION
 
 Floats = NDArray[np.float64]
 
+# However near all trials lie, a last climb may go so far.
+LEAST_REACH = 0.1
+
 
 class Evidence:
     """What a study's trials tell, and other mixes scored before it; remembered as long as this is.
@@ -53,6 +56,11 @@ class Evidence:
             {name: self._steering(name, weight, own) for name, weight in weights.items()},
             self._objective.signal,
         )
+
+    def reach(self, trials: Sequence[FrozenTrial]) -> float:
+        """How far trials lie from the start in any dimension of the box: what a surface of them is of."""
+        every = np.array([[trial.params[label] for label in self._space.labels] for trial in trials])
+        return max(LEAST_REACH, float(np.max(np.abs(every), initial=0.0)))
 
     def _steering(self, name: str, weight: float, own: Sequence[tuple[Mix, int]]) -> Steering:
         count = self._objective.count(name)

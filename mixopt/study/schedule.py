@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import optuna
@@ -24,6 +25,7 @@ from mixopt.study.surface_sampler import SurfaceSampler
 SURFACE_LEVEL = 0.1
 
 Asked = Callable[[Sequence[FrozenTrial]], BaseSampler]
+Enough = Callable[[Sequence[FrozenTrial]], str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,8 @@ class Schedule:
         deadline: `time.monotonic` time after which no trial is started.
         after: A study whose trials came before: numbers and counts, as seeds and as announced, go on from its.
         evidence: What else was scored before, for samplers that learn from logits.
+        stop: Stop where a surface promises no more than its samples can tell.
+        judges_from: The first of the validation samples that judge what a surface promises, see `mixopt.study.folds`.
     """
 
     sampler: str
@@ -50,6 +54,8 @@ class Schedule:
     deadline: float | None = None
     after: optuna.Study | None = None
     evidence: Sequence[Known] = field(default=())
+    stop: bool = False
+    judges_from: int = 0
 
     @property
     def earlier(self) -> list[FrozenTrial]:
@@ -66,8 +72,10 @@ class Schedule:
         return population_of(self.sampler, space.dims, self.population)
 
 
-def samplers_of(schedule: Schedule, objective: Objective, space: Space, where: str) -> Asked:
+def samplers_of(schedule: Schedule, objective: Objective, space: Space, where: str) -> tuple[Asked, Enough]:
     """From the trials before one to the sampler that is asked for it: fresh, or such as if it were.
+
+    And from the trials before a generation to why they are enough, or to nothing.
 
     Args:
         schedule: Which sampler, and its seed.
@@ -81,14 +89,24 @@ def samplers_of(schedule: Schedule, objective: Objective, space: Space, where: s
         evidence = Evidence(objective, space, [*schedule.evidence, *before])
         # What it asks depends on what is stored, and on nothing that it went through.
         surface = SurfaceSampler(objective, space, schedule.seed, size, evidence)
-        return lambda _: surface
+        return (lambda _: surface), partial(_enough, surface, schedule)
     count = len(earlier)
 
     def fresh(trials: Sequence[FrozenTrial]) -> BaseSampler:
         seed = _seed_for(schedule.seed, count + len(trials))
         return make_sampler(schedule.sampler, seed, size, trials, space.labels, where)
 
-    return fresh
+    return fresh, lambda _: ""
+
+
+def _enough(surface: SurfaceSampler, schedule: Schedule, before: Sequence[FrozenTrial]) -> str:
+    promise = surface.promise(before, schedule.judges_from) if schedule.stop else None
+    if promise is None or promise.gain > promise.error:
+        return ""
+    return (
+        f"the surface promises {promise.gain:+.4f} ± {promise.error:.4f} more on samples that do not choose: no more "
+        "than they can tell (--no-stop goes on)"
+    )
 
 
 def _seed_for(seed: int, number: int) -> int:

@@ -204,6 +204,11 @@ def recall_trials(study: optuna.Study, objective: Objective, space: Space) -> No
         objective.recall(mix_of(trial, space), trial.user_attrs["images"], trial.user_attrs["seconds"])
 
 
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were told a value, in number order."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
 def count_states(study: optuna.Study) -> dict[str, int]:
     """How many trials are in each state, by Optuna's name for it."""
     counted = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))

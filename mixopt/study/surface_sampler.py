@@ -28,7 +28,9 @@ from scipy.stats import qmc
 from mixopt.scoring.objective import Objective
 from mixopt.spaces import Space
 from mixopt.study.climbing import Region, climb
+from mixopt.study.crossfit import Promise, expected_gain
 from mixopt.study.evidence import Evidence
+from mixopt.study.folds import make_folds
 from mixopt.study.landscape import Landscape
 from mixopt.study.samplers import BOX, SURFACE_POPULATION
 from mixopt.study.studies import best_trial, signal_of
@@ -134,6 +136,25 @@ class SurfaceSampler(BaseSampler):
         """What the complete ones of some trials of a study tell."""
         return self._evidence.landscape(complete(before))
 
+    def promise(self, before: Sequence[FrozenTrial], judges_from: int = 0) -> Promise | None:
+        """What the surface still promises over the best of some trials, on samples that did not choose.
+
+        Args:
+            before: The trials of a study so far.
+            judges_from: The first validation sample that judges, see `mixopt.study.folds`.
+
+        Returns:
+            None where no batch was predicted yet, and a landscape of several objectives promises no one number.
+        """
+        batches = [batch for trial in before if (batch := Batch.of(trial)) is not None]
+        done = complete(before)
+        if not any(len(batch.expected) for batch in batches) or len(done[0].values or []) > 1:
+            return None
+        landscape = self._evidence.landscape(done)
+        folds = make_folds({name: len(split.labels) for name, split in landscape.splits.items()}, judges_from)
+        points = np.array([[trial.params[label] for label in self._space.labels] for trial in done])
+        return expected_gain(landscape, points, batches[-1].half, folds)
+
     @staticmethod
     def _open_batch(before: Sequence[FrozenTrial]) -> Batch | None:
         return next((batch for trial in reversed(before) if (batch := Batch.of(trial)) is not None), None)
@@ -161,9 +182,9 @@ class SurfaceSampler(BaseSampler):
         return Batch(number, points, landscape.values(points), half)
 
     def _design_size(self) -> int:
-        """One more than the dimensions, in whole batches, but no more than five of them."""
+        """One more than the dimensions, in whole batches, but no more than two: batches explore as well."""
         batches = math.ceil((self._space.dims + 1) / self._population)
-        return self._population * min(5, batches)
+        return self._population * min(2, batches)
 
     def _seed_of(self, number: int) -> int:
         return int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0] % (2**31 - 1))

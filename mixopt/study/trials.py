@@ -74,7 +74,7 @@ def run_trials(
         listener: Told every finished trial, and warned of failed ones.
 
     Returns:
-        Whether all trials were completed (False: the deadline passed).
+        Whether all trials were completed, or were enough (False: the deadline passed).
 
     Raises:
         ScoreError: Three trials in a row were not finite.
@@ -87,7 +87,7 @@ def run_trials(
     def announce(number: int, score: Score | None) -> None:
         _announce(study, heard, objective.metric.name, _Finished(number, score, trials, earlier))
 
-    fresh_sampler = samplers_of(schedule, objective, space, where)
+    fresh_sampler, enough = samplers_of(schedule, objective, space, where)
     if not study.get_trials(deepcopy=False):
         _add_start(study, objective, space, start_attributes(schedule.sampler), announce)
     first = 1
@@ -102,6 +102,12 @@ def run_trials(
             continue
         if _late(schedule.deadline):
             return False
+        if len(known) < batch.stop - len(batch) + 1:
+            with objective.stopwatch("optimizer"):
+                why = enough(known)
+            if why:
+                heard.info(f"stopped after {complete} trials: {why}")
+                return True
         with objective.stopwatch("optimizer"), write_together(study):
             for number in batch:
                 _ask(study, space, number, fresh_sampler)

@@ -89,4 +89,4 @@ def _race_early() -> None:
     """Look every 10 samples, and with less patience: tiny splits are raced too."""
     objective: Any = importlib.import_module("mixopt.scoring.objective")
     objective.looks = lambda total, batch: [*range(10, total, 10), total]
-    objective.out_of_reach = lambda gains, total: out_of_reach(gains, total, 0.3)
+    objective.out_of_reach = lambda gains, total, level: out_of_reach(gains, total, 0.3)

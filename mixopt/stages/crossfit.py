@@ -1,0 +1,119 @@
+"""The last choice of a search on a surface: every sample steers, and judges what the others chose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixopt import study as studies
+from mixopt.scoring.objective import Objective
+from mixopt.stages.confirm import Choice
+from mixopt.stages.explore import Explored
+from mixopt.stages.plan import SearchPlan
+from mixopt.stages.start import Start
+from mixopt.study import Procedure
+from mixopt.values.mix import Mix, rows_on
+from mixopt.values.samples import VALIDATION
+
+
+def judges_from(start: Start, objective: Objective) -> int:
+    """The first validation sample that judges: those that taught a learned start are biased towards it."""
+    return objective.tuning if start.row is not None and objective.held_out else 0
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """What cross-fitting chose.
+
+    Attributes:
+        choice: The mix, and why.
+        how: The procedure, in words.
+        expected: What the mix is expected to score by the driving metric: by samples that did not choose it.
+        judging: How many samples judged.
+    """
+
+    choice: Choice
+    how: str
+    expected: float
+    judging: int
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """For the report, as plain JSON values."""
+        return {"procedure": self.how, "expected": self.expected, "judging": self.judging}
+
+
+def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explored: Explored, first: int) -> CrossFitted:
+    """Choose by cross-fitting on the surface of all trials, see `mixopt.study.crossfit`.
+
+    What is chosen is scored for real, and stays only where by all samples it is better than where the search began.
+
+    Args:
+        plan: The sampler's seed.
+        steering: The objective that the trials were scored by.
+        start: Whose uniform soup is what mixes may be pulled to.
+        explored: The trials.
+        first: The first validation sample that judges.
+    """
+    study, space = explored.rounds[-1]
+    trials = studies.complete_trials(study)
+    evidence = studies.Evidence(steering, space, studies.evidence_of(*explored.rounds[0]))
+    landscape = evidence.landscape(trials)
+    sizes = {name: len(split.labels) for name, split in landscape.splits.items()}
+    folds = studies.make_folds(sizes, first)
+    origin = space.to_mix(np.zeros(space.dims))
+    found = studies.cross_fit(
+        landscape,
+        studies.regions_of(space, evidence.reach(trials)),
+        {name: steering.outcomes(origin, name, size) for name, size in sizes.items()},
+        folds,
+        seed=plan.trials.seed,
+        uniform=_uniform_on(origin, start),
+    )
+    judging = folds.judging[VALIDATION]
+    stays = Choice(origin, None, 0.0, found.gain, found.error)
+    choice = stays
+    if found.share > 0:
+        counting = steering.counting()
+        ours, theirs = counting.score(found.mix), counting.score(origin)
+        taken = replace(stays, mix=found.mix, candidate=0, share=found.share, trial=next(iter(explored.best)))
+        is_better = counting.signal.better(ours.signal, theirs.signal)
+        choice = replace(taken if is_better else stays, tally=counting.tally)
+    labels = landscape.splits[VALIDATION].labels[judging]
+    said = found.outcomes[VALIDATION]
+    if choice.candidate is None:
+        said = steering.outcomes(origin, VALIDATION, sizes[VALIDATION]).at(judging)
+    return CrossFitted(choice, _words(found.procedure), steering.metric.of(labels, said), len(judging))
+
+
+def describe_cross_fitted(found: CrossFitted) -> str:
+    """What the last choice was, in words."""
+    choice, judged = found.choice, f"on {found.judging:,} samples, each judging what the others chose"
+    if math.isnan(choice.error):
+        return f"{found.judging:,} samples are too few to judge what the others choose: the start stays"
+    gains = f"gains {choice.gain:+.4f} ± {choice.error:.4f} over the start {judged}"
+    if choice.candidate is None:
+        return f"no step from the start is supported (the likeliest, {found.how}, {gains}): the start stays"
+    return (
+        f"the mix that the surface chooses ({found.how}) {gains}; {choice.share:.0%} of that step is taken, and "
+        f"{found.expected:.4f} is what it is expected to score"
+    )
+
+
+def _words(procedure: Procedure | None) -> str:
+    """A procedure for people."""
+    if procedure is None:
+        return "none"
+    freedom = {"shared": "all layer groups alike", "depth": "along the depth"}.get(procedure.freedom, "all dimensions")
+    towards = f", {procedure.towards:.0%} of the way to the uniform soup" if procedure.towards else ""
+    return f"{freedom}, {procedure.pull:.0%} of the way{towards}"
+
+
+def _uniform_on(origin: Mix, start: Start) -> NDArray[np.float64] | None:
+    """The uniform soup's rows on the layer groups of a space, where it is among the baselines."""
+    entry = start.baselines.get("uniform")
+    return None if entry is None or entry.mix is None else rows_on(entry.mix, origin.groups)

@@ -1,0 +1,72 @@
+"""Folds: which samples judge what the others chose, in turn, so that every sample steers and judges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixopt.surface.outputs import PredictedOutcomes, joined
+from mixopt.values.samples import SYNTHETIC, VALIDATION
+
+Samples = NDArray[np.int64]
+
+FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Samples by split, fold by fold.
+
+    Attributes:
+        judges: Of each fold, the samples that judge: each is in one fold, or in none.
+        steers: Of each fold, those that choose: all others.
+    """
+
+    judges: tuple[dict[str, Samples], ...]
+    steers: tuple[dict[str, Samples], ...]
+
+    @property
+    def judging(self) -> dict[str, Samples]:
+        """The samples that judge in any fold, ascending."""
+        return {name: np.sort(np.concatenate([fold[name] for fold in self.judges])) for name in self.judges[0]}
+
+    def joined(self, by_fold: Sequence[Mapping[str, PredictedOutcomes]]) -> dict[str, PredictedOutcomes]:
+        """What every sample that judges says of the mix of its own fold, in the order of `judging`.
+
+        Args:
+            by_fold: Of each fold's mix, outcomes on all samples of each split.
+        """
+        found = {}
+        for name in self.judges[0]:
+            parts = [fold[name] for fold in self.judges]
+            order = np.argsort(np.concatenate(parts), kind="stable")
+            taken = [outcomes[name].at(part) for outcomes, part in zip(by_fold, parts, strict=True)]
+            found[name] = joined(taken).at(order)
+        return found
+
+
+def make_folds(sizes: Mapping[str, int], judges_from: int = 0) -> Folds:
+    """Folds of the samples of several splits.
+
+    Samples stand in a class-stratified order, so that every fifth of them are a fair part. Shifted images are judged
+    with those that they were made from.
+
+    Args:
+        sizes: Split to its number of samples.
+        judges_from: The first sample of the validation split that judges; those before it steer alone.
+    """
+    judges = []
+    for fold in range(FOLDS):
+        own = {}
+        for name, size in sizes.items():
+            first = judges_from if name in (VALIDATION, SYNTHETIC) else 0
+            own[name] = np.arange(first + fold, size, FOLDS)
+        judges.append(own)
+    steers = [
+        {name: np.setdiff1d(np.arange(size), fold[name], assume_unique=True) for name, size in sizes.items()}
+        for fold in judges
+    ]
+    return Folds(tuple(judges), tuple(steers))
