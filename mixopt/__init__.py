@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mixopt.scoring.score import Score
     from mixopt.spaces.simplex import Simplex
     from mixopt.spec import StudySpec, load_spec
-    from mixopt.study import optuna_objective
+    from mixopt.study import SurfaceSampler, optuna_objective
     from mixopt.values.groups import Groups, make_groups
     from mixopt.values.mix import Mix, combine, constant, one_hot
     from mixopt.values.recipe import Recipe
@@ -56,6 +56,7 @@ _PLACES = {
     "Score": "scoring.score",
     "Simplex": "spaces.simplex",
     "StudySpec": "spec",
+    "SurfaceSampler": "study",
     "build": "runs.build",
     "combine": "values.mix",
     "compare": "runs.compare",
@@ -94,6 +95,7 @@ __all__ = [
     "Simplex",
     "SpecError",
     "StudySpec",
+    "SurfaceSampler",
     "__version__",
     "build",
     "combine",

@@ -87,6 +87,7 @@ def test_there_is_something_to_run() -> None:
         "files": 3,
         "folders": 2,
         "python": 3,
+        "surface": 1,
     }
     assert {"search", "recipes", "several-splits", "files"} <= {name for name, text in PAGES.items() if commands(text)}
 

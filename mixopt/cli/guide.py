@@ -22,6 +22,7 @@ ORDER = (
     "checkpoints",
     "folders",
     "search",
+    "surface",
     "recipes",
     "several-splits",
     "performance",

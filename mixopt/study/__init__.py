@@ -29,6 +29,7 @@ from mixopt.study.studies import (
     read_trials,
     recall_trials,
 )
+from mixopt.study.surface_sampler import SurfaceSampler
 from mixopt.study.trials import optuna_objective, run_trials
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Procedure",
     "Schedule",
     "Study",
+    "SurfaceSampler",
     "best_mixes",
     "best_of_rounds",
     "check_identity",
