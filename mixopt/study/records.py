@@ -21,6 +21,8 @@ from mixopt.untrusted.texts import check_depth
 from mixopt.values.mix import Mix
 
 ATTRIBUTE = "mixopt"
+# What a batch of the surface sampler is called in the first of its trials.
+BATCH = "surface:batch"
 SECOND = "-refine"  # what the second round's study is called after the first one's name
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -70,6 +72,25 @@ class _SamplerNotes(BaseModel):
     constraint: FiniteFloat = 0.0
     fixed_params: dict[str, FiniteFloat] = Field(default={})
     relative_params: dict[str, FiniteFloat] = Field(default={})
+
+
+class _Batch(BaseModel):
+    """What `mixopt.study.surface_sampler` keeps of points asked together, in the first of their trials."""
+
+    model_config = ConfigDict(strict=True)
+
+    points: Annotated[list[list[Annotated[float, Field(ge=BOX.low, le=BOX.high)]]], Field(min_length=1)]
+    expected: list[FiniteFloat]
+    half: Annotated[float, Field(gt=0, le=BOX.high - BOX.low)]
+
+    def check(self, dims: int | None) -> None:
+        """Refuse points of another space, and predictions of other points."""
+        sizes = {len(point) for point in self.points}
+        if sizes != {dims or len(self.points[0])}:
+            wanted = "the same" if dims is None else dims
+            raise ValueError(f"its {BATCH} has points of {min(sizes)} to {max(sizes)} numbers, expected {wanted}")
+        if len(self.expected) not in (0, len(self.points)):
+            raise ValueError(f"its {BATCH} has {len(self.points)} points, and predicts {len(self.expected)}")
 
 
 class _Parents(BaseModel):
@@ -159,7 +180,7 @@ class _Checks:
             return  # told by somebody else
         said = trial.user_attrs
         record = Record(**{name: said[name] for name in Record.model_fields if name in said})
-        _check_notes(trial.system_attrs)
+        _check_notes(trial.system_attrs, None if self._space is None else self._space.dims)
         if self._start is None:
             return
         if missing := self._required(trial.state) - said.keys():
@@ -228,14 +249,16 @@ def _space_of(stored: Any) -> Space:
     return space
 
 
-def _check_notes(notes: Mapping[str, Any]) -> None:
-    """Check the notes of Optuna's samplers that are read again."""
+def _check_notes(notes: Mapping[str, Any], dims: int | None) -> None:
+    """Check the notes of samplers that are read again, of a space of so many dimensions where that is known."""
     drawn: list[str] = []
     for key, value in notes.items():
         if key.endswith(":generation"):
             _SamplerNotes(generation=value)
         elif key in ("constraints", "fixed_params"):
             _SamplerNotes(**{key: value})
+        elif key == BATCH:
+            _Batch.model_validate(value).check(dims)
         elif key.startswith("constraints:"):
             _SamplerNotes(constraint=value)
         elif ":relative_params:" in key:

@@ -32,6 +32,7 @@ from mixopt.study.crossfit import Promise, expected_gain
 from mixopt.study.evidence import Evidence
 from mixopt.study.folds import make_folds
 from mixopt.study.landscape import Landscape
+from mixopt.study.records import BATCH
 from mixopt.study.samplers import BOX, SURFACE_POPULATION
 from mixopt.study.studies import best_trial, signal_of
 
@@ -47,8 +48,6 @@ EVALUATIONS = 400
 # Of the points of a climb, so many of the best are candidates, with as many drawn from the trust region.
 CANDIDATES = 96
 FOLDS = 5
-# What a batch is called in the first of its trials.
-BATCH = "surface:batch"
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 from mixopt import RunError
 from mixopt import study as search
 from mixopt.study.boundary import RESTORE
-from tests.study.near import POPULATION, TRIALS, Near, facts_of, run_at
+from mixopt.study.records import BATCH
+from tests.study.near import POPULATION, SPACE, TRIALS, Near, facts_of, run_at
 
 KINDS = ("journal", "sqlite")
 Logs = list[dict[str, Any]]
@@ -236,6 +237,29 @@ def test_parameters_lie_in_the_box(
     assert told in refused(kind, tmp_path)
 
 
+POINT = [0.5] * SPACE.dims
+BATCHES: list[Any] = [
+    5,
+    [],
+    {},
+    {"points": [POINT], "expected": []},
+    {"points": [], "expected": [], "half": 0.5},
+    {"points": POINT, "expected": [], "half": 0.5},
+    {"points": [POINT, POINT[1:]], "expected": [], "half": 0.5},
+    {"points": [POINT[1:]], "expected": [], "half": 0.5},
+    {"points": [[0.0] * 100_000], "expected": [], "half": 0.5},
+    {"points": [[NAN, *POINT[1:]]], "expected": [], "half": 0.5},
+    {"points": [[1.01, *POINT[1:]]], "expected": [], "half": 0.5},
+    {"points": [["0.5", *POINT[1:]]], "expected": [], "half": 0.5},
+    {"points": [POINT, POINT], "expected": [0.5], "half": 0.5},
+    {"points": [POINT], "expected": [0.5] * 100_000, "half": 0.5},
+    {"points": [POINT], "expected": [INF], "half": 0.5},
+    {"points": [POINT], "expected": None, "half": 0.5},
+    {"points": [POINT], "expected": [], "half": 0.0},
+    {"points": [POINT], "expected": [], "half": NAN},
+    {"points": [POINT], "expected": [], "half": 10**400},
+    {"points": [POINT], "expected": [], "half": "0.5"},
+]
 NOTES: list[tuple[str, Any]] = [
     ("cma:generation", "1"),
     ("NSGAIISampler:generation", -1),
@@ -248,15 +272,24 @@ NOTES: list[tuple[str, Any]] = [
     ("tpe:relative_params:0", 5),
     ("tpe:relative_params:0", "[]"),
     ("gp:relative_params:0", "[" * 9999),
+    *((BATCH, value) for value in BATCHES),
 ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("key", "value"), NOTES)
+@pytest.mark.parametrize(("key", "value"), NOTES, ids=range(len(NOTES)))
 def test_what_samplers_note_in_a_trial_has_a_form(kind: str, key: str, value: Any, tmp_path: Path) -> None:
     study = run_at(tmp_path, "random", trials=1, url=url_of(tmp_path, kind))
     study._storage.set_trial_system_attr(study.ask()._trial_id, key, value)
     assert refused(kind, tmp_path).startswith("trial 1 does not say what mixopt writes (")
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=range(len(BATCHES)))
+def test_a_hostile_batch_is_refused_by_the_sampler_that_would_read_it(batch: Any, tmp_path: Path) -> None:
+    study = run_at(tmp_path, "surface", trials=1 + POPULATION)
+    study._storage.set_trial_system_attr(study.ask()._trial_id, BATCH, batch)
+    with pytest.raises(RunError, match="trial 5 does not say what mixopt writes"):
+        run_at(tmp_path, "surface")
 
 
 @pytest.mark.parametrize("kind", KINDS)
