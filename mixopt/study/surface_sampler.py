@@ -27,7 +27,7 @@ from scipy.stats import qmc
 
 from mixopt.scoring.objective import Objective
 from mixopt.spaces import Space
-from mixopt.study.climbing import Region, climb
+from mixopt.study.climbing import Climbed, Region, climb
 from mixopt.study.crossfit import Promise, expected_gain
 from mixopt.study.evidence import Evidence
 from mixopt.study.folds import make_folds
@@ -216,8 +216,13 @@ def next_half(study: optuna.Study, last: Batch, before: Sequence[FrozenTrial]) -
 
 
 def propose(landscape: Landscape, region: Region, count: int, seed: int) -> Floats:
-    """Points ``[count, dims]`` within a region that are worth scoring, the best predicted first."""
+    """Points ``[count, dims]`` within a region that are worth scoring, the best predicted first.
+
+    The region's centre is not: it was scored.
+    """
     climbed = climb(landscape, region, seed=seed, evaluations=EVALUATIONS)
+    is_new = np.any(climbed.points != region.begin, axis=1)
+    climbed = Climbed(climbed.points[is_new], climbed.values[is_new])
     if count == 1:
         return climbed.best[None]
     order = np.argsort(-climbed.values, kind="stable")
