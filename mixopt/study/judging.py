@@ -93,13 +93,17 @@ def misjudged_by(landscape: Landscape) -> tuple[float, float]:
         By how much for each nat that its logits are expected to be off, and how many nats these are; root mean squares.
     """
     signal, surface = landscape.signal, landscape.surface
-    # The first mix is what the others' changes are of.
-    mixes = surface.parts[-1].mixes[1:][-CHECKED:]
+    # The first mix is what the others' changes are of. What was scored before a study, on the validation split alone,
+    # stands before its trials: counted from the last, those are the same mixes of every split.
+    fewest = min(len(split.surface) for split in landscape.splits.values())
+    mixes = surface.parts[-1].mixes[1:]
+    mixes = mixes[len(surface) - mixes < fewest][-CHECKED:]
     if not len(mixes):
         return math.inf, 0.0
     off = np.zeros(len(mixes))
     for split in landscape.splits.values():
-        for place, (said, did) in enumerate(left_out_outcomes(split.surface, mixes, signal.needs)):
+        same = mixes - len(surface) + len(split.surface)
+        for place, (said, did) in enumerate(left_out_outcomes(split.surface, same, signal.needs)):
             off[place] += split.weight * (signal.of(split.labels, said) - signal.of(split.labels, did))
     expected = np.maximum(surface.left_out.expected[mixes], np.finfo(float).tiny)
     return float(np.sqrt(np.mean((off / expected) ** 2))), float(np.sqrt(np.mean(expected**2)))

@@ -101,7 +101,7 @@ def samplers_of(schedule: Schedule, objective: Objective, space: Space, where: s
 
 def _enough(surface: SurfaceSampler, schedule: Schedule, before: Sequence[FrozenTrial]) -> str:
     promise = surface.promise(before, schedule.judges_from) if schedule.stop else None
-    if promise is None or promise.gain > promise.error:
+    if promise is None or not promise.gain <= promise.error:  # also where too few samples judge
         return ""
     return (
         f"the surface promises {promise.gain:+.4f} ± {promise.error:.4f} more on samples that do not choose: no more "
