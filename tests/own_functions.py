@@ -40,6 +40,11 @@ def several(module: nn.Module, device: torch.device) -> dict[str, float]:
     return {"likelihood": number(module, device), "right": right}
 
 
+def fixed(module: nn.Module, device: torch.device) -> float:
+    """One number, whatever is asked of it."""
+    return 0.5
+
+
 def not_a_number(module: nn.Module, device: torch.device) -> float:
     """Never finite."""
     return float("nan")

@@ -1,0 +1,166 @@
+"""Searches on a surface, end to end on the tiny pool: the last choice, stopping, and what was scored before."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mixopt
+from mixopt import SpecError
+from mixopt.runs.search import SearchResult
+from mixopt.stages.confirm import Choice
+from mixopt.stages.crossfit import CrossFitted, describe_cross_fitted
+from mixopt.values.groups import Groups
+from mixopt.values.mix import constant
+from mixopt.weights.saving import load_recipe
+from tests.listening import Recorder
+from tests.stages.default import SAMPLES, rows_of
+from tests.study.killing import facts_of, trials_of
+
+TRIALS = 30  # it stops at 25, and goes on to these
+
+
+def options_of(pool: Path, folder: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "models": pool,
+        "trials": TRIALS,
+        "sampler": "surface",
+        "metric": "nll",
+        "space": "shared",
+        "start": "uniform",
+        "device": "cpu",
+        "precision": "fp32",
+        "out": folder / "run",
+        "cache": folder / "cache",
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def stopped(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResult, Recorder]:
+    """A search that stopped, and what it said."""
+    recorder = Recorder()
+    folder = tmp_path_factory.mktemp("surface")
+    return mixopt.search(listener=recorder.listener, **options_of(clip_pool_template, folder)), recorder
+
+
+def test_a_step_is_taken_and_the_report_says_how(stopped: tuple[SearchResult, Recorder]) -> None:
+    result, recorder = stopped
+    row = rows_of(result)["search"]
+    start = rows_of(result)["uniform"]["metrics"]["validation"]["nll"]
+    notes = row["notes"]
+    assert notes["judging"] == SAMPLES
+    assert notes["procedure"] == "all dimensions, 100% of the way"
+    assert 0 < notes["share"] <= 1
+    assert notes["gain"] > 2 * notes["error"]
+    assert not notes["refit"]
+    # What is expected is about what it scored, and the gain is over the start.
+    assert notes["expected"] == pytest.approx(row["metrics"]["validation"]["nll"], abs=0.1 * notes["gain"])
+    assert notes["expected"] == pytest.approx(start - notes["gain"], abs=0.1 * notes["gain"])
+    said = f"the mix that the surface chooses ({notes['procedure']}) gains +"
+    assert any(text.startswith(said) for text in recorder.infos)
+    # What is exported is what was chosen, and no trial's mix.
+    mix = load_recipe(result.folder / "recipe.json").mix
+    trials = [np.array(trial.user_attrs["coefficients"]) for trial in trials_of(result.folder)]
+    assert not any(each.shape == mix.coefficients.shape and np.allclose(each, mix.coefficients) for each in trials)
+
+
+def test_it_says_that_it_stops_and_goes_on_where_asked(
+    stopped: tuple[SearchResult, Recorder], clip_pool_template: Path, tmp_path: Path
+) -> None:
+    result, recorder = stopped
+    trials = trials_of(result.folder)
+    assert 16 < len(trials) < TRIALS
+    begins = f"stopped after {len(trials)} trials: the surface promises"
+    (said,) = [text for text in recorder.infos if text.startswith(begins)]
+    assert said.endswith("(--no-stop goes on)")
+    shutil.copytree(result.folder.parent, tmp_path, dirs_exist_ok=True)
+    options, gone_on = options_of(clip_pool_template, tmp_path, stop=False), Recorder()
+    mixopt.search(listener=gone_on.listener, **options)
+    whole = facts_of(tmp_path / "run")
+    assert len(whole) == TRIALS
+    assert whole[: len(trials)] == facts_of(result.folder)
+    assert not any("promises" in text for text in gone_on.infos)
+    never = mixopt.search(**{**options, "out": tmp_path / "never"})
+    assert facts_of(never.folder) == whole
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            {"refine": 2},
+            "--refine 2: --sampler surface has one round, .*; leave out --refine, or choose another sampler",
+        ),
+        (
+            {"data": {"validation": Path("tests.own_functions:fixed")}, "metric": "score"},
+            "--sampler surface: the split validation is scored by your own function, which gives no logits; choose "
+            "cmaes, tpe, gp or random",
+        ),
+    ],
+)
+def test_what_has_no_surface_is_refused(
+    more: dict[str, Any], told: str, clip_pool_template: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=told):
+        mixopt.search(**options_of(clip_pool_template, tmp_path, **more))
+    assert not (tmp_path / "run" / "study.journal").exists()
+
+
+def test_a_warm_cache_changes_nothing_unless_it_is_asked_for(
+    stopped: tuple[SearchResult, Recorder], clip_pool_template: Path, tmp_path: Path
+) -> None:
+    """With ``run``, what others scored is not used. With ``cache`` it is, and what a learned row scored on its way."""
+    result, _ = stopped
+    shutil.copytree(result.folder.parent / "cache", tmp_path / "cache")
+    options = options_of(clip_pool_template, tmp_path, trials=18, stop=False)
+    warm = mixopt.search(**{**options, "out": tmp_path / "warm"})
+    first = facts_of(result.folder)[:18]
+    assert facts_of(warm.folder) == first
+    cold = mixopt.search(**{**options, "evidence": "cache", "cache": tmp_path / "new", "out": tmp_path / "cold"})
+    more = mixopt.search(**{**options, "evidence": "cache"})
+    known = [evidence_in(each.folder) for each in (warm, cold, more)]
+    assert known[0] == evidence_in(result.folder)
+    # The uniform soup and the checkpoints are among them, and then the trials of the earlier run.
+    assert 5 <= len(known[0]) <= len(known[1]) < len(known[2])
+    assert len(known[2]) >= len(known[0]) + 18
+    assert all(each in known[1] for each in known[0])
+    assert all(each in known[2] for each in known[1])
+    facts = facts_of(more.folder)
+    assert facts[:9] == first[:9]  # a design asks no evidence
+    assert facts[9:] != first[9:]
+    assert min(fact[2] for fact in facts[9:]) < min(fact[2] for fact in first[:9])
+
+
+def evidence_in(folder: Path) -> list[Any]:
+    """What a run's study keeps of mixes scored before."""
+    for line in (folder / "study.journal").read_text(encoding="utf-8").splitlines():
+        kept = json.loads(line).get("user_attr", {}).get("mixopt")
+        if kept:
+            return list(kept["evidence"])
+    raise AssertionError("no study")
+
+
+GROUPS = Groups((("all", ("one",)),))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "error", "told"),
+    [
+        (None, float("nan"), "9 samples are too few to judge what the others choose: the start stays"),
+        (None, 0.02, r"no step from the start is supported \(the likeliest, along the depth, gains \+0.0100 ± 0.0200"),
+        (0, 0.004, r"chooses \(along the depth\) gains \+0.0100 ± 0.0040 .*; 84% of that step is taken, and 0.7000 is"),
+    ],
+)
+def test_the_choice_in_words(candidate: int | None, error: float, told: str) -> None:
+    mix = constant(GROUPS, ("a", "b"), np.array([0.5, 0.5]))
+    share = 0.0 if candidate is None else 0.84
+    choice = Choice(mix, candidate, share, 0.01, error)
+    found = CrossFitted(choice, "along the depth", 0.7, 9)
+    assert re.search(told, describe_cross_fitted(found))
