@@ -77,12 +77,12 @@ class Judged:
     @property
     def sureness(self) -> float:
         """The gain in standard errors."""
-        return self.gain / max(self.error, np.finfo(float).tiny)
+        return self.gain / self.error if self.error > 0 else math.copysign(math.inf, self.gain)
 
     @property
     def share(self) -> float:
         """How much of the step the evidence carries: the positive-part James-Stein factor for one mean."""
-        return max(0.0, 1 - 1 / self.sureness**2) if self.gain > 0 else 0.0
+        return max(0.0, 1 - (self.error / self.gain) ** 2) if self.gain > 0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +114,8 @@ class Promise:
     """What a landscape promises beyond the mixes that were scored.
 
     Attributes:
-        gain: On samples that did not choose, in units of the signal.
-        error: Its standard error.
+        gain: On samples that did not choose, in units of the signal; NaN where too few samples judge.
+        error: Its standard error; NaN as well.
     """
 
     gain: float
@@ -214,8 +214,10 @@ def expected_gain(landscape: Landscape, scored: Floats, half: float, folds: Fold
         landscape: Predicts.
         scored: Points ``[m, dims]`` that were scored; the start's alone for what is promised over the start.
         half: How far a descent goes in each dimension.
-        folds: Who judges whom; some samples must judge.
+        folds: Who judges whom.
     """
+    if len(folds.judging[VALIDATION]) < LEAST:
+        return Promise(math.nan, math.nan)
     judge = Judge(landscape, folds)
     best = [scored[int(np.argmax(values))] for values in landscape.values_by(scored, folds.steers)]
     mixes = []

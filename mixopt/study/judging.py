@@ -35,7 +35,7 @@ class Judge:
         self._landscape = landscape
         self._folds = folds
         self._judging = folds.judging
-        self._misjudged, self._usual = misjudged_by(landscape)
+        self._misjudged = misjudged_by(landscape)
 
     def outcomes(self, by_fold: Sequence[Floats]) -> list[dict[str, PredictedOutcomes]]:
         """What the samples that judge are predicted to get, each from the mix of its own fold.
@@ -52,12 +52,12 @@ class Judge:
     def predicting(self, by_fold: Sequence[Floats]) -> Floats:
         """The standard error ``[m]`` of a gain for mixes ``[m, groups, columns]`` being predicted, not scored.
 
-        In proportion to what logits are expected to be off by, see `misjudged_by`; below what is usual to its root, for
-        where steps of a metric are few, their number is off by its root. Mixes of the folds lie close to each other,
-        and so are misjudged alike.
+        In proportion to what logits are expected to be off by, see `misjudged_by`. Mixes of the folds lie close to
+        each other, and so are misjudged alike. A stepped metric is off by more than that where it is off by one or two
+        samples; that is little beside the error of sampling, which every sample makes that changes.
         """
-        expected = np.sqrt(np.mean([self._landscape.surface.expected(mixes) ** 2 for mixes in by_fold], axis=0))
-        return np.asarray(self._misjudged * np.sqrt(expected * np.maximum(expected, self._usual)))
+        variances = [self._landscape.surface.expected(mixes) ** 2 for mixes in by_fold]
+        return np.asarray(self._misjudged * np.sqrt(np.mean(variances, axis=0)))
 
     def gain(self, ours: ByRun, theirs: ByRun) -> tuple[float, float]:
         """The mean gain in units of the signal, and its standard error over samples, paired.
@@ -86,11 +86,11 @@ def predicted(landscape: Landscape, coefficients: Floats) -> Iterator[dict[str, 
         yield dict(zip(landscape.splits, found, strict=True))
 
 
-def misjudged_by(landscape: Landscape) -> tuple[float, float]:
+def misjudged_by(landscape: Landscape) -> float:
     """How far off the signal of a predicted mix is, by mixes that were scored, each predicted by the others.
 
     Returns:
-        By how much for each nat that its logits are expected to be off, and how many nats these are; root mean squares.
+        By how much for each nat that its logits are expected to be off, root mean square.
     """
     signal, surface = landscape.signal, landscape.surface
     # The first mix is what the others' changes are of. What was scored before a study, on the validation split alone,
@@ -99,11 +99,11 @@ def misjudged_by(landscape: Landscape) -> tuple[float, float]:
     mixes = surface.parts[-1].mixes[1:]
     mixes = mixes[len(surface) - mixes < fewest][-CHECKED:]
     if not len(mixes):
-        return math.inf, 0.0
+        return math.inf
     off = np.zeros(len(mixes))
     for split in landscape.splits.values():
         same = mixes - len(surface) + len(split.surface)
         for place, (said, did) in enumerate(left_out_outcomes(split.surface, same, signal.needs)):
             off[place] += split.weight * (signal.of(split.labels, said) - signal.of(split.labels, did))
     expected = np.maximum(surface.left_out.expected[mixes], np.finfo(float).tiny)
-    return float(np.sqrt(np.mean((off / expected) ** 2))), float(np.sqrt(np.mean(expected**2)))
+    return float(np.sqrt(np.mean((off / expected) ** 2)))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mixopt.study.crossfit import CrossFit, cross_fit, expected_gain, regions_of, threshold
+from mixopt.study.crossfit import CrossFit, Judged, Procedure, cross_fit, expected_gain, regions_of, threshold
 from mixopt.study.folds import Folds, make_folds
 from mixopt.study.landscape import Landscape
 from mixopt.values.metrics import METRICS, smoothed
@@ -16,6 +16,8 @@ from mixopt.values.samples import SYNTHETIC, VALIDATION
 from tests.study.drawn import OPTIMUM, ORIGIN, SPACE, Drawn, Floats, scattered
 
 HALF = 0.7
+# Seeds whose samples promise more than others' where nothing is to gain.
+LUCKY = (17, 18, 25, 59)
 UNIFORM = SPACE.to_mix(ORIGIN).coefficients
 
 
@@ -90,6 +92,31 @@ def test_where_nothing_is_to_gain_the_start_stays(signal: str) -> None:
         assert np.array_equal(found.outcomes[VALIDATION].losses, drawn.outcomes(found.mix, VALIDATION, 400).losses)
 
 
+def test_a_gain_of_one_standard_error_is_none() -> None:
+    """Of some searches with nothing to gain, those in which luck promises most."""
+    surest = []
+    for seed in LUCKY:
+        drawn = Drawn(ORIGIN, {VALIDATION: 200}, seed=seed)
+        found = fitted(drawn, drawn.landscape(scattered(14, seed=seed)), evaluations=0)
+        assert is_start(found.mix)
+        surest.append(max(each.sureness for each in found.table))
+    assert min(surest) > 1
+
+
+def test_the_evidence_carries_as_much_as_it_is_sure() -> None:
+    def judged(gain: float, sampling: float, predicting: float) -> Judged:
+        return Judged(Procedure("all", 1.0), gain, sampling, predicting)
+
+    assert judged(0.05, 0.03, 0.04).error == pytest.approx(0.05)
+    assert judged(0.05, 0.03, 0.04).share == pytest.approx(0)
+    assert judged(0.10, 0.03, 0.04).share == pytest.approx(0.75)
+    assert judged(-0.10, 0.03, 0.04).share == 0
+    assert judged(0.10, 0.0, 0.0).share == 1
+    assert judged(0.10, 0.0, 0.0).sureness == math.inf
+    assert judged(0.0, 0.0, 0.0).share == 0
+    assert judged(0.10, 0.1, math.inf).share == 0
+
+
 @pytest.mark.parametrize("sizes", [{VALIDATION: 9}, {VALIDATION: 30}])
 def test_too_few_that_judge_choose_nothing(sizes: dict[str, int]) -> None:
     drawn = Drawn(OPTIMUM, sizes)
@@ -162,6 +189,13 @@ def test_a_gain_is_promised_where_there_is_one() -> None:
     # The further a descent may go, the more of it it finds.
     gains = [expected_gain(landscape, points[:1], half, folds).gain for half in (0.05, 0.2, HALF)]
     assert gains == sorted(gains)
+
+
+def test_nothing_is_promised_where_too_few_samples_judge() -> None:
+    drawn, points = Drawn(OPTIMUM, {VALIDATION: 100}), scattered(10)
+    promise = expected_gain(drawn.landscape(points), points[:1], HALF, folds_of(drawn, 91))
+    assert math.isnan(promise.gain)
+    assert math.isnan(promise.error)
 
 
 def test_the_more_ways_to_choose_the_surer_a_step_must_be() -> None:
