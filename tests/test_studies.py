@@ -211,3 +211,29 @@ def test_ranked_greedy_soups_and_sweeps_of_few_points(
     assert all(some["evaluations"] <= row["evaluations"] for some, row in zip(first, whole, strict=True))
     assert all(3 <= row["scored"] <= 11 and row["loses"] >= 0 for row in found["sweeps"])
     assert "| greedy:ranked | 2 refusals |" in capsys.readouterr().out
+
+
+def test_samplers_side_by_side(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "surface"))
+    samplers: Any = importlib.import_module("samplers")
+    monkeypatch.setattr(samplers, "STOPS", (5,))
+    out = tmp_path / "found.json"
+    command = ["--models", str(clip_pool_template), "--out", str(out), "--starts", "uniform", "--seeds", "1"]
+    command += ["--arms", "surface:10,random:6:metric", "limit=30", f'cache="{tmp_path / "cache"}"', 'precision="fp32"']
+    samplers.main(command)
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert [[stop["trials"] for stop in each["stops"]] for each in found["studies"]] == [[5, 10], [5, 6]]
+    for each in found["studies"]:
+        first, last = each["stops"]
+        assert first["images"] < last["images"]
+        assert first["signal"] <= last["signal"]
+    samplers.main(command)
+    assert json.loads(out.read_text(encoding="utf-8")) == found  # what is there is not done again
+    capsys.readouterr()
+    samplers.main(["--show", "--out", str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| uniform: the start", *["| uniform: surface:10"] * 2, *["| uniform: random:6:metric"] * 2
+    ]  # fmt: skip

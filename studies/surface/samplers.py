@@ -8,6 +8,7 @@ An arm is ``sampler:trials`` or ``sampler:trials:signal``, such as ``surface:40`
 the best trial so far, by what steered, is scored after 25, 40, 100 and 200 trials and at its end, on the samples that
 ``--confirm`` holds back and on the test splits. Images are those that a study's trials ran through a model, the start
 included, racing counted. What was measured goes to ``--out`` study by study; the same command again goes on.
+``--show`` prints the table of what is there: means over seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,10 +142,41 @@ def opened(spec: StudySpec, assembly: Assembly) -> Beginning:
     return Beginning(objective, make_space(plan, start, objective), start.mix, evidence)
 
 
-def main() -> None:
+def table(done: dict[str, Any]) -> list[str]:
+    """Lines of a table: each start, then each arm at its stops, means over its seeds."""
+    arms: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for each in done["studies"]:
+        key = each["key"]
+        arms.setdefault((key["start"], key["space"], *map(str, key["arm"])), []).append(each)
+    first = next(iter(done["starts"].values()))
+    splits = list(first)
+    lines = [
+        "| arm | seeds | trials | images | signal | " + " | ".join(splits) + " |",
+        "|---" * (5 + len(splits)) + "|",
+    ]
+    for name, start in done["starts"].items():
+        lines.append(f"| {name.split('/')[0]}: the start | - | - | - | - | " + _cells([start], splits))
+    for (start, _, sampler, trials, signal), studies in arms.items():
+        for stop in sorted({each["trials"] for study in studies for each in study["stops"]}):
+            some = [each for study in studies for each in study["stops"] if each["trials"] == stop]
+            label = f"{start}: {sampler}:{trials}" + (f":{signal}" if signal != "smooth" else "")
+            images, value = (float(np.mean([each[what] for each in some])) for what in ("images", "signal"))
+            lines.append(f"| {label} | {len(some)} | {stop} | {images:,.0f} | {value:.4f} | " + _cells(some, splits))
+    return lines
+
+
+def _cells(some: list[dict[str, Any]], splits: list[str]) -> str:
+    means = (
+        {what: float(np.mean([each[name][what] for each in some])) for what in ("accuracy", "nll")} for name in splits
+    )
+    return " | ".join("{accuracy:.4f} / {nll:.4f}".format(**each) for each in means) + " |"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the arms, and print a line for each study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", required=True)
+    parser.add_argument("--models")
+    parser.add_argument("--show", action="store_true")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--arms", default="surface:40,cmaes:200,gp:200")
     parser.add_argument("--starts", default="learned")
@@ -152,7 +184,10 @@ def main() -> None:
     parser.add_argument("--radius", type=float)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("options", nargs="*", help="option=value in JSON, as keys of a study.toml")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
+    if given.show:
+        print("\n".join(table(json.loads(given.out.read_text(encoding="utf-8")))))
+        return
     more = {key: json.loads(value) for key, _, value in (each.partition("=") for each in given.options)}
     options = {"models": given.models, "space": given.space, "radius": given.radius, **more}
     done = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {"options": more, "studies": []}
