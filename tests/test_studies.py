@@ -237,3 +237,16 @@ def test_samplers_side_by_side(
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| uniform: the start", *["| uniform: surface:10"] * 2, *["| uniform: random:6:metric"] * 2
     ]  # fmt: skip
+
+
+def test_simulated_last_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "surface"))
+    crossfit: Any = importlib.import_module("crossfit")
+    assert not crossfit.main(["--searches", "1", "--gains", "0,0.1", "--signals", "nll", "--results", str(tmp_path)])
+    nothing, much = json.loads((tmp_path / "crossfit.json").read_text(encoding="utf-8"))
+    assert (nothing["gain"], nothing["steps"], nothing["real"]) == (0, 0, None)
+    assert (much["steps"], much["worse"]) == (1, 0)
+    assert 0.05 < much["real"] < 0.1
+    assert "| nll | 0.1 | 1 | 1 | 0 |" in capsys.readouterr().out

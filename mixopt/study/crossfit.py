@@ -133,8 +133,7 @@ def threshold(count: int) -> float:
     The best of n is also the luckiest: ``sqrt(2 ln n)``, the universal threshold (Donoho and Johnstone 1994), of a
     procedure for each freedom and pull. Fewer would do if procedures were as alike as the samples that they share; but
     errors of cross-validation are larger than they seem for the same reason (Bengio and Grandvalet, J. Mach. Learn.
-    Res. 5, 2004). In simulations with nothing to gain the two come out about even, and a step is taken in 3 to 6 of a
-    hundred searches, pulls towards the uniform soup or not: studies/surface.
+    Res. 5, 2004). In 200 simulated searches with nothing to gain, 3 took a step: studies/surface.
     """
     return math.sqrt(2 * math.log(count * len(SHARES)))
 
