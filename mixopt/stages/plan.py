@@ -13,9 +13,9 @@ from mixopt.assemble import Assembly
 from mixopt.comparison.requests import Request, requests_of, source_names
 from mixopt.errors import PoolError, SpecError, names
 from mixopt.scoring.objective import Objective
-from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.spaces.linear import POINTS
 from mixopt.spec import AUTO, StudySpec
+from mixopt.stages.checks import check_surface
 from mixopt.stages.identity import study_identity
 from mixopt.study import SURFACE, check_sampler
 from mixopt.values.groups import Groups, block_names, make_groups
@@ -167,7 +167,7 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
     )
     check_sampler(trials.sampler, trials.seed, trials.population, trials.objectives)
     if trials.sampler == SURFACE:
-        _check_surface(spec, objective)
+        check_surface(spec, objective)
     if spec.space == "residual" and (spec.groups is not None or spec.ingredient_count is not None):
         option = "--groups" if spec.groups is not None else "--ingredients"
         raise SpecError(
@@ -241,21 +241,6 @@ def _kind(spec: StudySpec) -> Kind:
     if spec.from_ and spec.space != "residual":
         return "composed"
     return "by start" if spec.space == "auto" else spec.space
-
-
-def _check_surface(spec: StudySpec, objective: Objective) -> None:
-    """Refuse what a surface of logits cannot be fitted to."""
-    if spec.refine is not None:
-        raise SpecError(
-            f"--refine {spec.refine}: --sampler surface has one round, and its last choice moves as many layer groups "
-            "as the samples support; leave out --refine, or choose another sampler"
-        )
-    for name in (VALIDATION, *spec.steering):
-        if isinstance(objective.evaluators[name], OwnEvaluator):
-            raise SpecError(
-                f"--sampler surface: the split {name} is scored by your own function, which gives no logits; choose "
-                "cmaes, tpe, gp or random"
-            )
 
 
 def plan_refine(spec: StudySpec, count: int, pool: Pool) -> RefinePlan:
