@@ -21,8 +21,11 @@ from mixopt.values.samples import VALIDATION
 
 
 def judges_from(start: Start, objective: Objective) -> int:
-    """The first validation sample that judges: those that taught a learned start are biased towards it."""
-    return objective.tuning if start.row is not None and objective.held_out else 0
+    """The first validation sample that judges: not those that taught a learned start.
+
+    Further along the way that they taught, they gain again, and others do not: measured in studies/surface.
+    """
+    return objective.tuning if start.row is not None else 0
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class CrossFitted:
     Attributes:
         choice: The mix, and why.
         how: The procedure, in words.
-        expected: What the mix is expected to score by the driving metric: by samples that did not choose it.
+        expected: What the mix is expected to score by the driving metric: by samples that did not choose it; NaN where
+            none judges.
         judging: How many samples judged.
     """
 
@@ -44,7 +48,8 @@ class CrossFitted:
     @property
     def notes(self) -> dict[str, Any]:
         """For the report, as plain JSON values."""
-        return {"procedure": self.how, "expected": self.expected, "judging": self.judging}
+        expected = {} if math.isnan(self.expected) else {"expected": self.expected}
+        return {"procedure": self.how, **expected, "judging": self.judging}
 
 
 def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explored: Explored, first: int) -> CrossFitted:
@@ -87,12 +92,18 @@ def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explore
     said = found.outcomes[VALIDATION]
     if choice.candidate is None:
         said = steering.outcomes(origin, VALIDATION, sizes[VALIDATION]).at(judging)
-    return CrossFitted(choice, _words(found.procedure), steering.metric.of(labels, said), len(judging))
+    expected = steering.metric.of(labels, said) if len(judging) else math.nan
+    return CrossFitted(choice, _words(found.procedure), expected, len(judging))
 
 
 def describe_cross_fitted(found: CrossFitted) -> str:
     """What the last choice was, in words."""
     choice, judged = found.choice, f"on {found.judging:,} samples, each judging what the others chose"
+    if not found.judging:
+        return (
+            "every sample taught the start by gradient, and none can judge a step from it: the start stays; hold some "
+            "back (--confirm 0.2), or begin elsewhere (--start greedy)"
+        )
     if math.isnan(choice.error):
         return f"{found.judging:,} samples are too few to judge what the others choose: the start stays"
     gains = f"gains {choice.gain:+.4f} ± {choice.error:.4f} over the start {judged}"

@@ -164,3 +164,14 @@ def test_the_choice_in_words(candidate: int | None, error: float, told: str) -> 
     choice = Choice(mix, candidate, share, 0.01, error)
     found = CrossFitted(choice, "along the depth", 0.7, 9)
     assert re.search(told, describe_cross_fitted(found))
+
+
+def test_where_every_sample_taught_the_start_none_judges(clip_pool_template: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    options = options_of(clip_pool_template, tmp_path, start="learned", confirm=0.0, trials=9, space="residual")
+    result = mixopt.search(listener=recorder.listener, **options)
+    notes = rows_of(result)["search"]["notes"]
+    assert notes["share"] == 0
+    assert notes["judging"] == 0
+    assert "expected" not in notes
+    assert any(text.startswith("every sample taught the start by gradient") for text in recorder.infos)
