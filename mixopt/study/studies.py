@@ -226,7 +226,9 @@ def signal_of(study: optuna.Study, trial: FrozenTrial) -> float:
 
 
 def mix_of(trial: FrozenTrial, space: Space) -> Mix:
-    """The mix that a trial applied, from the rows it recorded."""
+    """The mix that a trial applied, from the rows it recorded; of somebody's own, from its parameters."""
+    if "coefficients" not in trial.user_attrs:
+        return space.to_mix(np.array([trial.params[label] for label in space.labels]))
     start = space.to_mix(np.zeros(space.dims))
     return Mix(start.groups, start.columns, np.array(trial.user_attrs["coefficients"], dtype=np.float64))
 
@@ -248,7 +250,8 @@ def _front_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Frozen
 
 def _cost(study: optuna.Study, trial: FrozenTrial) -> float:
     """A trial's value, or of several the weighted mean; the best have the lowest."""
-    value = trial.values[0] if len(trial.values) == 1 else trial.user_attrs["weighted"]
+    # Studies of somebody's own keep no weighted mean.
+    value = trial.values[0] if len(trial.values) == 1 else trial.user_attrs.get("weighted", np.mean(trial.values))
     return _sign(study) * float(value)
 
 

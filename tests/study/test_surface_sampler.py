@@ -180,7 +180,8 @@ def test_where_none_completes_it_goes_on_with_designs() -> None:
     assert not np.array_equal(batches[0].points, batches[1].points)
 
 
-def test_several_objectives_are_climbed_one_weighted_mean_after_another() -> None:
+@pytest.mark.parametrize("noted", [True, False], ids=["as a search notes", "of one's own"])
+def test_several_objectives_are_climbed_one_weighted_mean_after_another(noted: bool) -> None:
     sizes = {VALIDATION: 80, "extra": 60}
     drawn = Drawn(OPTIMUM, sizes)
     study = optuna.create_study(directions=["minimize"] * 2, sampler=SurfaceSampler(drawn.objective, SPACE, 1))
@@ -188,10 +189,10 @@ def test_several_objectives_are_climbed_one_weighted_mean_after_another() -> Non
     def both(trial: optuna.Trial) -> tuple[float, ...]:
         point = np.array([trial.suggest_float(label, -1, 1) for label in SPACE.labels])
         mix = SPACE.to_mix(point)
-        trial.set_user_attr("coefficients", mix.coefficients.tolist())
         scores = {name: float(drawn.outcomes(mix, name, size).losses.mean()) for name, size in sizes.items()}
-        trial.set_user_attr("signals", scores)
-        trial.set_user_attr("weighted", float(np.mean(list(scores.values()))))
+        if noted:
+            trial.set_user_attr("coefficients", mix.coefficients.tolist())
+            trial.set_user_attr("weighted", float(np.mean(list(scores.values()))))
         return tuple(scores.values())
 
     study.optimize(both, n_trials=24)
