@@ -250,3 +250,27 @@ def test_simulated_last_choices(
     assert (much["steps"], much["worse"]) == (1, 0)
     assert 0.05 < much["real"] < 0.1
     assert "| nll | 0.1 | 1 | 1 | 0 |" in capsys.readouterr().out
+
+
+def test_the_study_of_who_may_judge(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "surface"))
+    judges: Any = importlib.import_module("judges")
+    command = ["--models", str(clip_pool_template), "--name", "tiny", "--scored", "20", "--results", str(tmp_path)]
+    options = ["start=uniform", "space=shared", f"cache={tmp_path / 'cache'}", "device=cpu"]
+    for _ in range(2):
+        assert not judges.main([*command, *options])
+    rows = json.loads((tmp_path / "judges.json").read_text(encoding="utf-8"))
+    assert [(row["signal"], row["judging"]) for row in rows] == [
+        ("nll", 96),
+        ("nll", 19),
+        ("smooth", 96),
+        ("smooth", 19),
+    ]
+    taken = rows[0]
+    assert taken["share"] > 0
+    assert list(taken["tests"]) == ["test", "shift"]
+    assert taken["said"]["nll"][0] == pytest.approx(taken["share"] * taken["gain"], rel=0.1)
+    assert taken["tests"]["test"]["nll"][0] > 0
+    assert capsys.readouterr().out.count("| tiny | nll | 96 |") == 2
