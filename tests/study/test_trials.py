@@ -194,6 +194,8 @@ def test_trials_wanted_are_complete_trials_and_the_best_is_crowned(sampler: str,
     assert [trial.number for trial in trials] == list(range(TRIALS))
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
     assert len({tuple(trial.params.values()) for trial in trials}) == TRIALS
+    if sampler == "surface":  # the mix that cross-fitting chooses is no trial's: tests/stages/test_crossfit.py
+        return
     best = max(trials, key=lambda trial: (trial.value or 0.0, -trial.number))
     recipe = load_recipe(whole(sampler) / "recipe.json")
     assert recipe.mix.coefficients.tolist() == best.user_attrs["coefficients"]
