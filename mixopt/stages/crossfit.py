@@ -68,7 +68,7 @@ def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explore
     trials = studies.complete_trials(study)
     evidence = studies.Evidence(steering, space, studies.evidence_of(*explored.rounds[0]))
     landscape = evidence.landscape(trials)
-    sizes = {name: len(split.labels) for name, split in landscape.splits.items()}
+    sizes = landscape.sizes
     folds = studies.make_folds(sizes, first)
     origin = space.to_mix(np.zeros(space.dims))
     found = studies.cross_fit(

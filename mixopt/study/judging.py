@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Judge:
         Returns:
             For each of the m, by split.
         """
-        found = [list(predicted(self._landscape, mixes)) for mixes in by_fold]
+        found = [list(self._landscape.outcomes(mixes)) for mixes in by_fold]
         return [self._folds.joined([each[number] for each in found]) for number in range(len(by_fold[0]))]
 
     def predicting(self, by_fold: Sequence[Floats]) -> Floats:
@@ -76,14 +76,6 @@ class Judge:
             gains[VALIDATION] = gains[VALIDATION] + gains.pop(SYNTHETIC)
         variance = sum(float(np.var(each, ddof=1)) / len(each) for each in gains.values())
         return sum(float(np.mean(each)) for each in gains.values()), math.sqrt(variance)
-
-
-def predicted(landscape: Landscape, coefficients: Floats) -> Iterator[dict[str, PredictedOutcomes]]:
-    """What each mix ``[m, groups, columns]`` is predicted to do on all samples, by split."""
-    needs = landscape.signal.needs
-    every = [split.surface.outcomes(coefficients, needs) for split in landscape.splits.values()]
-    for found in zip(*every, strict=True):
-        yield dict(zip(landscape.splits, found, strict=True))
 
 
 def misjudged_by(landscape: Landscape) -> float:

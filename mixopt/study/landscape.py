@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mixopt.spaces import Space
 from mixopt.spaces.linear import Linear
 from mixopt.surface.fitting import Surface
-from mixopt.surface.outputs import EVERYTHING, PredictedOutcomes
+from mixopt.surface.outputs import PredictedOutcomes
 from mixopt.surface.slopes import loss_and_slopes
 from mixopt.values.metrics import Metric
 
@@ -57,6 +57,11 @@ class Landscape:
         """The validation split's."""
         return next(iter(self.splits.values())).surface
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The samples of each split."""
+        return {name: len(split.labels) for name, split in self.splits.items()}
+
     def coefficients(self, points: Floats) -> Floats:
         """``[m, groups, columns]`` of points ``[m, dims]``."""
         return np.stack([self.space.to_mix(point).coefficients for point in points])
@@ -85,7 +90,7 @@ class Landscape:
     def values_by(self, points: Floats, several: Sequence[Mapping[str, Samples] | None]) -> Floats:
         """`values` by several choices of samples, ``[choices, m]``; what is predicted is predicted once."""
         found = []
-        for outcomes in self.outcomes(points, self.signal.needs):
+        for outcomes in self.outcomes(self.coefficients(points)):
             found.append([
                 sum(
                     split.weight * self._signal_of(split, outcomes[name], (chosen or {}).get(name))
@@ -104,15 +109,9 @@ class Landscape:
         }
         return changed
 
-    def outcomes(self, points: Floats, needs: Sequence[str] = EVERYTHING) -> Iterator[dict[str, PredictedOutcomes]]:
-        """What each point ``[m, dims]`` is predicted to do, by split.
-
-        Args:
-            points: The points.
-            needs: What is wanted beside classes and losses, see `mixopt.values.metrics.Metric`.
-        """
-        coefficients = self.coefficients(points)
-        every = [split.surface.outcomes(coefficients, needs) for split in self.splits.values()]
+    def outcomes(self, coefficients: Floats) -> Iterator[dict[str, PredictedOutcomes]]:
+        """What each mix ``[m, groups, columns]`` is predicted to do on all samples, by split; what the signal needs."""
+        every = [split.surface.outcomes(coefficients, self.signal.needs) for split in self.splits.values()]
         for found in zip(*every, strict=True):
             yield dict(zip(self.splits, found, strict=True))
 

@@ -47,7 +47,6 @@ GROWTH, SHRINKAGE = 1.5, 0.5
 EVALUATIONS = 400
 # Of the points of a climb, so many of the best are candidates, with as many drawn from the trust region.
 CANDIDATES = 96
-FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +149,7 @@ class SurfaceSampler(BaseSampler):
         if not any(len(batch.expected) for batch in batches) or len(done[0].values or []) > 1:
             return None
         landscape = self._evidence.landscape(done)
-        folds = make_folds({name: len(split.labels) for name, split in landscape.splits.items()}, judges_from)
+        folds = make_folds(landscape.sizes, judges_from)
         points = np.array([[trial.params[label] for label in self._space.labels] for trial in done])
         return expected_gain(landscape, points, batches[-1].half, folds)
 
@@ -243,12 +242,8 @@ def propose(landscape: Landscape, region: Region, count: int, seed: int) -> Floa
 
 def _best_of_folds(landscape: Landscape, points: Floats, count: int) -> list[int]:
     """The best of points by all samples, then by all but a fifth of them in turn; each once."""
-    by_fold = [
-        {name: np.flatnonzero(np.arange(len(split.labels)) % FOLDS != fold) for name, split in landscape.splits.items()}
-        for fold in range(FOLDS)
-    ]
     chosen: list[int] = []
-    for values in landscape.values_by(points, [None, *by_fold]):
+    for values in landscape.values_by(points, [None, *make_folds(landscape.sizes).steers]):
         order = np.argsort(-values, kind="stable")
         if len(chosen) < count:
             chosen.append(next(int(number) for number in order if int(number) not in chosen))

@@ -96,10 +96,6 @@ class KeptLogits:
         """Those of the first samples."""
         return self.at(slice(count))
 
-    def rest_from(self, start: int) -> KeptLogits:
-        """Those of the samples from ``start`` on."""
-        return self.at(slice(start, None))
-
     def at(self, places: Places) -> KeptLogits:
         """Those at some places ``[k]``, in their order."""
         return replace(

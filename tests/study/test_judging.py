@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixopt.study.folds import make_folds
-from mixopt.study.judging import Judge, misjudged_by, predicted
+from mixopt.study.judging import Judge, misjudged_by
 from mixopt.values.metrics import METRICS
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 from tests.study.drawn import OPTIMUM, ORIGIN, SPACE, Drawn, scattered
@@ -53,7 +53,7 @@ def test_each_sample_is_judged_by_the_mix_of_its_own_fold() -> None:
     first, second = judge.outcomes(by_fold)
     for number, fold in enumerate(folds.judges):
         for found, mix in ((first, by_fold[number][0]), (second, by_fold[number][1])):
-            (whole,) = predicted(landscape, mix[None])
+            (whole,) = landscape.outcomes(mix[None])
             for name, samples in fold.items():
                 places = np.searchsorted(folds.judging[name], samples)
                 assert found[name].losses[places] == pytest.approx(whole[name].losses[samples], abs=1e-6)
@@ -73,6 +73,6 @@ def test_how_far_off_predictions_are_is_what_left_out_mixes_say() -> None:
     judge = Judge(landscape, make_folds(drawn.sizes))
     unsure = judge.predicting([coefficients_of(*others)] * 5)
     real = np.array([drawn.score(SPACE.to_mix(point)).value for point in others])
-    said = np.array([each[VALIDATION].losses.mean() for each in predicted(landscape, coefficients_of(*others))])
+    said = np.array([each[VALIDATION].losses.mean() for each in landscape.outcomes(coefficients_of(*others))])
     assert 0.3 < math.sqrt(np.mean(((said - real) / unsure) ** 2)) < 3
     assert misjudged_by(landscape) > 0

@@ -25,7 +25,7 @@ def test_what_is_kept_sums_to_one(class_count: int) -> None:
 def test_parts_joined_are_the_whole(class_count: int) -> None:
     kept = make_kept(12, class_count)
     for place in (0, 1, 7, 12):
-        first, rest = kept.first(place), kept.rest_from(place)
+        first, rest = kept.first(place), kept.at(slice(place, None))
         assert (len(first), len(rest)) == (place, 12 - place)
         assert same(first.then(rest), kept)
     order = np.random.default_rng(0).permutation(12)
