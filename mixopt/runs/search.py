@@ -26,7 +26,7 @@ from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages.announce import announce, announce_search
 from mixopt.stages.confirm import Choice, confirm, describe
-from mixopt.stages.crossfit import CrossFitted, choose_by_folds, describe_cross_fitted, judges_from
+from mixopt.stages.crossfit import CrossFitted, choose_by_folds, describe_cross_fitted, doubt, judges_from
 from mixopt.stages.evidence import evidence_of_pool
 from mixopt.stages.explore import Beginning, Explored, explore
 from mixopt.stages.plan import SearchPlan, plan_search, steered
@@ -114,6 +114,8 @@ def _run(
     crossed = choose_by_folds(plan, weighed, start, explored, first) if plan.surface else None
     choice = confirm(weighed, explored) if crossed is None else crossed.choice
     listener.info(describe(choice, objective) if crossed is None else describe_cross_fitted(crossed))
+    if crossed is not None and (doubted := doubt(crossed)):
+        listener.warn(doubted)
     refitted = refit(plan, assembly, start, explored, choice, listener)
     mix = choice.mix if refitted is None else refitted.mix
     saved = export(spec, assembly, folder, SEARCH_ROW, mix, listener)

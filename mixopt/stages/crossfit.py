@@ -28,6 +28,10 @@ def judges_from(start: Start, objective: Objective) -> int:
     return objective.tuning if start.row is not None else 0
 
 
+# Of how logits change, what a surface should explain: one that explains less orders mixes badly, see studies/surface.
+EXPLAINS = 0.75
+
+
 @dataclass(frozen=True)
 class CrossFitted:
     """What cross-fitting chose.
@@ -38,18 +42,21 @@ class CrossFitted:
         expected: What the mix is expected to score by the driving metric: by samples that did not choose it; NaN where
             none judges.
         judging: How many samples judged.
+        explained: How well the surface predicts the trials: of how their logits differ from the start's, the share that
+            it predicts of each from the others.
     """
 
     choice: Choice
     how: str
     expected: float
     judging: int
+    explained: float
 
     @property
     def notes(self) -> dict[str, Any]:
         """For the report, as plain JSON values."""
         expected = {} if math.isnan(self.expected) else {"expected": self.expected}
-        return {"procedure": self.how, **expected, "judging": self.judging}
+        return {"procedure": self.how, **expected, "judging": self.judging, "explained": self.explained}
 
 
 def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explored: Explored, first: int) -> CrossFitted:
@@ -93,7 +100,8 @@ def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explore
     if choice.candidate is None:
         said = steering.outcomes(origin, VALIDATION, sizes[VALIDATION]).at(judging)
     expected = steering.metric.of(labels, said) if len(judging) else math.nan
-    return CrossFitted(choice, _words(found.procedure), expected, len(judging))
+    explained = landscape.surface.explained(len(trials))
+    return CrossFitted(choice, _words(found.procedure), expected, len(judging), explained)
 
 
 def describe_cross_fitted(found: CrossFitted) -> str:
@@ -112,6 +120,17 @@ def describe_cross_fitted(found: CrossFitted) -> str:
     return (
         f"the mix that the surface chooses ({found.how}) {gains}; {choice.share:.0%} of that step is taken, and "
         f"{found.expected:.4f} is what it is expected to score"
+    )
+
+
+def doubt(found: CrossFitted) -> str | None:
+    """What to do about a surface that predicts badly; None where it does not."""
+    if found.explained >= EXPLAINS:
+        return None
+    return (
+        f"the surface predicts poorly here: of how the logits of trials differ from the start's it explains "
+        f"{found.explained:.0%}, and below {EXPLAINS:.0%} it may not know good mixes from bad; a smaller --radius, "
+        "fewer dimensions (--ingredients, --groups), more --trials, or --sampler cmaes may find more"
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mixopt.spaces import Space
 from mixopt.spaces.freedom import freedoms
-from mixopt.study.climbing import SHARES, Region, climb, descend
+from mixopt.study.climbing import SHARES, Region, climb
 from mixopt.study.folds import Folds
 from mixopt.study.judging import ByRun, Judge
 from mixopt.study.landscape import Landscape, Samples
@@ -204,28 +204,35 @@ def cross_fit(
     return CrossFit(mix, best.procedure, best.share, best.gain, best.error, tuple(table), outcomes)
 
 
-def expected_gain(landscape: Landscape, scored: Floats, half: float, folds: Folds) -> Promise:
+def expected_gain(landscape: Landscape, scored: Floats, half: float, folds: Folds, *, seed: int = 0) -> Promise:
     """What a landscape still promises over the best mix scored, on samples that chose neither.
 
-    By descent alone, within ``half`` of the best point by the samples that steer, with every dimension moving alone.
+    Within ``half`` of the best point by the samples that steer, with every dimension moving alone: down the predicted
+    loss, and where that promises nothing, up the signal itself, which may gain where the loss does not.
 
     Args:
         landscape: Predicts.
         scored: Points ``[m, dims]`` that were scored; the start's alone for what is promised over the start.
-        half: How far a descent goes in each dimension.
+        half: How far a climb goes in each dimension.
         folds: Who judges whom.
+        seed: Of CMA-ES.
     """
     if len(folds.judging[VALIDATION]) < LEAST:
         return Promise(math.nan, math.nan)
     judge = Judge(landscape, folds)
-    best = [scored[int(np.argmax(values))] for values in landscape.values_by(scored, folds.steers)]
-    mixes = []
-    for begin, steers in zip(best, folds.steers, strict=True):
-        region = Region(begin, half)
-        step = descend(landscape, region, steers)
-        mixes.append(landscape.coefficients(region.points(np.outer((0.0, *SHARES), step))))
-    theirs, *every = judge.outcomes(mixes)
-    predicting = judge.predicting(mixes)[1:]
-    found = [(*judge.gain(ours, theirs), float(unsure)) for ours, unsure in zip(every, predicting, strict=True)]
-    gain, sampling, unsure = max(found)
-    return Promise(gain, math.hypot(sampling, unsure))
+    begins = [scored[int(np.argmax(values))] for values in landscape.values_by(scored, folds.steers)]
+
+    def promised(evaluations: int) -> Promise:
+        mixes = []
+        for begin, steers in zip(begins, folds.steers, strict=True):
+            region = Region(begin, half)
+            best = climb(landscape, region, seed=seed, evaluations=evaluations, chosen=steers).best
+            mixes.append(landscape.coefficients(begin + np.outer((0.0, *SHARES), best - begin)))
+        theirs, *every = judge.outcomes(mixes)
+        predicting = judge.predicting(mixes)[1:]
+        found = [(*judge.gain(ours, theirs), float(unsure)) for ours, unsure in zip(every, predicting, strict=True)]
+        gain, sampling, unsure = max(found)
+        return Promise(gain, math.hypot(sampling, unsure))
+
+    first = promised(0)
+    return first if first.gain > first.error else promised(EVALUATIONS)

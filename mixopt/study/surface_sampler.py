@@ -151,7 +151,7 @@ class SurfaceSampler(BaseSampler):
         landscape = self._evidence.landscape(done)
         folds = make_folds(landscape.sizes, judges_from)
         points = np.array([[trial.params[label] for label in self._space.labels] for trial in done])
-        return expected_gain(landscape, points, batches[-1].half, folds)
+        return expected_gain(landscape, points, batches[-1].half, folds, seed=self._seed_of(len(before)))
 
     @staticmethod
     def _open_batch(before: Sequence[FrozenTrial]) -> Batch | None:

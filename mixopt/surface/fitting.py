@@ -77,11 +77,15 @@ class Surface:
         """``[samples, columns]`` float32, the outputs of the first mix."""
         return self.scored.reference
 
-    @property
-    def explained(self) -> float:
-        """The share of what outputs differ by that is predicted of mixes left out, 0 to 1."""
-        off = float(np.mean(self.left_out.errors[1:] ** 2))
-        return max(0.0, 1 - off / max(self.spread**2, np.finfo(float).tiny))
+    def explained(self, last: int | None = None) -> float:
+        """The share of what outputs differ by from the reference's that is predicted of mixes left out, 0 to 1.
+
+        Args:
+            last: Of so many mixes, the last ones; of all without.
+        """
+        mixes = slice(-min(last or len(self), len(self) - 1), None)
+        off, spread = self.left_out.errors[mixes] ** 2, np.diag(self.scored.gram)[mixes] / self.scored.outputs
+        return max(0.0, 1 - float(np.mean(off)) / max(float(np.mean(spread)), np.finfo(float).tiny))
 
     def moves(self, coefficients: Floats) -> Floats:
         """How far mixes ``[m, groups, columns]`` lie from the reference, in units."""

@@ -177,7 +177,7 @@ def measure(cell: Cell, drawn: Drawn) -> dict[str, Any]:
         "logits": root_mean_square(off),
         "expected": root_mean_square(surface.expected(coefficients[never])),
         "left_out": root_mean_square(surface.left_out.errors[1:]),
-        "explained": surface.explained,
+        "explained": surface.explained(),
         **metrics(surface, coefficients[never], outcomes[never], labels),
     }
 

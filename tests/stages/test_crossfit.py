@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import mixopt
 from mixopt import SpecError
 from mixopt.runs.search import SearchResult
 from mixopt.stages.confirm import Choice
-from mixopt.stages.crossfit import CrossFitted, describe_cross_fitted
+from mixopt.stages.crossfit import CrossFitted, describe_cross_fitted, doubt
 from mixopt.values.groups import Groups
 from mixopt.values.mix import constant
 from mixopt.weights.saving import load_recipe
@@ -60,6 +61,8 @@ def test_a_step_is_taken_and_the_report_says_how(stopped: tuple[SearchResult, Re
     assert 0 < notes["share"] <= 1
     assert notes["gain"] > 2 * notes["error"]
     assert not notes["refit"]
+    assert 0.95 < notes["explained"] < 1
+    assert not any("predicts poorly" in text for text in recorder.warnings)
     # What is expected is about what it scored, and the gain is over the start.
     assert notes["expected"] == pytest.approx(row["metrics"]["validation"]["nll"], abs=0.1 * notes["gain"])
     assert notes["expected"] == pytest.approx(start - notes["gain"], abs=0.1 * notes["gain"])
@@ -162,8 +165,21 @@ def test_the_choice_in_words(candidate: int | None, error: float, told: str) -> 
     mix = constant(GROUPS, ("a", "b"), np.array([0.5, 0.5]))
     share = 0.0 if candidate is None else 0.84
     choice = Choice(mix, candidate, share, 0.01, error)
-    found = CrossFitted(choice, "along the depth", 0.7, 9)
+    found = CrossFitted(choice, "along the depth", 0.7, 9, 0.9)
     assert re.search(told, describe_cross_fitted(found))
+
+
+def test_a_surface_that_predicts_badly_says_so() -> None:
+    found = CrossFitted(
+        Choice(constant(GROUPS, ("a", "b"), np.array([0.5, 0.5])), None, 0.0, 0.01, 0.02), "", 0.7, 9, 0.9
+    )
+    assert doubt(found) is None
+    told = doubt(replace(found, explained=0.421))
+    assert told is not None
+    assert told.startswith(
+        "the surface predicts poorly here: of how the logits of trials differ from the start's it explains 42%"
+    )
+    assert "a smaller --radius" in told
 
 
 def test_where_every_sample_taught_the_start_none_judges(clip_pool_template: Path, tmp_path: Path) -> None:

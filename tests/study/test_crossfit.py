@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from mixopt.study import crossfit
+from mixopt.study.climbing import Region, descend
 from mixopt.study.crossfit import CrossFit, Judged, Procedure, cross_fit, expected_gain, regions_of, threshold
 from mixopt.study.folds import Folds, make_folds
 from mixopt.study.landscape import Landscape
@@ -189,6 +191,23 @@ def test_a_gain_is_promised_where_there_is_one() -> None:
     # The further a descent may go, the more of it it finds.
     gains = [expected_gain(landscape, points[:1], half, folds).gain for half in (0.05, 0.2, HALF)]
     assert gains == sorted(gains)
+
+
+def test_a_gain_that_the_loss_does_not_show_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A fifth of the labels are the classes that are least likely at the optimum: towards it accuracy gains, and the
+    # loss does not.
+    drawn = Drawn(3 * OPTIMUM, {VALIDATION: 3_000}, signal="accuracy")
+    labels = drawn.labels()
+    labels[::5] = drawn.logits(SPACE.to_mix(3 * OPTIMUM)).argmin(axis=1)[::5]
+    points, folds = scattered(25), folds_of(drawn)
+    least = descend(drawn.landscape(points), Region(ORIGIN, 1.0))
+    points = np.vstack([points, least])
+    landscape = drawn.landscape(points)
+    promise = expected_gain(landscape, least[None], HALF, folds)
+    monkeypatch.setattr(crossfit, "EVALUATIONS", 0)
+    by_loss = expected_gain(landscape, least[None], HALF, folds)
+    assert by_loss.gain <= by_loss.error
+    assert promise.gain > promise.error
 
 
 def test_nothing_is_promised_where_too_few_samples_judge() -> None:
