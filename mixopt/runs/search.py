@@ -119,7 +119,7 @@ def _run(
     refitted = refit(plan, assembly, start, explored, choice, listener)
     mix = choice.mix if refitted is None else refitted.mix
     saved = export(spec, assembly, folder, SEARCH_ROW, mix, listener)
-    searched = _Searched(plan, assembly, start, explored, choice, crossed, refitted, saved)
+    searched = _Searched(plan, assembly, weighed, start, explored, choice, crossed, refitted, saved)
     report = _report(searched, spec, rows, started)
     finish(folder, report, saved.recipe)
     return SearchResult(folder.path, saved.recipe, report, explored.finished)
@@ -155,6 +155,7 @@ class _Searched:
 
     plan: SearchPlan
     assembly: Assembly
+    steering: Objective
     start: Start
     explored: Explored
     choice: Choice
@@ -191,7 +192,7 @@ def _report(searched: _Searched, spec: StudySpec, rows: Sequence[Row | Failure],
         shifts=dict(searched.assembly.shifts) if plan.weights else {},
         sampler=plan.trials.sampler,
         trials=_states(own),
-        race=_race(own, objective.weighing(plan.weights).images),
+        race=_race(own, searched.steering.images),
         finished=searched.explored.finished,
         space=_space(searched.explored),
         front=_front(searched, own) if plan.weights else None,

@@ -103,8 +103,8 @@ class Fields(PoolFields):
         str,
         Option(
             "surface (a response surface of logits), cmaes, tpe, gp, random, package.module:Class, nsgaii (with "
-            "--pareto alone), or auto: cmaes, or nsgaii "
-            "with --pareto.",
+            "--pareto alone), or auto: surface, but cmaes with --refine or an objective of your own, and nsgaii with "
+            "--pareto.",
             SEARCH,
             ONLY_SEARCH,
         ),

@@ -47,7 +47,13 @@ class StudySpec(Fields):
     @property
     def sampler_name(self) -> str:
         """The sampler, with ``auto`` settled."""
-        return self.sampler if self.sampler != AUTO else "nsgaii" if self.pareto else "cmaes"
+        if self.sampler != AUTO:
+            return self.sampler
+        if self.pareto:
+            return "nsgaii"
+        # A surface has one round, and is fitted to logits, which a user's own function does not give.
+        steer = (self.data.validation, *(path for path, _ in self.select.values()))
+        return "cmaes" if self.refine is not None or any(is_import_path(str(path)) for path in steer) else "surface"
 
     @property
     def steering(self) -> dict[str, float]:

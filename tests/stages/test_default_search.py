@@ -1,4 +1,4 @@
-"""The search as it is by default, end to end: residual space, smooth signal, racing, samples held back to confirm."""
+"""The search as it is by default, end to end: residual space, smooth signal, a surface, racing, a step judged."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def searched(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_report_of_a_search_with_all_defaults(searched: SearchResult) -> None:
     report, rows = searched.report.as_dict(), rows_of(searched)
     assert list(rows) == ["base", "individual", "uniform", "greedy", LEARNED, "search"]
-    assert report["race"] == {"given_up": 0, "images": TRIALS * STEERING, "unraced_images": TRIALS * STEERING}
+    assert report["race"] == {"given_up": 0, "images": TRIALS * SAMPLES, "unraced_images": TRIALS * SAMPLES}
     assert report["space"]["kind"] == "residual"
     assert "first/base" in report["space"]["labels"]
     notes = rows["search"]["notes"]
@@ -67,8 +67,8 @@ def test_the_study_holds_metric_less_loss_of_what_steered(searched: SearchResult
     for trial in trials_of(searched.folder):
         metrics = trial.user_attrs["metrics"]
         assert trial.value == pytest.approx(metrics["accuracy"] - metrics["nll"])
-        assert trial.user_attrs["images"] == STEERING
-        assert (metrics["accuracy"] * STEERING) == pytest.approx(round(metrics["accuracy"] * STEERING))
+        assert trial.user_attrs["images"] == SAMPLES
+        assert (metrics["accuracy"] * SAMPLES) == pytest.approx(round(metrics["accuracy"] * SAMPLES))
 
 
 def test_rows_are_of_whole_splits_as_evaluate_says(searched: SearchResult, clip_pool_template: Path) -> None:
@@ -173,9 +173,13 @@ def test_without_racing_every_trial_sees_every_sample(clip_pool_template: Path, 
 # Confirming
 
 
-def test_nothing_chosen_depends_on_the_samples_held_back(clip_pool: Path, tmp_path: Path) -> None:
-    """The labels of the samples held back are changed in memory: trials and space stay, bit for bit."""
-    first = mixopt.search(**options_of(clip_pool, tmp_path / "one"))
+@pytest.mark.parametrize("sampler", ["cmaes", "surface"])
+def test_nothing_chosen_depends_on_the_samples_held_back(sampler: str, clip_pool: Path, tmp_path: Path) -> None:
+    """The labels of the samples held back are changed in memory: trials and space stay, bit for bit.
+
+    Where a surface judges, every sample steers, but none of these teaches the start.
+    """
+    first = mixopt.search(**options_of(clip_pool, tmp_path / "one", sampler=sampler, start="learned"))
     with pytest.MonkeyPatch.context() as patch:
         real = Evaluator.__init__
 
@@ -186,14 +190,16 @@ def test_nothing_chosen_depends_on_the_samples_held_back(clip_pool: Path, tmp_pa
             real(self, split, *arguments, **options)
 
         patch.setattr(Evaluator, "__init__", changed)
-        second = mixopt.search(**options_of(clip_pool, tmp_path / "two"))
-    assert facts_of(second.folder) == facts_of(first.folder)
+        second = mixopt.search(**options_of(clip_pool, tmp_path / "two", sampler=sampler, start="learned"))
+    if sampler == "cmaes":
+        assert facts_of(second.folder) == facts_of(first.folder)
+    assert start_of(second.folder) == start_of(first.folder)
     assert second.report.as_dict()["space"] == first.report.as_dict()["space"]
     assert rows_of(second)["search"]["metrics"] != rows_of(first)["search"]["metrics"]
 
 
 def test_confirm_0_takes_the_best_trial_of_all_samples(clip_pool_template: Path, tmp_path: Path) -> None:
-    result = mixopt.search(**options_of(clip_pool_template, tmp_path, confirm=0))
+    result = mixopt.search(**options_of(clip_pool_template, tmp_path, confirm=0, sampler="cmaes"))
     trials = trials_of(result.folder)
     best = max(trials, key=lambda trial: (trial.value or 0.0, -trial.number))
     assert result.recipe.mix.coefficients.tolist() == best.user_attrs["coefficients"]
@@ -220,7 +226,9 @@ def test_the_learned_start_is_learned_again_from_all_samples(clip_pool_template:
     (told,) = [text for text in heard.infos if "learned again" in text]
     held_back = mixopt.search(**{**options, "refit": "off", "out": tmp_path / "off"}).report.as_dict()["methods"][-1]
     assert row["notes"]["held_back"] * HELD == pytest.approx(round(row["notes"]["held_back"] * HELD))
-    right = held_back["search"] * SAMPLES - trials_of(result.folder)[0].user_attrs["metrics"]["accuracy"] * STEERING
+    steered = {**options, "sampler": "cmaes", "out": tmp_path / "steered"}
+    (start,) = trials_of(mixopt.search(**steered).folder)
+    right = held_back["search"] * SAMPLES - start.user_attrs["metrics"]["accuracy"] * STEERING
     assert row["notes"]["held_back"] * HELD == pytest.approx(right)
     assert f"from all {SAMPLES} selection samples" in told
     assert f"the {HELD} held back" in told
@@ -253,7 +261,7 @@ def test_a_confirmed_step_is_taken_from_what_is_learned_again(
         return Choice(combine([start, candidates[0]], [0.5, 0.5]), 0, 0.5, 0.1, 0.05)
 
     monkeypatch.setattr("mixopt.stages.confirm.choose_candidate", half)
-    options = options_of(clip_pool_template, tmp_path, start="learned", trials=4)
+    options = options_of(clip_pool_template, tmp_path, start="learned", trials=4, sampler="cmaes")
     plain = mixopt.search(**options, refit="off").recipe.mix
     again = mixopt.search(**options).recipe.mix
     compared = mixopt.compare(

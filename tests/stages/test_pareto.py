@@ -192,7 +192,11 @@ def test_what_makes_no_front_is_refused(given: dict[str, Any], told: str, pool: 
 
 
 def test_the_sampler_is_chosen_by_the_objectives(pool: Path) -> None:
-    assert load_spec({"models": pool}).sampler_name == "cmaes"
+    assert load_spec({"models": pool}).sampler_name == "surface"
+    assert load_spec({"models": pool, "refine": 2}).sampler_name == "cmaes"
+    own = Path("tests.own_functions:fixed")
+    assert load_spec({"models": pool, "data": {"validation": own}, "metric": "score"}).sampler_name == "cmaes"
+    assert load_spec({"models": pool, "select": {"own": (own, 0.5)}}).sampler_name == "cmaes"
     assert load_spec({"models": pool, "shifts": "synthetic", "pareto": True}).sampler_name == "nsgaii"
     assert load_spec({"models": pool, "sampler": "tpe", "shifts": "synthetic", "pareto": True}).sampler_name == "tpe"
 
