@@ -32,6 +32,7 @@ from mixopt.values.metrics import METRICS
 
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},
+    "cmaes": {"sampler": "cmaes"},
     "random": {"sampler": "random"},
     "tpe": {"sampler": "tpe"},
     "gp": {"sampler": "gp"},
@@ -45,6 +46,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "pareto": {"shifts": "synthetic", "pareto": True},
     "greedy shifts": {"start": "greedy", "shifts": "synthetic"},
     "greedy pareto": {"start": "greedy", "shifts": "synthetic", "pareto": True},
+    "cmaes no refit": {"sampler": "cmaes", "refit": "off"},
+    "cmaes greedy": {"sampler": "cmaes", "start": "greedy"},
+    "cmaes shifts": {"sampler": "cmaes", "shifts": "synthetic"},
 }
 ROWS = (
     "individual",
