@@ -3,11 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/surface.py [--splits 5000x10,26000x1000] [--mixes 200] [--models DIR]
 
 Simulated logits, a quadratic function of the coefficients, of points of ``affine`` over 16 checkpoints and 8 layer
-groups (120 dimensions). ``fit``: from nothing, as when a run is resumed. ``batch``: what a search does for ten trials
-more: the surface is extended by them, predicts ``--predictions`` mixes and their accuracy, takes 40 slopes, and names
-the least sure of 200. ``naive``: the same predictions from all in float64, in NumPy, mix by mix, where that fits in
-4 GB. ``peak`` is of the whole process, of which each row has its own. With ``--models``, one forward pass of a pool's
-uniform soup stands beside them, and the batch's share of it per trial. Prints a table and one JSON line.
+groups (120 dimensions). ``fit``: from nothing, as when a run is resumed. For every batch of 8 trials a search does two
+things: it extends the surface by those before (``extend``), and climbs it for the next ones (``propose``); and once for
+a quarter more trials it asks what the surface promises still (``promise``). ``predict``: ``--predictions`` mixes and
+their accuracy; ``slopes``: 40 of the loss. ``naive``: the same predictions from all in float64, in NumPy, mix by mix,
+where that fits in 4 GB. ``peak`` is of the whole process, of which each row has its own. With ``--models``, one forward
+pass of a pool's uniform soup stands beside them, and the sampler's share of it per trial. Prints a table and one JSON
+line.
 """
 
 from __future__ import annotations
@@ -29,17 +31,26 @@ import torch
 from numpy.typing import NDArray
 
 from mixopt.spaces.linear import Affine
+from mixopt.study.climbing import Region
+from mixopt.study.crossfit import expected_gain
+from mixopt.study.folds import make_folds
+from mixopt.study.landscape import Landscape, Steering
+from mixopt.study.samplers import SURFACE_POPULATION
+from mixopt.study.schedule import SPARED
+from mixopt.study.surface_sampler import propose
 from mixopt.surface.fitting import Surface, fit
 from mixopt.surface.slopes import loss_and_slopes
 from mixopt.values.groups import make_groups
 from mixopt.values.kept_logits import KeptLogits, kept_of
-from mixopt.values.metrics import METRICS
+from mixopt.values.metrics import METRICS, smoothed
 from mixopt.values.mix import constant
+from mixopt.values.samples import VALIDATION
 
 Floats = NDArray[np.float64]
 
 INGREDIENTS, GROUPS, RADIUS = 16, 8, 0.1
-BATCH, SLOPES, CANDIDATES = 10, 40, 200
+BATCH, SLOPES = SURFACE_POPULATION, 40
+HALF = 0.3
 # Classes of a sample that ever matter, and how much of the probability the others have together.
 MATTER, OTHERS = 24, 0.02
 TERMS = 8
@@ -94,14 +105,24 @@ class Simulated:
         return KeptLogits(_rounded(values), classes, _rounded(rest), self.class_count)
 
 
-def points(count: int, seed: int) -> Floats:
-    """Coefficients ``[count, groups, columns]`` of points of the box, the start first."""
+def make_space() -> Affine:
+    """Around the uniform soup."""
     names = tuple(f"model_{number}" for number in range(INGREDIENTS))
     groups = make_groups("block", {f"blocks.{number}.weight": 1 for number in range(GROUPS)})
-    space = Affine(constant(groups, names, np.full(INGREDIENTS, 1 / INGREDIENTS)), names, RADIUS)
-    drawn = np.random.default_rng(seed).uniform(-1, 1, (count, space.dims))
-    drawn[0] = 0
-    return np.stack([space.to_mix(point).coefficients for point in drawn])
+    return Affine(constant(groups, names, np.full(INGREDIENTS, 1 / INGREDIENTS)), names, RADIUS)
+
+
+def points(count: int, seed: int) -> Floats:
+    """Coefficients ``[count, groups, columns]`` of points of the box, the start first."""
+    space = make_space()
+    return np.stack([space.to_mix(point).coefficients for point in drawn(count, seed)])
+
+
+def drawn(count: int, seed: int) -> Floats:
+    """Points ``[count, dims]`` of the box, the start first."""
+    found = np.random.default_rng(seed).uniform(-1, 1, (count, make_space().dims))
+    found[0] = 0
+    return found
 
 
 def measure(samples: int, classes: int, mixes: int, predictions: int) -> dict[str, Any]:
@@ -127,10 +148,16 @@ def measure(samples: int, classes: int, mixes: int, predictions: int) -> dict[st
     for rows in others[:SLOPES]:
         loss_and_slopes(surface, rows, shares)
     row["slopes"] = time.perf_counter() - started
+    signal, space = smoothed(METRICS["accuracy"]), make_space()
+    landscape = Landscape(space, {VALIDATION: Steering(surface, simulated.labels, 1.0)}, signal)
+    scored = drawn(mixes, 0)
     started = time.perf_counter()
-    surface.least_sure(others[:CANDIDATES], BATCH // 2)
-    row["least_sure"] = time.perf_counter() - started
-    row["batch"] = sum(row[name] for name in ("extend", "predict", "slopes", "least_sure"))
+    expected_gain(landscape, scored, HALF, make_folds(landscape.sizes))
+    row["promise"] = time.perf_counter() - started
+    started = time.perf_counter()
+    propose(landscape, Region(np.zeros(space.dims), HALF), BATCH, 0)
+    row["propose"] = time.perf_counter() - started
+    row["batch"] = row["extend"] + row["propose"] + row["promise"] / (mixes * (SPARED - 1) / BATCH)
     row["peak"], row["before"], row["simulated"] = peak(), peak_before, own / 1e6
     row["naive"] = naive(surface, others) if mixes * samples * classes * 8 < NAIVE else None
     return row
@@ -169,7 +196,6 @@ def forward(models: str) -> dict[str, Any]:
     from mixopt import load_spec
     from mixopt.assemble import assemble
     from mixopt.listener import Listener
-    from mixopt.values.samples import VALIDATION
 
     options = {"models": models, "precision": "fp32", "batchnorm": "average"}
     objective = assemble(load_spec(options), Listener()).objective
@@ -200,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models")
     given = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
-    print("| split | fit s | extend by 10 s | predict s | slopes s | least sure s | batch s | naive s | MB | peak MB |")
+    print("| split | fit s | extend s | promise s | propose s | predict s | slopes s | naive s | MB | peak MB |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for split in given.splits.split(","):
         samples, classes = (int(number) for number in split.split("x"))
@@ -210,15 +236,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append(row)
         naive_seconds = "does not fit" if row["naive"] is None else f"{row['naive']:.2f}"
         print(
-            f"| {split} | {row['fit']:.2f} | {row['extend']:.2f} | {row['predict']:.2f} | {row['slopes']:.2f} "
-            f"| {row['least_sure']:.3f} | {row['batch']:.2f} | {naive_seconds} | {row['megabytes']:.0f} "
+            f"| {split} | {row['fit']:.2f} | {row['extend']:.2f} | {row['promise']:.2f} | {row['propose']:.2f} "
+            f"| {row['predict']:.2f} | {row['slopes']:.2f} | {naive_seconds} | {row['megabytes']:.0f} "
             f"| {row['peak']:.0f} |",
             flush=True,
         )
     passed = forward(given.models) if given.models else None
     if passed:
         seconds = f"{passed['seconds']:.2f} s for {passed['samples']} samples"
-        print(f"\nOne forward pass: {seconds}. A batch's share per trial:")
+        print(f"\nOne forward pass: {seconds}. The sampler's share of a trial:")
         for row in rows:
             per_trial = passed["seconds"] * int(row["split"].split("x")[0]) / passed["samples"]
             row["share"] = row["batch"] / BATCH / per_trial

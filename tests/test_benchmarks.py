@@ -95,7 +95,7 @@ def test_surface(run: Run, clip_pool: Path) -> None:
     assert few["megabytes"] == pytest.approx(24 * 50 * 4 * 2 / 1e6)
     assert many["megabytes"] == pytest.approx(24 * 40 * 13 * 2 / 1e6)
     for row in (few, many):
-        assert row["batch"] == pytest.approx(row["extend"] + row["predict"] + row["slopes"] + row["least_sure"])
+        assert row["batch"] == pytest.approx(row["extend"] + row["propose"] + row["promise"] / 0.75)
         assert row["peak"] >= row["before"] > 0
         assert row["share"] > 0
 

@@ -15,7 +15,7 @@ from mixopt.stages.confirm import Choice
 from mixopt.stages.explore import Explored
 from mixopt.stages.plan import SearchPlan
 from mixopt.stages.start import Start
-from mixopt.study import Procedure
+from mixopt.study import Known, Procedure
 from mixopt.values.mix import Mix, rows_on
 from mixopt.values.samples import VALIDATION
 
@@ -30,6 +30,10 @@ def judges_from(start: Start, objective: Objective) -> int:
 
 # Of how logits change, what a surface should explain: one that explains less orders mixes badly, see studies/surface.
 EXPLAINS = 0.75
+
+
+# So often what was chosen may turn out to be another thing than predicted, and be chosen again.
+CHECKS = 3
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,9 @@ class CrossFitted:
 def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explored: Explored, first: int) -> CrossFitted:
     """Choose by cross-fitting on the surface of all trials, see `mixopt.study.crossfit`.
 
-    What is chosen is scored for real, and stays only where by all samples it is better than where the search began.
+    What is chosen is scored for real. Where that is not what was predicted, the surface learns it and it is chosen
+    again: of what it thinks best, a surface that is unsure thinks too well. The step is taken only where it is better
+    than the start by all samples.
 
     Args:
         plan: The sampler's seed.
@@ -73,28 +79,27 @@ def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explore
     """
     study, space = explored.rounds[-1]
     trials = studies.complete_trials(study)
-    evidence = studies.Evidence(steering, space, studies.evidence_of(*explored.rounds[0]))
-    landscape = evidence.landscape(trials)
-    sizes = landscape.sizes
-    folds = studies.make_folds(sizes, first)
+    known, counting = studies.evidence_of(*explored.rounds[0]), steering.counting()
     origin = space.to_mix(np.zeros(space.dims))
-    found = studies.cross_fit(
-        landscape,
-        studies.regions_of(space, evidence.reach(trials)),
-        {name: steering.outcomes(origin, name, size) for name, size in sizes.items()},
-        folds,
-        seed=plan.trials.seed,
-        uniform=_uniform_on(origin, start),
-    )
+    uniform = _uniform_on(origin, start)
+    for check in range(CHECKS + 1):
+        evidence = studies.Evidence(steering, space, known)
+        landscape = evidence.landscape(trials)
+        sizes = landscape.sizes
+        folds = studies.make_folds(sizes, first)
+        theirs = {name: steering.outcomes(origin, name, size) for name, size in sizes.items()}
+        regions = studies.regions_of(space, evidence.reach(trials))
+        found = studies.cross_fit(landscape, regions, theirs, folds, seed=plan.trials.seed, uniform=uniform)
+        if found.share == 0 or check == CHECKS or _is_as_predicted(landscape, found, counting):
+            break
+        known = [*known, Known(found.mix, sizes[VALIDATION])]
     judging = folds.judging[VALIDATION]
-    stays = Choice(origin, None, 0.0, found.gain, found.error)
+    stays = Choice(origin, None, 0.0, found.gain, found.error, tally=counting.tally)
     choice = stays
     if found.share > 0:
-        counting = steering.counting()
-        ours, theirs = counting.score(found.mix), counting.score(origin)
         taken = replace(stays, mix=found.mix, candidate=0, share=found.share, trial=next(iter(explored.best)))
-        is_better = counting.signal.better(ours.signal, theirs.signal)
-        choice = replace(taken if is_better else stays, tally=counting.tally)
+        is_better = counting.signal.better(counting.score(found.mix).signal, counting.score(origin).signal)
+        choice = taken if is_better else stays
     labels = landscape.splits[VALIDATION].labels[judging]
     said = found.outcomes[VALIDATION]
     if choice.candidate is None:
@@ -102,6 +107,12 @@ def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explore
     expected = steering.metric.of(labels, said) if len(judging) else math.nan
     explained = landscape.surface.explained(len(trials))
     return CrossFitted(choice, _words(found.procedure), expected, len(judging), explained)
+
+
+def _is_as_predicted(landscape: studies.Landscape, found: studies.CrossFit, counting: Objective) -> bool:
+    """Whether a mix that was chosen does for real what it was predicted to do, within half the error of its gain."""
+    said = float(landscape.worth(np.asarray(found.mix.coefficients)[None]).item())
+    return abs(said - counting.signal.sign * counting.score(found.mix).signal) <= found.error / 2
 
 
 def describe_cross_fitted(found: CrossFitted) -> str:

@@ -12,6 +12,7 @@ from mixopt.study.crossfit import CrossFit, Procedure, cross_fit, regions_of
 from mixopt.study.evidence import Evidence
 from mixopt.study.folds import make_folds
 from mixopt.study.fronts import front
+from mixopt.study.landscape import Landscape
 from mixopt.study.samplers import SURFACE, check_sampler, make_sampler, population_of
 from mixopt.study.schedule import Schedule
 from mixopt.study.storage import open_storage
@@ -37,6 +38,7 @@ __all__ = [
     "CrossFit",
     "Evidence",
     "Known",
+    "Landscape",
     "Procedure",
     "Schedule",
     "Study",

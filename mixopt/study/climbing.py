@@ -99,6 +99,7 @@ def climb(
     seed: int,
     evaluations: int,
     chosen: Mapping[str, Samples] | None = None,
+    lowest: Floats | None = None,
 ) -> Climbed:
     """Climb the signal.
 
@@ -108,8 +109,10 @@ def climb(
         seed: Of CMA-ES.
         evaluations: Points at which CMA-ES may take the signal; 0 descends alone.
         chosen: By split, the samples that count.
+        lowest: What `descend` finds there, where that is known.
     """
-    lowest = descend(landscape, region, chosen)
+    if lowest is None:
+        lowest = descend(landscape, region, chosen)
     moves = np.vstack([np.zeros_like(lowest), *(share * lowest for share in SHARES)])
     points = region.points(moves)
     values = landscape.values(points, chosen)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mixopt.spaces import Space
 from mixopt.spaces.freedom import freedoms
-from mixopt.study.climbing import SHARES, Region, climb
+from mixopt.study.climbing import SHARES, Region, climb, descend
 from mixopt.study.folds import Folds
 from mixopt.study.judging import ByRun, Judge
 from mixopt.study.landscape import Landscape, Samples
@@ -222,12 +222,15 @@ def expected_gain(landscape: Landscape, scored: Floats, half: float, folds: Fold
     judge = Judge(landscape, folds)
     begins = [scored[int(np.argmax(values))] for values in landscape.values_by(scored, folds.steers)]
 
+    regions = [Region(begin, half) for begin in begins]
+    lowest = [descend(landscape, *each) for each in zip(regions, folds.steers, strict=True)]
+
     def promised(evaluations: int) -> Promise:
         mixes = []
-        for begin, steers in zip(begins, folds.steers, strict=True):
-            region = Region(begin, half)
-            best = climb(landscape, region, seed=seed, evaluations=evaluations, chosen=steers).best
-            mixes.append(landscape.coefficients(begin + np.outer((0.0, *SHARES), best - begin)))
+        for region, steers, low in zip(regions, folds.steers, lowest, strict=True):
+            climbed = climb(landscape, region, seed=seed, evaluations=evaluations, chosen=steers, lowest=low)
+            steps = np.outer((0.0, *SHARES), climbed.best - region.begin)
+            mixes.append(landscape.coefficients(region.begin + steps))
         theirs, *every = judge.outcomes(mixes)
         predicting = judge.predicting(mixes)[1:]
         found = [(*judge.gain(ours, theirs), float(unsure)) for ours, unsure in zip(every, predicting, strict=True)]

@@ -66,31 +66,23 @@ class Landscape:
         """``[m, groups, columns]`` of points ``[m, dims]``."""
         return np.stack([self.space.to_mix(point).coefficients for point in points])
 
-    def signals(self, points: Floats, chosen: Mapping[str, Samples] | None = None) -> Floats:
-        """What each split says of points ``[m, dims]``: ``[m, splits]``.
+    def values(self, points: Floats, chosen: Mapping[str, Samples] | None = None) -> Floats:
+        """The weighted mean over splits of the signal at points ``[m, dims]``: ``[m]``.
 
         Args:
             points: The points.
             chosen: By split, the samples that count; all of a split that is not named.
         """
-        coefficients = self.coefficients(points)
-        return np.transpose([
-            [
-                self._signal_of(split, each, (chosen or {}).get(name))
-                for each in split.surface.outcomes(coefficients, self.signal.needs)
-            ]
-            for name, split in self.splits.items()
-        ])  # fmt: skip
-
-    def values(self, points: Floats, chosen: Mapping[str, Samples] | None = None) -> Floats:
-        """The weighted mean of `signals`, ``[m]``."""
-        weights = np.array([split.weight for split in self.splits.values()])
-        return np.asarray(self.signals(points, chosen) @ weights)
+        return np.asarray(self.values_by(points, [chosen])[0])
 
     def values_by(self, points: Floats, several: Sequence[Mapping[str, Samples] | None]) -> Floats:
         """`values` by several choices of samples, ``[choices, m]``; what is predicted is predicted once."""
+        return self.worth(self.coefficients(points), several)
+
+    def worth(self, coefficients: Floats, several: Sequence[Mapping[str, Samples] | None] = (None,)) -> Floats:
+        """The same of mixes ``[m, groups, columns]``, whether points of the space or not."""
         found = []
-        for outcomes in self.outcomes(self.coefficients(points)):
+        for outcomes in self.outcomes(coefficients):
             found.append([
                 sum(
                     split.weight * self._signal_of(split, outcomes[name], (chosen or {}).get(name))

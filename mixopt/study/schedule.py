@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +24,8 @@ from mixopt.study.surface_sampler import SurfaceSampler
 # What a trial saw before it was given up tells a surface as much of those samples as a whole one, so that it is given
 # up much sooner: measured in studies/surface.
 SURFACE_LEVEL = 0.1
+# By how much the trials grow, about, until a surface is asked again what it promises.
+SPARED = 1.25
 
 Asked = Callable[[Sequence[FrozenTrial]], BaseSampler]
 Enough = Callable[[Sequence[FrozenTrial]], str]
@@ -89,7 +92,7 @@ def samplers_of(schedule: Schedule, objective: Objective, space: Space, where: s
         evidence = Evidence(objective, space, [*schedule.evidence, *before])
         # What it asks depends on what is stored, and on nothing that it went through.
         surface = SurfaceSampler(objective, space, schedule.seed, size, evidence)
-        return (lambda _: surface), partial(_enough, surface, schedule)
+        return (lambda _: surface), partial(_enough, surface, schedule, size)
     count = len(earlier)
 
     def fresh(trials: Sequence[FrozenTrial]) -> BaseSampler:
@@ -99,8 +102,17 @@ def samplers_of(schedule: Schedule, objective: Objective, space: Space, where: s
     return fresh, lambda _: ""
 
 
-def _enough(surface: SurfaceSampler, schedule: Schedule, before: Sequence[FrozenTrial]) -> str:
-    promise = surface.promise(before, schedule.judges_from) if schedule.stop else None
+def is_due(generations: int) -> bool:
+    """Whether to ask after so many generations if they are enough: as often as there are `SPARED` more of them.
+
+    What a surface promises takes as long as several proposals, and more where there are more trials.
+    """
+    return generations < 2 or math.floor(math.log(generations, SPARED)) > math.floor(math.log(generations - 1, SPARED))
+
+
+def _enough(surface: SurfaceSampler, schedule: Schedule, size: int, before: Sequence[FrozenTrial]) -> str:
+    is_asked = schedule.stop and is_due(len(before) // size)
+    promise = surface.promise(before, schedule.judges_from) if is_asked else None
     if promise is None or not promise.gain <= promise.error:  # also where too few samples judge
         return ""
     return (
