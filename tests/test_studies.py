@@ -273,4 +273,8 @@ def test_the_study_of_who_may_judge(
     assert list(taken["tests"]) == ["test", "shift"]
     assert taken["said"]["nll"][0] == pytest.approx(taken["share"] * taken["gain"], rel=0.1)
     assert taken["tests"]["test"]["nll"][0] > 0
+    assert taken["tests"]["test"]["signal"] == taken["tests"]["test"]["nll"]
+    assert not judges.main([*command, "--signals", "accuracy", *options])
+    rows = json.loads((tmp_path / "judges.json").read_text(encoding="utf-8"))
+    assert [row["signal"] for row in rows] == ["accuracy", "accuracy"]
     assert capsys.readouterr().out.count("| tiny | nll | 96 |") == 2

@@ -1,11 +1,12 @@
 """Who may judge: what cross-fitting says that a mix gains, by samples that taught the start or not, and what it gains.
 
-    OMP_NUM_THREADS=1 python studies/surface/judges.py --models DIR --name NAME [--scored 40] [OPTION=VALUE ...]
+    OMP_NUM_THREADS=1 python studies/surface/judges.py --models DIR --name NAME [--scored 40] [--signals nll,smooth]
+        [OPTION=VALUE ...]
 
 Options are those of ``mixopt search``. Points of a Sobol sequence around the start are scored on all validation
 samples, a surface is fitted to them, and a mix is cross-fitted: all samples judge, and then those alone that
-``confirm`` holds back from what teaches the start. What is chosen is scored on the test splits. Prints a table, and
-puts the rows into judges.json in ``--results``.
+``confirm`` holds back from what teaches the start. What is chosen is scored on the test splits. Signals are metrics, or
+``smooth``: accuracy less the loss. Prints a table, and puts the rows into judges.json in ``--results``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
 
 HALF = 0.5
-SIGNALS = {"nll": METRICS["nll"], "smooth": smoothed(METRICS["accuracy"])}
+SMOOTH = "smooth"
 SHOWN = ("nll", "accuracy")
 
 
@@ -57,20 +58,21 @@ def judged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     surface = fit(np.stack([mix.coefficients for mix in mixes]), kept, labels)
     reference = {VALIDATION: objective.outcomes(mixes[0], VALIDATION, len(labels))}
     rows = []
-    for name, signal in SIGNALS.items():
+    for name in arguments.signals.split(","):
+        signal = smoothed(METRICS["accuracy"]) if name == SMOOTH else METRICS[name]
         landscape = Landscape(space, {VALIDATION: Steering(surface, labels, 1.0)}, signal)
         for first in sorted({0, assembly.objective.tuning} - {len(labels)}):
             folds = make_folds({VALIDATION: len(labels)}, first)
             found = cross_fit(landscape, regions_of(space, HALF), reference, folds, seed=0)
             row = {"name": arguments.name, "signal": name, "samples": len(labels), "dims": space.dims}
             judges = {"judging": len(labels) - first, "share": found.share, "gain": found.gain, "error": found.error}
-            rows.append({**row, **judges, **_looked_at(objective, mixes[0], found, first)})
+            rows.append({**row, **judges, **_looked_at(objective.steered_by(signal), mixes[0], found, first)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
 
 def _looked_at(objective: Objective, start: Mix, found: CrossFit, first: int) -> dict[str, Any]:
-    """What the mix is said to gain by loss and accuracy, and what it gains on other splits, and errors."""
+    """What the mix is said to gain by loss and accuracy, and what by these and the signal on other splits; with errors."""
     if not found.share:
         return {}
     labels = objective.evaluators[VALIDATION].split.labels[first:]
@@ -80,7 +82,8 @@ def _looked_at(objective: Objective, start: Mix, found: CrossFit, first: int) ->
     for split in [name for name in objective.evaluators if name != VALIDATION]:
         labels = objective.evaluators[split].split.labels
         ours, theirs = (objective.outcomes(mix, split, len(labels)) for mix in (found.mix, start))
-        tests[split] = {name: _mean(METRICS[name].gains(labels, ours, theirs)) for name in SHOWN}
+        metrics = {"signal": objective.signal, **{name: METRICS[name] for name in SHOWN}}
+        tests[split] = {name: _mean(metric.gains(labels, ours, theirs)) for name, metric in metrics.items()}
     return {"said": said, "tests": tests}
 
 
@@ -105,24 +108,21 @@ def _value(text: str) -> Any:
 
 def table_of(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown, with the gains on the first test split beside what was said."""
-    head = ["pool, start", "signal", "judging", "gain of the procedure", "taken"]
+    head = ["pool, start", "signal", "judging", "gain of the procedure", "taken", "gain on test"]
     head += [f"{name}: {what}" for name in SHOWN for what in ("said", "on test")]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         cells = [row["name"], row["signal"], f"{row['judging']:,}", _pair([row["gain"], row["error"]])]
-        cells.append(f"{row['share']:.0%}")
+        first: dict[str, list[float]] = next(iter(row.get("tests", {}).values()), {})
+        cells += [f"{row['share']:.0%}", _pair(first.get("signal"))]
         for name in SHOWN:
-            if "said" in row:
-                first = next(iter(row["tests"].values()), {name: [math.nan, math.nan]})
-                cells += [f"{row['said'][name][0]:+.4f}", _pair(first[name])]
-            else:
-                cells += ["", ""]
+            cells += [_pair(row.get("said", {}).get(name)), _pair(first.get(name))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _pair(found: list[float]) -> str:
-    return f"{found[0]:+.4f} ± {found[1]:.4f}"
+def _pair(found: list[float] | None) -> str:
+    return "" if found is None else f"{found[0]:+.4f} ± {found[1]:.4f}"
 
 
 def main(arguments: list[str]) -> int:
@@ -131,6 +131,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--models", required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--scored", type=int, default=40)
+    parser.add_argument("--signals", default="nll,smooth")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent)
     parser.add_argument("options", nargs="*")
     options = parser.parse_args(arguments)
