@@ -72,7 +72,7 @@ def judged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _looked_at(objective: Objective, start: Mix, found: CrossFit, first: int) -> dict[str, Any]:
-    """What the mix is said to gain by loss and accuracy, and what by these and the signal on other splits; with errors."""
+    """What the mix is said to gain by loss and accuracy, and what it gains on other splits; with standard errors."""
     if not found.share:
         return {}
     labels = objective.evaluators[VALIDATION].split.labels[first:]

@@ -1,13 +1,14 @@
 """Samplers side by side: the same start, space and steering samples; judged on samples that steered nothing.
 
     OMP_NUM_THREADS=1 python studies/surface/samplers.py --models DIR --out RUNS/NAME.json --arms ARM,ARM,...
-        [--seeds 5] [--starts learned,greedy] [--space residual] [--radius R] [OPTION=VALUE ...]
+        [--seeds 5] [--starts learned,greedy] [--space residual] [--radius R] [--against learned] [OPTION=VALUE ...]
 
 An arm is ``sampler:trials`` or ``sampler:trials:signal``, such as ``surface:40``, ``cmaes:200`` or
 ``surface:40:metric``. Every study has its own seed; all share the baselines and the cache of outcomes. Of every study
 the best trial so far, by what steered, is scored after 25, 40, 100 and 200 trials and at its end, on the samples that
 ``--confirm`` holds back and on the test splits. Images are those that a study's trials ran through a model, the start
-included, racing counted. What was measured goes to ``--out`` study by study; the same command again goes on.
+included, racing counted. ``--against`` is a start whose test predictions each of these is compared with, by exact
+McNemar tests. What was measured goes to ``--out`` study by study; the same command again goes on.
 ``--show`` prints the table of what is there: means over seeds.
 """
 
@@ -31,6 +32,7 @@ from mixopt import study as search
 from mixopt.assemble import Assembly, assemble
 from mixopt.files import write_json
 from mixopt.listener import Listener
+from mixopt.reporting.statistics import mcnemar
 from mixopt.scoring.objective import Objective
 from mixopt.spaces import Space
 from mixopt.spec import StudySpec
@@ -68,10 +70,11 @@ class Beginning:
     space: Space
     start: Mix
     evidence: list[search.Known]
+    against: Mix | None = None
 
 
-def judged(objective: Objective, mix: Mix) -> dict[str, dict[str, float]]:
-    """Accuracy and loss on the steering samples, on those held back, and on every test split."""
+def judged(objective: Objective, mix: Mix, against: Mix | None = None) -> dict[str, dict[str, float]]:
+    """Accuracy and loss on the steering samples, on those held back, and on every test split, and p against a mix."""
     whole = objective.whole()
     tuning, labels = objective.tuning, objective.evaluators[VALIDATION].split.labels
     outcomes = whole.score(mix).outcomes
@@ -92,10 +95,14 @@ def judged(objective: Objective, mix: Mix) -> dict[str, dict[str, float]]:
             found[name] = {
                 each: metrics[each] for each in {"accuracy", "nll", objective.metric.name} if each in metrics
             }
+            if against is not None:
+                labels = objective.evaluators[name].split.labels
+                ours, theirs = (whole.score(each, name).outcomes.predicted == labels for each in (mix, against))
+                found[name]["p"] = mcnemar(ours, theirs)
     return found
 
 
-def stops_of(study: optuna.Study, objective: Objective, space: Space) -> Iterator[dict[str, Any]]:
+def stops_of(study: optuna.Study, objective: Objective, beginning: Beginning) -> Iterator[dict[str, Any]]:
     """What the best trial so far is worth, as the study goes on."""
     trials = [each for each in study.get_trials(deepcopy=False) if each.state == TrialState.COMPLETE]
     for stop in sorted({*(each for each in STOPS if each < len(trials)), len(trials)}):
@@ -106,7 +113,7 @@ def stops_of(study: optuna.Study, objective: Objective, space: Space) -> Iterato
             "images": sum(each.user_attrs["images"] for each in trials[:stop]),
             "trial": best.number,
             "signal": signal_of(study, best),
-            **judged(objective, mix_of(best, space)),
+            **judged(objective, mix_of(best, beginning.space), beginning.against),
         }
 
 
@@ -126,7 +133,7 @@ def run(beginning: Beginning, arm: Arm, seed: int, spec: StudySpec) -> dict[str,
             "signal": arm.signal,
             "seed": seed,
             "dims": space.dims,
-            "stops": list(stops_of(study, objective, space)),
+            "stops": list(stops_of(study, objective, beginning)),
             "scoring": seconds,
             "sampling": objective.stopwatch.seconds.get("optimizer", 0.0) - before,
             "seconds": time.perf_counter() - began,
@@ -166,10 +173,12 @@ def table(done: dict[str, Any]) -> list[str]:
 
 
 def _cells(some: list[dict[str, Any]], splits: list[str]) -> str:
-    means = (
-        {what: float(np.mean([each[name][what] for each in some])) for what in ("accuracy", "nll")} for name in splits
-    )
-    return " | ".join("{accuracy:.4f} / {nll:.4f}".format(**each) for each in means) + " |"
+    cells = []
+    for name in splits:
+        accuracy, loss = (float(np.mean([each[name][what] for each in some])) for what in ("accuracy", "nll"))
+        p = sorted(each[name]["p"] for each in some if "p" in each[name])
+        cells.append(f"{accuracy:.4f} / {loss:.4f}" + (f" (p {p[0]:.2f} to {p[-1]:.2f})" if p else ""))
+    return " | ".join(cells) + " |"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -183,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--space", default="residual")
     parser.add_argument("--radius", type=float)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--against")
     parser.add_argument("options", nargs="*", help="option=value in JSON, as keys of a study.toml")
     given = parser.parse_args(argv)
     if given.show:
@@ -196,6 +206,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for arm in map(Arm.of, given.arms.split(",")):
             spec = load_spec({**options, "start": start, "sampler": arm.sampler, "signal": arm.signal})
             beginning = opened(spec, assembly)
+            if given.against:
+                other = opened(load_spec({**options, "start": given.against}), assembly)
+                beginning = replace(beginning, against=other.start)
             done.setdefault("starts", {})[f"{start}/{given.space}"] = judged(beginning.objective, beginning.start)
             for seed in range(given.seeds):
                 key = {
