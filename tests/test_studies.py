@@ -222,6 +222,7 @@ def test_samplers_side_by_side(
     out = tmp_path / "found.json"
     command = ["--models", str(clip_pool_template), "--out", str(out), "--starts", "uniform", "--seeds", "1"]
     command += ["--arms", "surface:10,random:6:metric", "limit=30", f'cache="{tmp_path / "cache"}"', 'precision="fp32"']
+    command += ["--against", "individual"]
     samplers.main(command)
     found = json.loads(out.read_text(encoding="utf-8"))
     assert [[stop["trials"] for stop in each["stops"]] for each in found["studies"]] == [[5, 10], [5, 6]]
@@ -229,6 +230,8 @@ def test_samplers_side_by_side(
         first, last = each["stops"]
         assert first["images"] < last["images"]
         assert first["signal"] <= last["signal"]
+        assert 0 < last["test"]["p"] <= 1
+        assert "p" not in last["held out"]
     samplers.main(command)
     assert json.loads(out.read_text(encoding="utf-8")) == found  # what is there is not done again
     capsys.readouterr()
@@ -237,6 +240,34 @@ def test_samplers_side_by_side(
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| uniform: the start", *["| uniform: surface:10"] * 2, *["| uniform: random:6:metric"] * 2
     ]  # fmt: skip
+    assert all("(p " in line for line in lines[3:])
+
+
+def test_fronts_side_by_side(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "surface"))
+    importlib.import_module("samplers")
+    fronts: Any = importlib.import_module("fronts")
+    monkeypatch.setattr(fronts, "STOPS", (5,))
+    out = tmp_path / "found.json"
+    command = ["--models", str(clip_pool_template), "--out", str(out), "--arms", "surface:10,nsgaii:6", "--seeds", "1"]
+    command += ["--start", "uniform", "limit=60", f'cache="{tmp_path / "cache"}"', 'precision="fp32"']
+    fronts.main(command)
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert [[stop["trials"] for stop in each["stops"]] for each in found["studies"]] == [[5, 10], [5, 6]]
+    for each in found["studies"]:
+        first, last = each["stops"]
+        # The start alone dominates a square; more trials dominate more.
+        assert 0.1**2 <= first["steering"] <= last["steering"]
+        assert first["images"] * last["trials"] == last["images"] * first["trials"]
+    fronts.main(command)
+    assert json.loads(out.read_text(encoding="utf-8")) == found
+    capsys.readouterr()
+    fronts.main(["--show", "--out", str(out)])
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 4
+    points = np.array([[1.0, 0.2], [0.5, 0.5], [0.4, 0.4]])
+    assert fronts.volume(points, np.zeros(2)) == pytest.approx(0.2 + 0.5 * 0.3)
 
 
 def test_simulated_last_choices(

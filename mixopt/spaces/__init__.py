@@ -39,6 +39,9 @@ class Space(Protocol):
     def to_mix(self, point: Point) -> Mix:
         """The mix at a point ``[dims]`` of the box; the centre gives the start, bit for bit."""
 
+    def pull_back(self, point: Point, gradient: Point) -> Point:
+        """The gradient ``[dims]`` at a point of what has the gradient ``[groups, columns]`` there, of coefficients."""
+
     def describe(self) -> dict[str, Any]:
         """The space as plain JSON values; `from_description` makes it again."""
 

@@ -65,6 +65,12 @@ class Composed:
         weights = self.inner.to_mix(point).coefficients[self._row_of]
         return Mix(self._groups, self._columns, np.einsum("gj,gjc->gc", weights, self._stacked))
 
+    def pull_back(self, point: NDArray[np.float64], gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `mixopt.spaces.Space`."""
+        inner = np.zeros_like(self.inner.start.coefficients)
+        np.add.at(inner, self._row_of, np.einsum("gjc,gc->gj", self._stacked, gradient))
+        return self.inner.pull_back(point, inner)
+
     def describe(self) -> dict[str, Any]:
         """The space as plain JSON values."""
         return {

@@ -84,6 +84,10 @@ class Linear(ABC):
         rows = self.start.coefficients + np.tensordot(moves, self._directions, axes=1)
         return Mix(self.start.groups, self.start.columns, rows)
 
+    def pull_back(self, point: NDArray[np.float64], gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `mixopt.spaces.Space`; the same at every point."""
+        return np.asarray(np.tensordot(self._directions, gradient, axes=2))
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """The space as plain JSON values."""

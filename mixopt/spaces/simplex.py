@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from mixopt.errors import MixoptError, names
 from mixopt.values.mix import Mix
 
+# A coefficient so near to where it is cut off lies on the edge.
+EDGE = 1e-9
+
 
 class Simplex:
     """One dimension per layer group and active ingredient.
@@ -78,6 +81,19 @@ class Simplex:
                 row[self._places] += self.radius * push
                 row[self._free] = project(row[self._free])
         return Mix(self.start.groups, self.start.columns, rows)
+
+    def pull_back(self, point: NDArray[np.float64], gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `mixopt.spaces.Space`.
+
+        What lies inside moves less the mean of all that do; what is projected to 0 stays there. On an edge, such as a
+        start of a single checkpoint, the slopes are those of the inside, so that a descent can leave it.
+        """
+        rows, pushed = self.to_mix(point).coefficients, self.start.coefficients.copy()
+        pushed[:, self._places] += self.radius * np.reshape(point, (len(rows), -1))
+        cut = np.max(pushed - rows, axis=1, where=rows > 0, initial=-np.inf, keepdims=True)
+        is_inside = self._free & (pushed >= cut - EDGE)
+        mean = np.sum(gradient, axis=1, where=is_inside, keepdims=True) / is_inside.sum(axis=1, keepdims=True)
+        return np.asarray(self.radius * np.where(is_inside, gradient - mean, 0.0)[:, self._places].ravel())
 
     def describe(self) -> dict[str, Any]:
         """The space as plain JSON values."""

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.spaces import Space
-from mixopt.spaces.linear import Linear
 from mixopt.surface.fitting import Surface
 from mixopt.surface.outputs import PredictedOutcomes
 from mixopt.surface.slopes import loss_and_slopes
@@ -18,8 +17,6 @@ from mixopt.values.metrics import Metric
 
 Floats = NDArray[np.float64]
 Samples = NDArray[np.int64]
-# A step for slopes of spaces that are not linear.
-STEP = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +47,6 @@ class Landscape:
         self.space = space
         self.splits = dict(splits)
         self.signal = signal
-        self._jacobian = self._slopes_at(np.zeros(space.dims)) if isinstance(space, Linear) else None
 
     @property
     def surface(self) -> Surface:
@@ -122,8 +118,7 @@ class Landscape:
             for split, share in zip(self.splits.values(), shares, strict=True):
                 loss, slope = loss_and_slopes(split.surface, coefficients, share)
                 total, slopes = total + loss, slopes + slope
-            jacobian = self._slopes_at(point) if self._jacobian is None else self._jacobian
-            return total, np.tensordot(jacobian, slopes, axes=2)
+            return total, self.space.pull_back(point, slopes)
 
         return at
 
@@ -139,10 +134,3 @@ class Landscape:
         if samples is None:
             return self.signal.sign * self.signal.of(split.labels, outcomes)
         return self.signal.sign * self.signal.of(split.labels[samples], outcomes.at(samples))
-
-    def _slopes_at(self, point: Floats) -> Floats:
-        """``[dims, groups, columns]``, how the coefficients change with each dimension."""
-        steps = np.eye(len(point)) * np.where(point > 0, -STEP, STEP)[:, None]  # inwards: the box may end here
-        before = self.space.to_mix(point).coefficients
-        found = (self.coefficients(point + steps) - before) / steps.sum(axis=1)[:, None, None]
-        return np.asarray(found)

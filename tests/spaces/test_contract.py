@@ -49,6 +49,18 @@ def test_the_centre_is_the_start_bit_for_bit(space: Space, start: Mix) -> None:
     assert mix.coefficients.tobytes() == start.coefficients.tobytes()
 
 
+def test_a_gradient_is_pulled_back_to_the_point(space: Space) -> None:
+    slopes = np.random.default_rng(1).normal(size=space.to_mix(np.zeros(space.dims)).coefficients.shape)
+
+    def at(point: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+        return float(np.sum(slopes * space.to_mix(point).coefficients))
+
+    for point in points(space)[:5]:
+        steps = 1e-6 * np.eye(space.dims)
+        expected = [(at(point + step) - at(point - step)) / 2e-6 for step in steps]
+        np.testing.assert_allclose(space.pull_back(point, slopes), expected, atol=1e-6)
+
+
 def test_points_give_mixes_over_the_same_columns_and_leave_the_point_alone(space: Space, start: Mix) -> None:
     for point in points(space):
         before = point.copy()

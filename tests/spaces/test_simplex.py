@@ -185,3 +185,13 @@ def test_one_column_alone_is_refused() -> None:
     start = one_hot(make_groups("whole", SIZES), COLUMNS, COLUMNS[0])
     with pytest.raises(MixoptError, match="nothing to search"):
         Simplex(start, [COLUMNS[0]], 0.5)
+
+
+def test_at_a_single_checkpoint_the_slopes_are_those_of_the_inside() -> None:
+    start = one_hot(make_groups("whole", {"a": 1}), ("x", "y", "z"), "x")
+    space = Simplex(start, ("x", "y", "z"), 0.5)
+    found = space.pull_back(np.zeros(3), np.array([[0.0, 3.0, 0.0]]))
+    np.testing.assert_allclose(found, 0.5 * np.array([-1.0, 2.0, -1.0]))
+    # z is pushed away from the simplex there, and stays at 0.
+    found = space.pull_back(np.array([0.0, 0.4, -0.4]), np.array([[0.0, 3.0, 0.0]]))
+    np.testing.assert_allclose(found, 0.5 * np.array([-1.5, 1.5, 0.0]))
