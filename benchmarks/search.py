@@ -39,8 +39,10 @@ from mixopt.stages.confirm import choose_candidate
 from mixopt.values.metrics import smoothed
 from mixopt.values.samples import VALIDATION
 
+# With CMA-ES, where no other sampler is named.
 CONFIGS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "cmaes": {},
+    "surface": {"sampler": "surface"},
     "tpe": {"sampler": "tpe"},
     "gp": {"sampler": "gp"},
     "random": {"sampler": "random"},
@@ -153,7 +155,9 @@ def main(given: Sequence[str] | None = None) -> int:
         return 0
     results: dict[str, list[dict[str, Any]]] = {}
     for name in options.configs.split(","):
-        results[name] = [real({**base, **CONFIGS[name]}, seed, options.audit) for seed in range(options.seeds)]
+        results[name] = [
+            real({**base, "sampler": "cmaes", **CONFIGS[name]}, seed, options.audit) for seed in range(options.seeds)
+        ]
         print(f"{name}: done", file=sys.stderr, flush=True)
     show_real(results)
     print(json.dumps({"benchmark": "search", "kind": "real", "trials": options.trials, "runs": results}))

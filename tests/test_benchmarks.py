@@ -161,8 +161,8 @@ def test_search_on_a_surrogate_and_for_real(run: Run, clip_pool_template: Path, 
     assert found["dims"] == 3
     assert set(found["regret"]) == {"cmaes", "tpe", "gp", "random"}
     assert all(regret >= 0 for each in found["regret"].values() for regret in each.values())
-    runs = run("search", "real", *options, "--trials", "4", "--audit", "--configs", "default,greedy simplex")["runs"]
-    assert list(runs) == ["default", "greedy simplex"]
+    runs = run("search", "real", *options, "--trials", "4", "--audit", "--configs", "cmaes,greedy simplex")["runs"]
+    assert list(runs) == ["cmaes", "greedy simplex"]
     assert all(each[0]["spared"] == 1 and each[0]["wrong"] == 0 for each in runs.values())
 
 
