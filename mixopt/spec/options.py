@@ -81,8 +81,9 @@ class Fields(PoolFields):
         float,
         Field(ge=0, lt=1),
         Option(
-            "The share of the validation split, the last of its fixed order, that steers no baseline, and judges a start "
-            "learned by gradient; samplers but surface are not steered by it, and it decides last. 0 steers by all.",
+            "The share of the validation split, the last of its fixed order, that steers no baseline, and judges a "
+            "start learned by gradient; samplers but surface are not steered by it, and it decides last. 0 steers by "
+            "all.",
             CHOICE,
             RUNS,
         ),
