@@ -87,8 +87,8 @@ def table(results: Mapping[str, Any]) -> str:
     others = [name for name in greedy["test"] if name != first]
     notes = [
         f"Means over {len(next(iter(results['arms'].values())))} seeds with 95 % intervals by Student's t; "
-        f"at most {results['trials']} trials each. Optimism is selection less {first}, in points. `p`: exact McNemar's test on "
-        f"{first}, seed by seed.",
+        f"at most {results['trials']} trials each. Optimism is selection less {first}, in points. `p`: exact McNemar's "
+        f"test on {first}, seed by seed.",
         f"`shift` is {'the mean of ' if len(others) > 1 else ''}{', '.join(others)}." if others else "",
         "`seconds` are what a row's evaluations took when first computed; `wall s` what a search took, with baselines "
         "from the cache where another run had left them.",
