@@ -64,4 +64,6 @@ def demo(screen: Screen, **options: Any) -> None:
     show_run(screen, result.report, result.folder)
     if not screen.as_json:
         screen.out(f"Next: mixopt compare --models {pool} for every published recipe, mixopt inspect {pool}, or")
-        screen.out(f"more trials: mixopt search --models {pool} --out {result.folder} --trials {2 * spec.trials}")
+        is_stopped = (result.report.trials or {}).get("complete", 0) < spec.trials
+        more = f"--trials {spec.trials} --no-stop" if is_stopped else f"--trials {2 * spec.trials}"
+        screen.out(f"more trials: mixopt search --models {pool} --out {result.folder} {more}")

@@ -24,7 +24,7 @@ from mixopt.runs.session import finish, in_folder, made_rows, run_fields
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec, load_spec
-from mixopt.stages.announce import announce, announce_search
+from mixopt.stages.announce import HELD, HELD_OF_SURFACE, announce, announce_search
 from mixopt.stages.confirm import Choice, confirm, describe
 from mixopt.stages.crossfit import CrossFitted, choose_by_folds, describe_cross_fitted, doubt, judges_from
 from mixopt.stages.evidence import evidence_of_pool
@@ -99,7 +99,8 @@ def _run(
     objective = assembly.objective
     own = _open_studies(spec, plan, folder, objective)
     folder.write_spec(spec.model_copy(update=assembly.resolved))
-    announce_search(plan, objective, announce(spec, assembly, listener), listener)
+    held = HELD_OF_SURFACE if plan.surface else HELD
+    announce_search(plan, objective, announce(spec, assembly, listener, held), listener)
     start = find_start(plan, assembly, listener)
     deadline = None if plan.trials.timeout is None else started + plan.trials.timeout
     # A surface learns from logits, not from labels: every sample steers, and judges in turn.

@@ -14,9 +14,20 @@ from mixopt.spec import StudySpec
 from mixopt.stages.plan import SearchPlan
 from mixopt.values.samples import VALIDATION
 
+# What samples that are held back do not do, and do.
+HELD = "steer nothing and decide last"
+HELD_OF_SURFACE = "steer no baseline"
 
-def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
-    """Say what was found, and time one evaluation: its seconds are returned."""
+
+def announce(spec: StudySpec, assembly: Assembly, listener: Listener, held: str = HELD) -> float:
+    """Say what was found, and time one evaluation: its seconds are returned.
+
+    Args:
+        spec: The options.
+        assembly: What they were made into.
+        listener: Told.
+        held: What samples that are held back do.
+    """
     objective = assembly.objective
     pool = objective.pool
     base = f"base {pool.base}" if pool.base else "no base"
@@ -29,8 +40,7 @@ def announce(spec: StudySpec, assembly: Assembly, listener: Listener) -> float:
         "same in all, or not floating-point, and kept as they are"
     )
     sizes = ", ".join(f"{name} {len(evaluator.split):,}" for name, evaluator in objective.evaluators.items())
-    held = objective.held_out
-    confirmed = f", the last {held:,} of which steer nothing and decide last" if held else ""
+    confirmed = f", the last {objective.held_out:,} of which {held}" if objective.held_out else ""
     others = ", ".join(f"{name} ({weight:g})" for name, weight in spec.steering.items())
     choice = f"every choice but that between trials, in which {others} weighs too, is" if others else "every choice is"
     listener.info(f"samples: {sizes}; {choice} made on {VALIDATION} alone{confirmed}, by {spec.metric}")
@@ -57,9 +67,11 @@ def announce_search(plan: SearchPlan, objective: Objective, seconds: float, list
             f"search over {len(groups)} layer groups ({names(groups.names, 3)}) and {plan.space.count} {what}"
         )
     first, trials = 2 * len(objective.pool.ingredients), plan.trials.trials
-    # A trial is scored on every split that steers.
-    took = seconds * (first + trials * objective.weighing(plan.weights).samples / objective.samples)
-    listener.info(f"about {first + trials} evaluations are planned, {_duration(took)} without the cache")
+    # A trial is scored on every split that steers; on a surface all of their samples do.
+    steering = objective.whole() if plan.surface else objective
+    took = seconds * (first + trials * steering.weighing(plan.weights).samples / objective.samples)
+    most = "at most" if plan.surface and plan.trials.stop else "about"
+    listener.info(f"{most} {first + trials} evaluations are planned, {_duration(took)} without the cache")
     if plan.trials.race and not plan.races:
         listener.info("race: off, because several splits steer (--select, --shifts)")
 

@@ -275,7 +275,7 @@ def test_search_says_what_it_does(home: Path) -> None:
     for part in (
         "4 ingredients (model_0, model_1, model_2 and 1 more), base base",
         "32 tensors with 32,384 parameters are mixed",
-        "every choice is made on validation alone, the last 19 of which steer nothing and decide last, by accuracy",
+        "every choice is made on validation alone, the last 19 of which steer no baseline, by accuracy",
         "images/s",
         "baselines: individual 0.",
         "saved",
