@@ -221,7 +221,6 @@ def expected_gain(landscape: Landscape, scored: Floats, half: float, folds: Fold
         return Promise(math.nan, math.nan)
     judge = Judge(landscape, folds)
     begins = [scored[int(np.argmax(values))] for values in landscape.values_by(scored, folds.steers)]
-
     regions = [Region(begin, half) for begin in begins]
     lowest = [descend(landscape, *each) for each in zip(regions, folds.steers, strict=True)]
 

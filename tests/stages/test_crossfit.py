@@ -14,6 +14,7 @@ import pytest
 
 import mixopt
 from mixopt import SpecError
+from mixopt import study as studies
 from mixopt.runs.search import SearchResult
 from mixopt.stages.confirm import Choice
 from mixopt.stages.crossfit import CrossFitted, describe_cross_fitted, doubt
@@ -167,6 +168,29 @@ def test_the_choice_in_words(candidate: int | None, error: float, told: str) -> 
     choice = Choice(mix, candidate, share, 0.01, error)
     found = CrossFitted(choice, "along the depth", 0.7, 9, 0.9)
     assert re.search(told, describe_cross_fitted(found))
+
+
+def test_what_does_not_score_as_predicted_is_learned_and_chosen_again(
+    stopped: tuple[SearchResult, Recorder], clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[int] = []
+    chosen = studies.cross_fit
+
+    def counted(landscape: studies.Landscape, *given: Any, **more: Any) -> studies.CrossFit:
+        learned.append(len(landscape.surface))
+        return chosen(landscape, *given, **more)
+
+    result, _ = stopped
+    shutil.copytree(result.folder.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(studies, "cross_fit", counted)
+    before = rows_of(mixopt.search(**options_of(clip_pool_template, tmp_path)))["search"]
+    assert len(learned) == 1, "control: it scores as predicted"
+    learned.clear()
+    monkeypatch.setattr("mixopt.stages.crossfit._is_as_predicted", lambda *_: False)
+    after = rows_of(mixopt.search(**options_of(clip_pool_template, tmp_path)))["search"]
+    assert learned == [learned[0] + number for number in range(4)]
+    # Here it was as predicted, and so it stays about what it was.
+    assert after["metrics"]["validation"]["nll"] == pytest.approx(before["metrics"]["validation"]["nll"], abs=0.01)
 
 
 def test_a_surface_that_predicts_badly_says_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import mixopt
 from mixopt import Simplex, constant, load_spec, open_objective
 from mixopt.study.climbing import Region
 from mixopt.study.samplers import BOX, SURFACE_POPULATION
+from mixopt.study.schedule import is_due
 from mixopt.study.surface_sampler import (
     BEGIN,
     GROWTH,
@@ -203,6 +205,13 @@ def test_several_objectives_are_climbed_one_weighted_mean_after_another(noted: b
     points = np.array([[trial.params[label] for label in SPACE.labels] for trial in study.trials])
     assert len(np.unique(points, axis=0)) == 24
     assert SurfaceSampler(drawn.objective, SPACE, 1).promise(study.trials) is None
+
+
+def test_a_surface_is_asked_what_it_promises_once_for_a_quarter_more_trials() -> None:
+    due = [generations for generations in range(1, 200) if is_due(generations)]
+    assert due[:6] == [1, 2, 3, 4, 5, 6]
+    assert all(later <= 1.25 * earlier + 1 for earlier, later in pairwise(due))
+    assert len(due) < 25
 
 
 def test_what_is_still_promised_falls_to_nothing() -> None:
