@@ -15,8 +15,8 @@ from mixopt.spec.option import RUN
 
 # Written out, because looking them up would import torch; a test compares.
 METHODS = (
-    "ensemble, greedy, greedy_ensemble, individual, learned, learned_by_layer, lines, manifold, model_stock, "
-    "task_arithmetic, trajectory, uniform, wise_ft"
+    "ensemble, extrapolation, greedy, greedy_ensemble, individual, learned, learned_by_layer, lines, manifold, "
+    "model_stock, mono, task_arithmetic, trajectory, uniform, wise_ft"
 )
 SEARCH_RESUMES = "; finished trials are kept: the same command again goes on from here"
 COMPARE_RESUMES = "; scores so far are kept: the same command again goes on from here"

@@ -44,10 +44,10 @@ def default_rows(ingredients: int) -> tuple[str, ...]:
     return (
         "individual", "uniform", *best_half, "greedy", "greedy:random",
         "wise_ft:alpha=0.5", "wise_ft", "wise_ft:uniform", "wise_ft:greedy",
-        "model_stock", "model_stock:top=2",
+        "model_stock", "model_stock:top=2", "mono", "mono:greedy",
         "learned", "learned:affine", "learned_by_layer", "learned_by_layer:affine",
         "learned_by_layer:affine:groups=block",
-        "manifold", "lines", "lines:greedy", "task_arithmetic", "trajectory", "trajectory:ema",
+        "manifold", "lines", "lines:greedy", "task_arithmetic", "trajectory", "trajectory:ema", "extrapolation",
         "ensemble", "greedy_ensemble",
     )  # fmt: skip
 

@@ -86,7 +86,7 @@ def in_order(columns: Iterable[str]) -> list[str]:
     if len(every) < 2:
         problems.append(f"expected two or more checkpoints, found {names(every) or 'none'}")
     if problems:
-        expected = "trajectory: expected names with different last numbers that tell the order, such as step_1000"
+        expected = "expected names with different last numbers that tell the order, such as step_1000"
         raise SpecError(listing(expected, problems))
     return [of_number[number][0] for number in sorted(of_number)]
 

@@ -53,7 +53,11 @@ def test_every_option_has_a_type_and_a_default(name: str, pool: Pool) -> None:
     assert choose(landscape, ingredients_of(pool), seed=0, **arguments_of(choose, defaults)).mix == plain.mix
 
 
-@pytest.mark.parametrize("name", [name for name in method_names() if name != "trajectory"])
+# Those that tell columns apart by the numbers in their names.
+BY_NUMBER = {"trajectory", "extrapolation"}
+
+
+@pytest.mark.parametrize("name", [name for name in method_names() if name not in BY_NUMBER])
 def test_every_method_takes_other_methods_mixes(name: str, pool: Pool) -> None:
     landscape: Any = Landscape(pool, seed=1)
     ingredients = ingredients_of(pool)
@@ -61,8 +65,8 @@ def test_every_method_takes_other_methods_mixes(name: str, pool: Pool) -> None:
     assert method(name)(landscape, candidates, seed=0).mix.columns == pool.columns
 
 
-# Those that mix the base in, and the one that tells columns apart by their names' numbers.
-BEYOND_COLUMNS = {"wise_ft", "lines", "task_arithmetic", "model_stock", "trajectory"}
+# Those that mix the base in, and those.
+BEYOND_COLUMNS = {"wise_ft", "lines", "task_arithmetic", "model_stock", "mono"} | BY_NUMBER
 
 
 @pytest.mark.parametrize("name", [name for name in method_names() if name not in BEYOND_COLUMNS])
