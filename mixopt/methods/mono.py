@@ -53,6 +53,9 @@ class Shrunk(NamedTuple):
     directions: int | None
 
 
+_ALONE = Shrunk(1.0, None)
+
+
 def choose(
     objective: Objective,
     columns: Mapping[str, Mix],
@@ -100,7 +103,7 @@ def choose(
 def spectrum(delta: Tensor) -> NDArray[np.float64]:
     """The singular values of a tensor ``[rows, ...]`` of two or more dimensions as a matrix, descending."""
     matrix = delta.flatten(1)
-    # The values of both are the same; those of a wide one take four times as long.
+    # The values of both are the same; those of a wide one take three to four times as long.
     upright = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     values: NDArray[np.float64] = torch.linalg.svdvals(upright).double().numpy()
     return values
@@ -129,9 +132,6 @@ def shrink(values: NDArray[np.float64], by: By = "rank", share: float = SHARE) -
     rho = float(energy[n]) if n < len(values) else 0.0
     low = rho + (1 - rho) * math.sqrt(rest)
     return Shrunk(math.sqrt((1 - low) ** 2 * (1 - rest) + low**2 * rest), n)
-
-
-_ALONE = Shrunk(1.0, None)
 
 
 def _delta(pool: Pool, place: MixedTensor, row: NDArray[np.float64]) -> Tensor | None:
