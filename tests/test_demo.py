@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from mixopt import MixoptError, demo
 from mixopt.cli import app
 from mixopt.demo import pool, tiny_clip
+from mixopt.demo.digits import IMAGE_SIZE
 from mixopt.weights import checkpoints
 
-SHIFTS = {"inverted", "blurred", "noisy", "edges"}
+SHIFTS = {"inverted", "blurred", "noisy", "edges"}  # of the test images; other digits are scanned
 
 
 @pytest.fixture
@@ -36,20 +37,24 @@ def test_pool_is_complete_and_its_parts_are_disjoint(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     folder = demo.make_pool(tmp_path / "pool", progress=lambda _, done, total: seen.append((done, total)))
     spec = tomllib.loads((folder / "pool.toml").read_text())
-    assert set(spec["data"]["test"]) == {"test"} | SHIFTS
+    assert set(spec["data"]["test"]) == {"test", "scanned"} | SHIFTS
     assert [done for done, _ in seen] == list(range(1, 11))
     assert {total for _, total in seen} == {10}
     rows = [json.loads(line) for line in (folder / "hparams.jsonl").read_text().splitlines()]
     assert len({row["learning_rate"] for row in rows}) == len(list(folder.glob("model_*.safetensors"))) == 8
     with np.load(folder / "val.npz") as val, np.load(folder / "test.npz") as test:
         first, second = ({image.tobytes() for image in arrays["x"]} for arrays in (val, test))
-        assert len(first & second) <= 2  # two writers' scans may be alike, pixel by pixel
+        assert not first & second
+        assert len(val["y"]) == 1000
+        assert len(test["y"]) >= 2000
         assert set(val["y"]) == set(range(10))
         clean = test["x"]
     for name in SHIFTS:
         with np.load(folder / f"{name}.npz") as shifted:
             assert shifted["x"].shape == clean.shape
             assert not np.array_equal(shifted["x"], clean)
+    with np.load(folder / "scanned.npz") as scanned:
+        assert scanned["x"].shape == (1797, *clean.shape[1:])
     base = checkpoints.read(folder / "base.safetensors").tensors
     tuned = checkpoints.read(folder / "model_00.safetensors").tensors
     assert all(name.startswith("visual.") for name in base if not base[name].equal(tuned[name]))
@@ -86,7 +91,7 @@ def test_the_command_makes_searches_and_reuses_the_pool(tmp_path: Path, monkeypa
     arguments = ["demo", "--out", str(tmp_path / "demo"), "--cache", str(tmp_path / "cache"), "--trials", "5"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    for word in ("individual", "uniform", "greedy", "search", *SHIFTS):
+    for word in ("individual", "uniform", "greedy", "search", "scanned", *SHIFTS):
         assert word in result.stdout
     monkeypatch.setattr(pool, "make_pool", None)
     assert CliRunner().invoke(app, arguments).exit_code == 0
@@ -99,8 +104,43 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "mine.safetensors").read_bytes() == b"kept"
 
 
-def test_without_scikit_learn_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(MixoptError, match=r"mixopt\[demo\]"):
+def test_parts_are_disjoint_and_have_the_shares_of_the_whole() -> None:
+    labels = np.repeat(np.arange(10), 50)
+    numbers = np.arange(500, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 1, 1, 3), dtype=np.uint8)
+    sizes = {"first": 120, "second": 80, "rest": 300}
+    parts = demo.draw_parts((numbers, labels), sizes, np.random.default_rng(0))
+    assert {name: len(x) for name, (x, _) in parts.items()} == sizes
+    for images, found in parts.values():
+        counts = np.bincount(found, minlength=10)
+        assert counts.max() - counts.min() <= 2
+        assert len(images) == len(found)
+    assert np.array_equal(np.sort(np.concatenate([y for _, y in parts.values()])), labels)
+
+
+@pytest.mark.parametrize("source", [demo.mnist, demo.scans, lambda: demo.scans(12)], ids=["mnist", "scans", "small"])
+def test_digits_are_grey_on_dark_paper_and_of_ten_classes(source: Callable[[], demo.Part]) -> None:
+    images, labels = source()
+    assert images.shape == (len(labels), IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images[..., 0], images[..., 2])
+    assert np.bincount(labels).min() >= 170
+    assert images[:, 6:10, 6:10].mean() > 2 * images[:, 0].mean(), "ink is bright, in the middle"
+
+
+def test_scans_within_an_image_are_as_large_as_mnists() -> None:
+    def spread(images: demo.Pixels) -> float:
+        """Standard deviation of ink around the middle, in pixels."""
+        ink, places = images[..., 0].mean(axis=0), np.arange(IMAGE_SIZE) - (IMAGE_SIZE - 1) / 2
+        return float(np.sqrt((ink * (places[:, None] ** 2 + places**2)).sum() / ink.sum()))
+
+    ours, whole, small = (spread(source[0]) for source in (demo.mnist(), demo.scans(), demo.scans(pool.SCAN_WIDTH)))
+    assert abs(small - ours) < abs(whole - ours) / 2
+
+
+@pytest.mark.parametrize("missing", ["scikit-learn", "mlxtend"])
+def test_what_is_missing_is_named_with_the_extra(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in {"scikit-learn": ("sklearn", "sklearn.datasets"), "mlxtend": ("mlxtend", "mlxtend.data")}[missing]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MixoptError, match=rf"needs {missing}: pip install 'mixopt\[demo\]'"):
         demo.make_pool(tmp_path / "pool")
+    assert not (tmp_path / "pool").exists()

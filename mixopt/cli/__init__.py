@@ -34,7 +34,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     inspect: "Example: [bold]mixopt inspect my_sweep/[/bold]",
     report: "Example: [bold]mixopt report runs/my_sweep/ --html report.html[/bold]",
     guide: "Example: [bold]mixopt guide search[/bold]. On a terminal, a page is shown by your pager (PAGER).",
-    demo: "Example: [bold]mixopt demo[/bold]. Needs scikit-learn: pip install 'mixopt\\[demo]'.",
+    demo: "Example: [bold]mixopt demo[/bold]. Needs mlxtend and scikit-learn: pip install 'mixopt\\[demo]'.",
 }
 # What an interrupt leaves, and how to go on.
 RESUMES: dict[Callable[..., None], str] = {search: SEARCH_RESUMES, compare: COMPARE_RESUMES, demo: DEMO_RESUMES}

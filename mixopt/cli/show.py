@@ -15,14 +15,17 @@ MATRIX_LIMIT = 20  # more columns are too wide for a terminal; --json has them a
 
 
 def show_run(screen: Screen, report: Report, folder: Path) -> None:
-    """The table of a search."""
+    """The table of a search, and why its own row is not the highest where it is not."""
     if screen.as_json:
         screen.json(report.as_dict())
         return
+    from mixopt.reporting.below import why_below
     from mixopt.reporting.tables import table
 
     header, cells = table(report)
     screen.table(f"{report.metric} by method; {folder}", header, cells)
+    if why := why_below(report):
+        screen.out(why)
 
 
 def show_comparison(screen: Screen, report: Report, failed: Mapping[str, str], folder: Path) -> None:

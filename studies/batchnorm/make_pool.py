@@ -1,4 +1,4 @@
-"""Make a pool of BatchNorm networks from scikit-learn's digits: `mixopt demo`'s recipe on harder images.
+"""Make a pool of BatchNorm networks from scikit-learn's digits: `mixopt demo`'s sweep on noisy images.
 
     OMP_NUM_THREADS=1 python studies/batchnorm/make_pool.py runs/batchnorm/pool
 
@@ -25,6 +25,7 @@ from mixopt.weights.checkpoints import write
 NOISE = 140.0  # standard deviation, of 255
 SHIFT_NOISE = 30.0
 INGREDIENTS = 12
+PART_SIZES = {"base": 300, "tune": 440, "val": 520, "test": 537}  # disjoint, 1,797 images in all
 
 
 def noisy(images: demo.Pixels, deviation: float, rng: np.random.Generator) -> demo.Pixels:
@@ -61,7 +62,7 @@ def make_pool(
         base: How the base is trained; its seed is drawn.
     """
     rng = np.random.default_rng(seed)
-    parts = demo.draw_parts(rng)
+    parts = demo.draw_parts(demo.scans(), PART_SIZES, rng)
     splits = splits_of(parts, rng)
     train = {name: (noisy(parts[name][0], NOISE, rng), parts[name][1]) for name in ("base", "tune")}
     recipe = replace(base, seed=int(rng.integers(2**31)))

@@ -1,4 +1,4 @@
-"""Periodic Model Stock against Model Stock after training, on the demo's digits.
+"""Periodic Model Stock against Model Stock after training, on scikit-learn's digits.
 
 Every seed is a new division of the digits, a new base and a new fine-tuning recipe of the demo's sweep; what is
 compared within a seed shares all of them, and the two runs' order of images and augmentations. Prints the tables of
@@ -24,6 +24,7 @@ from mixopt import demo
 from mixopt.methods.model_stock import merge, products, ratio
 
 HERE = Path(__file__).parent
+PART_SIZES = {"base": 300, "tune": 440, "val": 520, "test": 537}  # disjoint, 1,797 images in all
 SHIFTS = ("inverted", "blurred", "noisy", "edges")
 COLUMNS = ("val", "test", *SHIFTS, "shifts")
 LEARNED = 0.5  # accuracy on val below which a base did not learn, so that its seed is left out of the means
@@ -72,7 +73,7 @@ class Setting:
 def setting_of(seed: int) -> Setting:
     """Divide the digits, train a base, draw a recipe."""
     rng = np.random.default_rng(seed)
-    parts = demo.draw_parts(rng)
+    parts = demo.draw_parts(demo.scans(), PART_SIZES, rng)
     base = demo.train_base(parts["base"], replace(demo.BASE, seed=int(rng.integers(2**31))), lambda: None)
     recipe = demo.draw_hyperparameters(rng)
     images, labels = parts["test"]

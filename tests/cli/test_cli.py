@@ -25,6 +25,8 @@ from typer.testing import CliRunner, Result
 import mixopt
 from mixopt.cli import app, runs
 from mixopt.cli.exits import EXIT_SOME_FAILED
+from mixopt.cli.screen import Screen
+from mixopt.cli.show import show_run
 from mixopt.errors import MixoptError
 from mixopt.listener import Listener
 from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
@@ -308,6 +310,7 @@ def test_table_holds_the_reports_numbers(home: Path) -> None:
     result = invoke("search", *options_of(home), "--trials", "6", "-q")
     title, *lines = (line.strip() for line in result.stdout.splitlines() if line.strip())
     assert title == f"accuracy by method; {home / 'run'}"
+    lines = [line for line in lines if not line.startswith("search scores ")]  # why it is not the highest
     header = columns_of(lines[0])
     shown = {cells[0]: dict(zip(header, cells, strict=True)) for cells in map(columns_of, lines[2:])}
     for row in json.loads((home / "run" / "report.json").read_text())["methods"]:
@@ -316,6 +319,22 @@ def test_table_holds_the_reports_numbers(home: Path) -> None:
         for name, value in row["test"].items():
             assert cells[name] == f"{value:.4f}"
         assert (cells["evaluations"], cells["ingredients"]) == (str(row["evaluations"]), str(row["ingredients"]))
+
+
+def test_a_search_that_is_not_the_highest_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(name: str, right: int) -> Row:
+        labels = np.zeros(50, dtype=np.int64)
+        found = LabelledOutcomes(labels, (np.arange(50) >= right).astype(np.int64), np.full(50, 0.5))
+        splits = {"validation": {"accuracy": right / 50, "nll": 0.5}}
+        return Row(name, splits, {"validation": found}, 1, 1, 50, 0, 0.1, 1, notes={"share": 0.0})
+
+    for right, as_json in ((39, False), (40, False), (39, True)):
+        report = report_of([row("uniform", 39), row("greedy", 40), row("search", right)])
+        show_run(Screen(quiet=False, as_json=as_json), report, Path("run"))
+        printed = capsys.readouterr().out
+        last = printed.splitlines()[-1]
+        assert ("search scores" in printed) is (right == 39 and not as_json)
+        assert right == 40 or as_json or last.startswith("search scores 0.7800 on selection and greedy 0.8000: it is ")
 
 
 def columns_of(line: str) -> list[str]:
