@@ -154,6 +154,27 @@ def test_the_interval_is_students(winning: Any) -> None:
     assert show.spread([0.5]) == "0.5000"
 
 
+def test_several_seeds_of_the_demo(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "demo"))
+    seeds: Any = importlib.import_module("seeds")
+    options: dict[str, Any] = {"trials": 2, "cache": tmp_path / "cache", "precision": "fp32", "device": "cpu"}
+    reports = [
+        mixopt.search(clip_pool_template, out=tmp_path / f"{seed}" / "run", seed=seed, **options).report
+        for seed in (0, 1)
+    ]
+    assert not seeds.main([str(tmp_path / "0"), str(tmp_path / "1"), "--results", str(tmp_path)])
+    shown = capsys.readouterr().out
+    mean = np.mean([report.row("search").test["test"] for report in reports])
+    (line,) = (line for line in shown.split("\n\n")[0].splitlines() if line.startswith("| search |"))
+    assert line.split(" | ")[2] == f"{mean:.4f}"
+    found = json.loads((tmp_path / "seeds.json").read_text(encoding="utf-8"))
+    assert [run["seed"] for run in found] == [0, 1]
+    gains = [run["rows"]["search"]["accuracy"]["test"] - run["rows"]["greedy"]["accuracy"]["test"] for run in found]
+    assert f"search less greedy, points: test {', '.join(f'{100 * gain:+.2f}' for gain in gains)} (mean" in shown
+
+
 @pytest.mark.parametrize("name", ["cifar10", "demo"])
 def test_a_count_of_more_mixes_than_were_asked_for_is_said_to_be_wrong(name: str) -> None:
     results = json.loads((ROOT / "studies" / name / "results.json").read_text())
