@@ -59,7 +59,7 @@ def demo(screen: Screen, **options: Any) -> None:
     with screen.listening() as listener:
         pool = making.ensure_pool(out / "pool", seed=spec.seed, progress=listener.progress)
         with making.one_thread():
-            # Not by measurement: the tour shows the same table everywhere.
+            # Not by measurement: the tour shows the same table everywhere, but for the last digits of its last row.
             result = mixopt.search(pool, out=out / "run", precision="fp32", listener=listener, **options)
     show_run(screen, result.report, result.folder)
     if not screen.as_json:

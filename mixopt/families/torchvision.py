@@ -150,7 +150,7 @@ def _skeleton(name: str, classes: int) -> nn.Module:
     try:
         with torch.device("meta"):
             return _make(name, classes)
-    except NotImplementedError:
+    except NotImplementedError:  # torch's, of an operation that has no form without memory
         with torch.random.fork_rng(devices=[]):
             return _make(name, classes)
 

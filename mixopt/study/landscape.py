@@ -122,10 +122,6 @@ class Landscape:
 
         return at
 
-    def uncertainty(self, points: Floats) -> Floats:
-        """The standard deviation of a predicted logit at points ``[m, dims]``, in nats: ``[m]``."""
-        return self.surface.uncertainty(self.coefficients(points))
-
     def least_sure(self, points: Floats, count: int, taken: Sequence[int] = ()) -> list[int]:
         """See `Surface.least_sure`."""
         return self.surface.least_sure(self.coefficients(points), count, taken)

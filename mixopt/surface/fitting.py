@@ -52,7 +52,6 @@ class Surface:
         scored: The outputs of the mixes.
         parts: The split's samples, in order.
         left_out: What each mix's outputs are predicted to be by the others, on the first part.
-        spread: Root mean square of what outputs differ by from the reference's, in nats: what there is to predict.
     """
 
     coefficients: Floats
@@ -61,7 +60,6 @@ class Surface:
     scored: Scored
     parts: tuple[Part, ...]
     left_out: LeftOut
-    spread: float
 
     def __len__(self) -> int:
         """The number of mixes that it was fitted to."""
@@ -83,9 +81,21 @@ class Surface:
         Args:
             last: Of so many mixes, the last ones; of all without.
         """
-        mixes = slice(-min(last or len(self), len(self) - 1), None)
-        off, spread = self.left_out.errors[mixes] ** 2, np.diag(self.scored.gram)[mixes] / self.scored.outputs
-        return max(0.0, 1 - float(np.mean(off)) / max(float(np.mean(spread)), np.finfo(float).tiny))
+        off = float(np.mean(self.left_out.errors[self._last(last)] ** 2))
+        return max(0.0, 1 - off / max(self.spread(last) ** 2, np.finfo(float).tiny))
+
+    def spread(self, last: int | None = None) -> float:
+        """Root mean square of what outputs differ by from the reference's, in nats: what there is to predict.
+
+        Args:
+            last: Of so many mixes, the last ones; of all without.
+        """
+        changes = np.diag(self.scored.gram)[self._last(last)] / self.scored.outputs
+        return float(np.sqrt(np.mean(changes)))
+
+    def _last(self, count: int | None) -> slice:
+        """The last mixes, never the reference."""
+        return slice(-min(count or len(self), len(self) - 1), None)
 
     def moves(self, coefficients: Floats) -> Floats:
         """How far mixes ``[m, groups, columns]`` lie from the reference, in units."""
@@ -207,8 +217,7 @@ def fit(
         mixes = np.flatnonzero(scored.lengths >= stop)
         parts.append(Part(first, stop, mixes, _inverse(kernel, moves[mixes])))
     errors = left_out(parts[0].inverse, scored.gram, scored.outputs)
-    spread = float(np.sqrt(np.trace(scored.gram) / scored.outputs / (len(moves) - 1)))
-    return Surface(coefficients, unit, kernel, scored, tuple(parts), errors, spread)
+    return Surface(coefficients, unit, kernel, scored, tuple(parts), errors)
 
 
 def _inverse(kernel: Kernel, moves: Floats) -> Floats:

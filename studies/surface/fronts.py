@@ -12,7 +12,6 @@ seeds, from the least to the most.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.trial import TrialState
-from samplers import STOPS, Arm, Beginning, opened
+from samplers import STOPS, Arm, Beginning, more_of, opened, parser_of
 
 from mixopt import load_spec
 from mixopt import study as search
@@ -110,21 +109,14 @@ def table(done: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the arms, and print a line for each study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models")
-    parser.add_argument("--show", action="store_true")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--arms", default="surface:40,nsgaii:200")
+    parser = parser_of(__doc__, "surface:40,nsgaii:200", 3)
     parser.add_argument("--start", default="greedy")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("options", nargs="*", help="option=value in JSON, as keys of a study.toml")
     given = parser.parse_args(argv)
     done = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {"studies": []}
     if given.show:
         print("\n".join(table(done)))
         return
-    more = {key: json.loads(value) for key, _, value in (each.partition("=") for each in given.options)}
-    options = {"models": given.models, "start": given.start, "shifts": "synthetic", "pareto": True, **more}
+    options = {"models": given.models, "start": given.start, "shifts": "synthetic", "pareto": True, **more_of(given)}
     assembly = assemble(load_spec(options), Listener(warn=print))
     for arm in map(Arm.of, given.arms.split(",")):
         spec = load_spec({**options, "sampler": arm.sampler})

@@ -181,24 +181,35 @@ def _cells(some: list[dict[str, Any]], splits: list[str]) -> str:
     return " | ".join(cells) + " |"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the arms, and print a line for each study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(about: str | None, arms: str, seeds: int) -> argparse.ArgumentParser:
+    """What the commands here have in common, with their defaults."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models")
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--arms", default="surface:40,cmaes:200,gp:200")
+    parser.add_argument("--arms", default=arms)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("options", nargs="*", help="option=value in JSON, as keys of a study.toml")
+    return parser
+
+
+def more_of(given: argparse.Namespace) -> dict[str, Any]:
+    """The options of mixopt that were given."""
+    return {key: json.loads(value) for key, _, value in (each.partition("=") for each in given.options)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the arms, and print a line for each study."""
+    parser = parser_of(__doc__, "surface:40,cmaes:200,gp:200", 5)
     parser.add_argument("--starts", default="learned")
     parser.add_argument("--space", default="residual")
     parser.add_argument("--radius", type=float)
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--against")
-    parser.add_argument("options", nargs="*", help="option=value in JSON, as keys of a study.toml")
     given = parser.parse_args(argv)
     if given.show:
         print("\n".join(table(json.loads(given.out.read_text(encoding="utf-8")))))
         return
-    more = {key: json.loads(value) for key, _, value in (each.partition("=") for each in given.options)}
+    more = more_of(given)
     options = {"models": given.models, "space": given.space, "radius": given.radius, **more}
     done = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {"options": more, "studies": []}
     assembly = assemble(load_spec(options), Listener(warn=print))

@@ -35,7 +35,7 @@ def size(values: Floats) -> float:
 def test_a_polynomial_is_predicted(degree: int, count: int, most: float) -> None:
     world = make_world(count, degree=degree)
     surface = fitted(world)
-    assert size(off(surface, world, world.more(30, 1))) < most * surface.spread
+    assert size(off(surface, world, world.more(30, 1))) < most * surface.spread()
     assert surface.explained() > 1 - most
 
 
@@ -45,7 +45,7 @@ def test_with_fewer_mixes_than_terms_and_with_more_it_knows_how_sure_it_is(count
     world = make_world(count, samples=200)
     surface, others = fitted(world), world.more(60, 1)
     found = off(surface, world, others)
-    assert size(found) < surface.spread * (1.2 if count < 12 else 0.9)
+    assert size(found) < surface.spread() * (1.2 if count < 12 else 0.9)
     # Five mixes tell little of how much there is to know.
     assert 0.6 < size(surface.expected(others)) / size(found) < (2 if count == 5 else 1.4)
     noise = surface.kernel.noise_of(surface.moves(others))
@@ -196,7 +196,7 @@ def test_the_same_mix_twice_and_the_reference_again() -> None:
     surface = fit(world.coefficients[order], [world.kept[number] for number in order], world.labels)
     others = world.more(10, 1)
     found = surface.outputs(others).numpy() - fitted(world).outputs(others).numpy()
-    assert size(found) < 0.15 * surface.spread
+    assert size(found) < 0.15 * surface.spread()
     assert np.all(np.isfinite(surface.uncertainty(others)))
 
 
@@ -207,7 +207,7 @@ def test_mixes_that_are_all_the_same_tell_of_themselves(classes: int) -> None:
     others = world.more(3, 1)
     for each in surface.outcomes(others):
         assert each.losses == pytest.approx(world.outcomes[0].losses, abs=0.02)
-    assert surface.spread == 0
+    assert surface.spread() == 0
     assert np.all(np.isfinite(surface.uncertainty(others)))
     assert len(surface.least_sure(others, 2)) == 2
 
@@ -216,7 +216,7 @@ def test_two_mixes_are_enough() -> None:
     world = make_world(2, degree=1)
     surface = fitted(world)
     assert np.all(np.isfinite(surface.outputs(world.more(3, 1)).numpy()))
-    assert size(off(surface, world, world.coefficients)) < surface.spread
+    assert size(off(surface, world, world.coefficients)) < surface.spread()
 
 
 def test_wild_mixes_far_away_do_not_destroy_what_is_near() -> None:
@@ -228,7 +228,7 @@ def test_wild_mixes_far_away_do_not_destroy_what_is_near() -> None:
     coefficients = np.concatenate([world.coefficients, world.more(4, 5, size=3)])
     wild = [exact(8 * random.normal(size=(200, 5))) for _ in range(4)]
     surface = fit(coefficients, [*world.kept, *wild], world.labels)
-    spread = fitted(world).spread
+    spread = fitted(world).spread()
     assert without < 0.02 * spread
     assert size(off(surface, world, near)) < 0.1 * spread
 
@@ -242,7 +242,7 @@ def test_explained_is_of_what_is_left_out() -> None:
     assert nothing.explained() < 0.6
     # Of the last ones alone; the first, the reference, is not predicted.
     errors = np.zeros(60)
-    errors[-20:] = surface.spread
+    errors[-20:] = surface.spread()
     half = replace(surface, left_out=replace(surface.left_out, errors=errors))
     assert half.explained(20) < 0.3
     assert half.explained(40) == pytest.approx(0.5, abs=0.1)
