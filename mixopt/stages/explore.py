@@ -129,12 +129,16 @@ def _run(
 ) -> bool:
     """Bring the last of the rounds to so many complete trials; False where the deadline passed first."""
     study, space = rounds[-1]
+    # Where the last samples alone judge, trials that are given up before those tell nothing of what is judged.
+    races = plan.races and not (plan.surface and judges_from)
+    if plan.races and not races:
+        listener.info("race: off, because the samples held back alone judge a step from a learned start")
     schedule = studies.Schedule(
         sampler=plan.trials.sampler,
         trials=trials,
         seed=plan.trials.seed,
         population=plan.trials.population,
-        race=plan.races,
+        race=races,
         deadline=deadline,
         after=rounds[0][0] if len(rounds) > 1 else None,
         evidence=studies.evidence_of(rounds[0][0], rounds[0][1]),

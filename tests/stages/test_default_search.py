@@ -164,6 +164,17 @@ def test_trials_given_up_are_estimates_and_never_crowned(clip_pool_template: Pat
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("start", ["greedy", "learned"])
+def test_a_surface_races_where_all_samples_judge(clip_pool_template: Path, tmp_path: Path, start: str) -> None:
+    """After a learned start those held back judge alone: a trial given up before them tells nothing of them."""
+    told = Recorder()
+    options = options_of(clip_pool_template, tmp_path, start=start, stop=False, trials=32)
+    given_up = mixopt.search(**options, listener=told.listener).report.as_dict()["race"]["given_up"]
+    assert (given_up > 0) == (start == "greedy")
+    assert any("race: off, because the samples held back alone judge" in text for text in told.infos) == (given_up == 0)
+
+
+@pytest.mark.usefixtures("eager")
 def test_without_racing_every_trial_sees_every_sample(clip_pool_template: Path, tmp_path: Path) -> None:
     result = mixopt.search(**options_of(clip_pool_template, tmp_path, race="off", sampler="random"))
     assert result.report.as_dict()["race"]["given_up"] == 0
