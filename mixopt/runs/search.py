@@ -6,12 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 from mixopt import study as studies
 from mixopt.assemble import Assembly, assemble
+from mixopt.assemble.shifted import with_shifted
 from mixopt.errors import RunError
 from mixopt.listener import Listener
 from mixopt.methods import Chosen
@@ -31,6 +32,7 @@ from mixopt.stages.evidence import evidence_of_pool
 from mixopt.stages.explore import Beginning, Explored, explore
 from mixopt.stages.plan import SearchPlan, plan_search, steered
 from mixopt.stages.refit import Refitted, refit
+from mixopt.stages.robust import Robust, describe_robust, step_under_shift
 from mixopt.stages.space import make_space
 from mixopt.stages.start import Start, find_start
 from mixopt.values.mix import Mix
@@ -119,8 +121,13 @@ def _run(
         listener.warn(doubted)
     refitted = refit(plan, assembly, start, explored, choice, listener)
     mix = choice.mix if refitted is None else refitted.mix
+    shifted = with_shifted(spec, assembly, listener) if plan.robust else None
+    robust = None if shifted is None else step_under_shift(shifted, start, explored, choice.mix, mix)
+    if robust is not None:
+        listener.info(describe_robust(robust, objective.metric.name))
+        mix = robust.mix
     saved = export(spec, assembly, folder, SEARCH_ROW, mix, listener)
-    searched = _Searched(plan, assembly, weighed, start, explored, choice, crossed, refitted, saved)
+    searched = _Searched(plan, assembly, weighed, start, explored, choice, crossed, refitted, robust, mix, saved)
     report = _report(searched, spec, rows, started)
     finish(folder, report, saved.recipe)
     return SearchResult(folder.path, saved.recipe, report, explored.finished)
@@ -162,17 +169,15 @@ class _Searched:
     choice: Choice
     crossed: CrossFitted | None
     refitted: Refitted | None
+    robust: Robust | None
+    mix: Mix
     saved: Exported
-
-    @property
-    def mix(self) -> Mix:
-        return self.choice.mix if self.refitted is None else self.refitted.mix
 
     @property
     def tally(self) -> Tally:
         """What all of them took, from nothing."""
-        last = Tally() if self.refitted is None else self.refitted.tally
-        return self.start.tally.merged(self.explored.tally).merged(self.choice.tally).merged(last)
+        steps = (self.start, self.explored, self.choice, self.refitted, self.robust)
+        return reduce(Tally.merged, (step.tally for step in steps if step is not None))
 
 
 def _report(searched: _Searched, spec: StudySpec, rows: Sequence[Row | Failure], started: float) -> Report:
@@ -207,6 +212,7 @@ def _row(searched: _Searched) -> Row:
     notes = {"trial": choice.trial, "share": choice.share, **choice.evidence, "refit": refitted is not None}
     notes |= {} if refitted is None else {"held_back": refitted.held_out}
     notes |= {} if searched.crossed is None else searched.crossed.notes
+    notes |= {} if searched.robust is None else searched.robust.notes
     saved, chosen = searched.saved, Chosen(searched.mix, notes=notes)
     return make_row(SEARCH_ROW, chosen, searched.assembly.objective, searched.tally, saved.outcomes, saved.metrics)
 

@@ -92,6 +92,16 @@ class Fields(PoolFields):
         Literal["on", "off"],
         Option("on learns a learned start again from all samples, after the last choice; or off.", CHOICE, ONLY_SEARCH),
     ] = "on"
+    robust: Annotated[
+        Literal["on", "off"],
+        Option(
+            "on ends with a step for shifted samples, towards the middle of the pool, where one costs nothing that held-out "
+            "samples can tell and pays on the selection images under synthetic shifts; or off. Images alone, and not "
+            "where other splits steer.",
+            CHOICE,
+            ONLY_SEARCH,
+        ),
+    ] = "on"
     # The search
     trials: Annotated[
         Positive, Option("Complete trials in all, the start included.", SEARCH, ("search", "demo"), common=True)

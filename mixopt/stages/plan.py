@@ -116,6 +116,7 @@ class SearchPlan:
         refine: The second round of trials, if any.
         evidence: Of a sampler that learns from logits: ``run``, or ``cache``, see `mixopt.stages.evidence`.
         refit: Whether a learned start is learned again from all validation samples in the end.
+        robust: Whether a last step for shifted samples is looked for.
         identity: What must not change between the sessions of one study.
     """
 
@@ -129,6 +130,7 @@ class SearchPlan:
     refine: RefinePlan | None
     evidence: Literal["run", "cache"]
     refit: bool
+    robust: bool
     identity: Mapping[str, Any]
 
     @property
@@ -196,6 +198,8 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
         refine=refine,
         evidence=spec.evidence,
         refit=spec.refit == "on",
+        # What splits that steer say of shifts is in the choice already.
+        robust=spec.robust == "on" and not spec.steering,
         identity=study_identity(spec, assembly, sources),
     )
 
