@@ -10,9 +10,9 @@ from mixopt.values.samples import VALIDATION
 def why_below(report: Report) -> str | None:
     """One line where a search's own row, the last, is below another single model on the validation split.
 
-    The reason is the first that holds: other splits steered too; the search is ahead by what choices are made by, the
-    metric less the loss; it is its start, no step from which was supported; the 95 % intervals overlap. Where none
-    holds, the line says that the other row may be the better model.
+    The reason is the first that holds: other splits steered too; its last step was one for shifts; the search is ahead
+    by what choices are made by, the metric less the loss; it is its start, no step from which was supported; the 95 %
+    intervals overlap. Where none holds, the line says that the other row may be the better model.
     """
     if report.command != "search" or not report.made:
         return None
@@ -33,6 +33,12 @@ def _reason(report: Report, ours: MadeRow, highest: MadeRow) -> str:
     """Why the search is below one row, as far as the report can tell."""
     if report.steering:
         return f"{', '.join(report.steering)} steered too"
+    step = ours.notes.get("robust") or {}
+    if step.get("share"):
+        return (
+            f"its last step, for shifted samples, goes {step['share']:.0%} of the way to {step['towards']}, which "
+            "held-out samples cannot tell from none (--robust off leaves it out)"
+        )
     sign, loss, theirs = metric_named(report.metric).sign, _loss(ours), _loss(highest)
     if report.signal == f"{report.metric} with nll" and loss is not None and theirs is not None:
         ahead = sign * (ours.search - highest.search) - (loss - theirs)

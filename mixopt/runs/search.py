@@ -121,9 +121,9 @@ def _run(
         listener.warn(doubted)
     refitted = refit(plan, assembly, start, explored, choice, listener)
     mix = choice.mix if refitted is None else refitted.mix
-    shifted = with_shifted(spec, assembly, listener) if plan.robust else None
-    robust = None if shifted is None else step_under_shift(shifted, start, explored, choice.mix, mix)
-    if robust is not None:
+    robust = None
+    if plan.robust and (shifted := with_shifted(spec, assembly, listener)) is not None:
+        robust = step_under_shift(shifted, start, explored, choice.mix, mix)
         listener.info(describe_robust(robust, objective.metric.name))
         mix = robust.mix
     saved = export(spec, assembly, folder, SEARCH_ROW, mix, listener)

@@ -22,6 +22,7 @@ from mixopt.errors import ScoreError
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.scoring.tally import Tally
+from mixopt.stages.confirm import ROUNDING
 from mixopt.stages.explore import Explored
 from mixopt.stages.start import Start
 from mixopt.values.metrics import Metric
@@ -62,7 +63,7 @@ class Point:
     @property
     def is_free(self) -> bool:
         """Whether held-out samples cannot tell it from no step, by one standard error."""
-        return self.cost <= self.cost_error
+        return self.cost <= self.cost_error * (1 + ROUNDING)
 
     @property
     def helps(self) -> bool:
@@ -109,7 +110,10 @@ def step_under_shift(objective: Objective, start: Start, explored: Explored, jud
     if judging < LEAST:
         return Robust(chosen, (), None, judging)
     both = objective.whole().weighing({SYNTHETIC: 0.5})
-    reference = both.score(judged)
+    try:
+        reference = both.score(judged)
+    except ScoreError:  # finite on the samples that chose it, and not on shifted ones
+        return Robust(chosen, (), None, judging, both.tally)
     points: list[Point] = []
     ends = dict(_ends(objective, start, explored, judged, reference))
     for towards, end in ends.items():
@@ -133,8 +137,10 @@ def step_under_shift(objective: Objective, start: Start, explored: Explored, jud
 
 def describe_robust(found: Robust, metric: str) -> str:
     """What became of the last step, in words."""
-    if not found.points:
+    if found.judging < LEAST:
         return f"no step for shifts (--robust): {found.judging:,} samples held back are too few to tell its cost"
+    if not found.points:
+        return "no step for shifts (--robust): no mix on the way to another has finite losses on shifted images"
     near = found.taken or max(found.points, key=lambda point: point.gain / max(point.gain_error, 1e-12))
     costs = f"{metric} on the {found.judging:,} samples held back {-near.cost:+.4f} ± {near.cost_error:.4f}"
     gains = f"with the shifted images {near.gain:+.4f} ± {near.gain_error:.4f}"
