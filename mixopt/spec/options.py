@@ -95,9 +95,9 @@ class Fields(PoolFields):
     robust: Annotated[
         Literal["on", "off"],
         Option(
-            "on ends with a step for shifted samples, towards the middle of the pool, where one costs nothing that held-out "
-            "samples can tell and pays on the selection images under synthetic shifts; or off. Images alone, and not "
-            "where other splits steer.",
+            "on ends with a step for shifted samples, towards the middle of the pool, where one costs nothing that "
+            "held-out samples can tell and pays on the selection images under synthetic shifts; or off. Images alone, "
+            "and not where other splits steer.",
             CHOICE,
             ONLY_SEARCH,
         ),

@@ -1,7 +1,7 @@
 """The study of the search on one pool: seeds, other samplers and starts, and every recipe by the same samples.
 
     OMP_NUM_THREADS=1 python studies/winning/run_study.py --models DIR --out RUNS --results studies/NAME
-        [--seeds 5] [--trials 200] [--arms default,random,greedy] [--rows ROW,ROW,...]
+        [--seeds 5] [--trials 200] [--arms default,random,greedy] [--rows ROW,ROW,...] [OPTION=VALUE ...]
 
 One run folder per arm and seed lies under ``--out``, beside the comparison. The same command again goes on where it was
 stopped: runs that are finished are read back, so after a change of mixopt take another ``--out``. Then ManifoldMix
@@ -41,6 +41,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "no racing": {"race": "off"},
     "metric alone": {"signal": "metric"},
     "no refit": {"refit": "off"},
+    "no robust": {"robust": "off"},
     "refined": {"refine": 3},
     "shifts": {"shifts": "synthetic"},
     "pareto": {"shifts": "synthetic", "pareto": True},
@@ -195,11 +196,13 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="mixopt's; its own choice without")
     parser.add_argument("--limit", type=int, help="the first so many selection images, for a quick look")
     parser.add_argument("--precision", help="mixopt's; measured once without")
+    parser.add_argument("options", nargs="*", help="more of mixopt's, as option=value in JSON")
     options = parser.parse_args(given)
     arms = tuple(options.arms.split(","))
     if unknown := [arm for arm in arms if arm not in ARMS]:
         parser.error(f"--arms: expected some of {', '.join(ARMS)}; found {unknown[0]}")
     more = {key: getattr(options, key) for key in ("cache", "limit", "precision") if getattr(options, key) is not None}
+    more |= {key: json.loads(value) for key, _, value in (each.partition("=") for each in options.options)}
     rows, cut = tuple(options.rows.split(",")), tuple(options.cut.split(","))
     if "greedy" not in rows:
         parser.error("--rows: greedy must be among them; all others are tested against it")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import mixopt
 from mixopt import Mix, load_spec, open_objective
@@ -17,6 +18,7 @@ from mixopt.values.mix import combine, constant
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 from tests.listening import Recorder
 from tests.stages.default import SAMPLES, options_of
+from tests.study.killing import trials_of
 
 HELD = 67
 
@@ -102,7 +104,8 @@ def test_ways_are_followed_as_long_as_they_gain(stepped: SearchResult) -> None:
         assert [point.share for point in points] == list(SHARES[: len(points)])
         before = 0.0
         for point in points[:-1]:
-            assert point.is_free and point.gain >= before
+            assert point.is_free
+            assert point.gain >= before
             before = point.gain
         last = points[-1]
         assert len(points) == len(SHARES) or not last.is_free or last.gain < before
@@ -118,16 +121,12 @@ def test_the_middle_is_the_mean_of_trials_that_are_level(
     labels = objective.evaluators[VALIDATION].split.labels[-HELD:]
     start = without.recipe.mix
 
-    def signals(mix: Mix) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def signals(mix: Mix) -> NDArray[np.float64]:
         held = objective.outcomes(mix, VALIDATION, SAMPLES).rest(SAMPLES - HELD)
-        return (held.predicted == labels) - held.losses
+        return np.asarray((held.predicted == labels) - held.losses)
 
-    from mixopt.study import open_storage, open_study  # the run's own, as any sampler's
-    from mixopt.study.studies import complete_trials
-
-    study = open_study(open_storage(stepped.folder / "study.journal", None), "run", "maximize", metric="accuracy")
     level = []
-    for trial in complete_trials(study):
+    for trial in trials_of(stepped.folder):
         rows = np.array(trial.user_attrs["coefficients"])
         mix = Mix(start.groups, start.columns, rows)
         gains = signals(mix) - signals(start)
@@ -172,8 +171,8 @@ def test_words_of_a_step_that_was_not_taken() -> None:
     mix = constant(mixopt.Mix.from_dict(ONE).groups, ("a", "b"), [1, 0])
     points = (Point("uniform", 0.125, 0.03, 0.01, 0.01, 0.02), Point("base", 0.125, 0.01, 0.01, -0.01, 0.02))
     assert describe_robust(Robust(mix, points, None, 40), "accuracy") == (
-        "no step for shifts is supported (--robust; the likeliest, 12% of the way to uniform: accuracy on the 40 samples "
-        "held back -0.0300 ± 0.0100, with the shifted images +0.0100 ± 0.0200)"
+        "no step for shifts is supported (--robust; the likeliest, 12% of the way to uniform: accuracy on the 40 "
+        "samples held back -0.0300 ± 0.0100, with the shifted images +0.0100 ± 0.0200)"
     )
     lost = describe_robust(Robust(mix, (), None, 40), "accuracy")
     assert lost == "no step for shifts (--robust): no mix on the way to another has finite losses on shifted images"
