@@ -12,7 +12,7 @@ from typing import Any
 
 from mixopt import study as studies
 from mixopt.assemble import Assembly, assemble
-from mixopt.assemble.shifted import with_shifted
+from mixopt.assemble.shifted import with_shifted, with_unlabelled
 from mixopt.errors import RunError
 from mixopt.listener import Listener
 from mixopt.methods import Chosen
@@ -33,6 +33,7 @@ from mixopt.stages.explore import Beginning, Explored, explore
 from mixopt.stages.plan import SearchPlan, plan_search, steered
 from mixopt.stages.refit import Refitted, refit
 from mixopt.stages.robust import Robust, describe_robust, step_under_shift
+from mixopt.stages.shift_evidence import Evidence, Synthetic, Voted
 from mixopt.stages.space import make_space
 from mixopt.stages.start import Start, find_start
 from mixopt.values.mix import Mix
@@ -122,8 +123,8 @@ def _run(
     refitted = refit(plan, assembly, start, explored, choice, listener)
     mix = choice.mix if refitted is None else refitted.mix
     robust = None
-    if plan.robust and (shifted := with_shifted(spec, assembly, listener)) is not None:
-        robust = step_under_shift(shifted, start, explored, choice.mix, mix)
+    if plan.robust and (evidence := _evidence_of_shift(spec, assembly, listener)) is not None:
+        robust = step_under_shift(objective, evidence, start, explored, choice.mix, mix)
         listener.info(describe_robust(robust, objective.metric.name))
         mix = robust.mix
     saved = export(spec, assembly, folder, SEARCH_ROW, mix, listener)
@@ -131,6 +132,14 @@ def _run(
     report = _report(searched, spec, rows, started)
     finish(folder, report, saved.recipe)
     return SearchResult(folder.path, saved.recipe, report, explored.finished)
+
+
+def _evidence_of_shift(spec: StudySpec, assembly: Assembly, listener: Listener) -> Evidence | None:
+    """What there is to tell how mixes do under shift; nothing where samples are no images, and none of a target given."""
+    if spec.unlabelled is not None:
+        return Voted(with_unlabelled(spec, assembly, listener))
+    shifted = with_shifted(spec, assembly, listener)
+    return None if shifted is None else Synthetic(shifted)
 
 
 def _open_studies(spec: StudySpec, plan: SearchPlan, folder: RunFolder, objective: Objective) -> list[studies.Study]:

@@ -1,20 +1,17 @@
 """Robust: a last step, for samples of another kind: from the chosen mix towards the middle of its pool.
 
-Selection samples hardly order good mixes under shift. The same images under synthetic shifts tell a little more; so a
-step is taken where those and samples that chose nothing gain by it together, and the latter cannot tell it from no
-step. What this evidence is worth, and how the rule was found, is in studies/robust.
+Selection samples hardly order good mixes under shift. What is known of a shift without its labels tells a little
+more, see `mixopt.stages.shift_evidence`: a step is taken where that gains, and samples that chose nothing cannot tell
+it from no step. How the rule was found is in studies/robust.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
 from mixopt import study as studies
 from mixopt.comparison.running import checkpoint_mix
@@ -25,11 +22,8 @@ from mixopt.scoring.tally import Tally
 from mixopt.stages.confirm import ROUNDING
 from mixopt.stages.explore import Explored
 from mixopt.stages.start import Start
-from mixopt.values.metrics import Metric
+from mixopt.stages.shift_evidence import Evidence, Mean, held_gains
 from mixopt.values.mix import Mix, combine
-from mixopt.values.samples import SYNTHETIC, VALIDATION
-
-Floats = NDArray[np.float64]
 
 # Of the way, one after another as long as they gain.
 SHARES = (0.125, 0.25, 0.5)
@@ -49,7 +43,7 @@ class Point:
         share: How far, 0 to 1.
         cost: By how much it is worse on the held-out samples, in units of the metric; negative where it is better.
         cost_error: The standard error of that.
-        gain: By how much it is better on held-out and shifted samples, the sum of both in units of the signal.
+        gain: By how much it is better by what is known of the shift, see `Evidence.gain`.
         gain_error: The standard error of that.
     """
 
@@ -80,27 +74,36 @@ class Robust:
         points: Every mix that was tried.
         taken: The one of them; None where there is no step.
         judging: How many held-out samples told the cost.
-        tally: What it took.
+        evidence: What the gains are of.
     """
 
     mix: Mix
     points: tuple[Point, ...]
     taken: Point | None
     judging: int
-    tally: Tally = field(default_factory=Tally)
+    evidence: Evidence
+
+    @property
+    def tally(self) -> Tally:
+        """What it took."""
+        return self.evidence.objective.tally
 
     @property
     def notes(self) -> dict[str, Any]:
         """For the report, as plain JSON values."""
         found = {"towards": None, "share": 0.0} if self.taken is None else vars(self.taken)
-        return {"robust": {**found, "judging": self.judging, "tried": [vars(point) for point in self.points]}}
+        tried = [vars(point) for point in self.points]
+        return {"robust": {**found, "evidence": self.evidence.split, "judging": self.judging, "tried": tried}}
 
 
-def step_under_shift(objective: Objective, start: Start, explored: Explored, judged: Mix, chosen: Mix) -> Robust:
+def step_under_shift(
+    objective: Objective, evidence: Evidence, start: Start, explored: Explored, judged: Mix, chosen: Mix
+) -> Robust:
     """The last step of a search.
 
     Args:
-        objective: With a split ``synthetic`` of the selection images under synthetic shifts, which weighs nothing.
+        objective: Says which samples are held out.
+        evidence: What is known of the shift; its tally says what the step took.
         start: Whose uniform soup is one end.
         explored: Whose trials have a middle.
         judged: The mix that held-out samples judge steps from: the chosen one, before they taught it as well.
@@ -108,12 +111,12 @@ def step_under_shift(objective: Objective, start: Start, explored: Explored, jud
     """
     judging = objective.held_out
     if judging < LEAST:
-        return Robust(chosen, (), None, judging)
-    both = objective.whole().weighing({SYNTHETIC: 0.5})
+        return Robust(chosen, (), None, judging, evidence)
+    both = evidence.objective
     try:
         reference = both.score(judged)
     except ScoreError:  # finite on the samples that chose it, and not on shifted ones
-        return Robust(chosen, (), None, judging, both.tally)
+        return Robust(chosen, (), None, judging, evidence)
     points: list[Point] = []
     ends = dict(_ends(objective, start, explored, judged, reference))
     for towards, end in ends.items():
@@ -123,16 +126,18 @@ def step_under_shift(objective: Objective, start: Start, explored: Explored, jud
                 score = both.score(combine([judged, end], [1 - share, share]))
             except ScoreError:  # no step leads there
                 break
-            points.append(_point(objective, towards, share, score, reference))
+            loses = Mean.of(-held_gains(objective, objective.tuning, score, reference, objective.metric))
+            gain = evidence.gain(score, reference)
+            points.append(Point(towards, share, loses.value, loses.error, gain.value, gain.error))
             if not points[-1].is_free or points[-1].gain < before:
                 break
             before = points[-1].gain
     helping = [point for point in points if point.helps]
     if not helping:
-        return Robust(chosen, tuple(points), None, judging, both.tally)
+        return Robust(chosen, tuple(points), None, judging, evidence)
     best = max(helping, key=lambda point: point.gain)
     mix = combine([chosen, ends[best.towards]], [1 - best.share, best.share])
-    return Robust(mix, tuple(points), best, judging, both.tally)
+    return Robust(mix, tuple(points), best, judging, evidence)
 
 
 def describe_robust(found: Robust, metric: str) -> str:
@@ -140,10 +145,10 @@ def describe_robust(found: Robust, metric: str) -> str:
     if found.judging < LEAST:
         return f"no step for shifts (--robust): {found.judging:,} samples held back are too few to tell its cost"
     if not found.points:
-        return "no step for shifts (--robust): no mix on the way to another has finite losses on shifted images"
+        return "no step for shifts (--robust): no mix on the way to another has finite losses on shifted samples"
     near = found.taken or max(found.points, key=lambda point: point.gain / max(point.gain_error, 1e-12))
     costs = f"{metric} on the {found.judging:,} samples held back {-near.cost:+.4f} ± {near.cost_error:.4f}"
-    gains = f"with the shifted images {near.gain:+.4f} ± {near.gain_error:.4f}"
+    gains = f"{found.evidence.words} {near.gain:+.4f} ± {near.gain_error:.4f}"
     if found.taken is None:
         return (
             f"no step for shifts is supported (--robust; the likeliest, {near.share:.0%} of the way to {near.towards}: "
@@ -176,28 +181,7 @@ def _middle(objective: Objective, explored: Explored, reference: Score) -> Mix |
             if trial.user_attrs.get("estimated"):
                 continue
             mix = space.to_mix(np.array([trial.params[label] for label in space.labels]))
-            gain, error = _mean(_gains(objective, whole.score(mix), reference))
-            if gain >= -error:
+            gain = Mean.of(held_gains(objective, objective.tuning, whole.score(mix), reference, objective.signal))
+            if gain.value >= -gain.error:
                 level.append(mix)
     return combine(level, [1 / len(level)] * len(level)) if len(level) > 1 else None
-
-
-def _point(objective: Objective, towards: str, share: float, ours: Score, theirs: Score) -> Point:
-    cost, cost_error = _mean(-_gains(objective, ours, theirs, objective.metric))
-    held, held_error = _mean(_gains(objective, ours, theirs))
-    labels = objective.evaluators[SYNTHETIC].split.labels
-    more = objective.signal.gains(labels, ours.beside[SYNTHETIC].outcomes, theirs.beside[SYNTHETIC].outcomes)
-    shifted, shifted_error = _mean(more)
-    return Point(towards, share, cost, cost_error, held + shifted, math.hypot(held_error, shifted_error))
-
-
-def _gains(objective: Objective, ours: Score, theirs: Score, metric: Metric | None = None) -> Floats:
-    """What each held-out sample gains, ``[n]``, in units of the signal or of a metric."""
-    held = [score.outcomes.rest(objective.tuning) for score in (ours, theirs)]
-    labels = objective.evaluators[VALIDATION].split.labels[objective.tuning :]
-    return (metric or objective.signal).gains(labels, *held)
-
-
-def _mean(values: Floats) -> tuple[float, float]:
-    """And its standard error."""
-    return float(values.mean()), float(stats.sem(values))

@@ -15,6 +15,7 @@ from mixopt.errors import DataError, names
 ORDER_SEED = 0
 # The selection images under synthetic shifts, as a split of their own.
 SYNTHETIC = "synthetic"
+UNLABELLED = "unlabelled"
 # The split that selects.
 VALIDATION = "validation"
 # The one array of a split of images, uint8 [n, h, w, 3].

@@ -174,7 +174,7 @@ def test_words_of_a_step_that_was_not_taken() -> None:
         "no step for shifts is supported (--robust; the likeliest, 12% of the way to uniform: accuracy on the 40 "
         "samples held back -0.0300 ± 0.0100, with the shifted images +0.0100 ± 0.0200)"
     )
-    lost = describe_robust(Robust(mix, (), None, 40), "accuracy")
+    lost = describe_robust(Robust(mix, (), None, 40, EVIDENCE), "accuracy")
     assert lost == "no step for shifts (--robust): no mix on the way to another has finite losses on shifted images"
 
 
