@@ -21,8 +21,8 @@ from mixopt.scoring.score import Score
 from mixopt.scoring.tally import Tally
 from mixopt.stages.confirm import ROUNDING
 from mixopt.stages.explore import Explored
-from mixopt.stages.start import Start
 from mixopt.stages.shift_evidence import Evidence, Mean, held_gains
+from mixopt.stages.start import Start
 from mixopt.values.mix import Mix, combine
 
 # Of the way, one after another as long as they gain.

@@ -15,7 +15,6 @@ from mixopt.scoring.objective import Objective
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
 from mixopt.values.metrics import Metric
-from mixopt.values.mix import Mix
 from mixopt.values.samples import SYNTHETIC, UNLABELLED, VALIDATION
 
 Floats = NDArray[np.float64]
