@@ -12,7 +12,7 @@ from typing import Any
 
 from mixopt import study as studies
 from mixopt.assemble import Assembly, assemble
-from mixopt.assemble.shifted import with_shifted, with_unlabelled
+from mixopt.assemble.shifted import with_shifted
 from mixopt.errors import RunError
 from mixopt.listener import Listener
 from mixopt.methods import Chosen
@@ -135,9 +135,7 @@ def _run(
 
 
 def _evidence_of_shift(spec: StudySpec, assembly: Assembly, listener: Listener) -> Evidence | None:
-    """What there is to tell how mixes do under shift; nothing where samples are no images, and none of a target given."""
-    if spec.unlabelled is not None:
-        return Voted(with_unlabelled(spec, assembly, listener))
+    """What there is to tell how mixes do under shift: nothing of samples that are no images, without some of it."""
     shifted = with_shifted(spec, assembly, listener)
     return None if shifted is None else Synthetic(shifted)
 

@@ -11,21 +11,26 @@ from numpy.typing import NDArray
 
 from mixopt import study as studies
 from mixopt.scoring.objective import Objective
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.stages.confirm import Choice
 from mixopt.stages.explore import Explored
 from mixopt.stages.plan import SearchPlan
+from mixopt.stages.shift_evidence import Mean
 from mixopt.stages.start import Start
 from mixopt.study import Known, Procedure
+from mixopt.values.metrics import Metric
 from mixopt.values.mix import Mix, rows_on
 from mixopt.values.samples import VALIDATION
 
 
 def judges_from(start: Start, objective: Objective) -> int:
-    """The first validation sample that judges: not those that taught a learned start.
+    """The first validation sample that judges: not those that taught a learned start what they would judge.
 
-    Further along the way that they taught, they gain again, and others do not: measured in studies/surface.
+    Further along the way that they taught, they gain again, and others do not. They taught the loss, and with it every
+    metric that is a mean over samples; a metric that is none, such as the recall of the worst class, they may judge:
+    measured in studies/surface.
     """
-    return objective.tuning if start.row is not None else 0
+    return objective.tuning if start.row is not None and objective.metric.exact is None else 0
 
 
 # Of how logits change, what a surface should explain: one that explains less orders mixes badly, see studies/surface.
@@ -48,6 +53,8 @@ class CrossFitted:
         judging: How many samples judged.
         explained: How well the surface predicts the trials: of how their logits differ from the start's, the share that
             it predicts of each from the others.
+        cost: What the step would cost by the driving metric, on samples that did not choose it; None where it costs no
+            more than its standard error, and where there is no step.
     """
 
     choice: Choice
@@ -55,6 +62,7 @@ class CrossFitted:
     expected: float
     judging: int
     explained: float
+    cost: Mean | None = None
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -95,18 +103,24 @@ def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explore
         known = [*known, Known(found.mix, sizes[VALIDATION])]
     judging = folds.judging[VALIDATION]
     stays = Choice(origin, None, 0.0, found.gain, found.error, tally=counting.tally)
-    choice = stays
-    if found.share > 0:
+    choice, labels = stays, landscape.splits[VALIDATION].labels[judging]
+    cost = _cost(steering.metric, labels, found, theirs[VALIDATION].at(judging)) if found.share > 0 else None
+    if found.share > 0 and cost is None:
         taken = replace(stays, mix=found.mix, candidate=0, share=found.share, trial=next(iter(explored.best)))
         is_better = counting.signal.better(counting.score(found.mix).signal, counting.score(origin).signal)
         choice = taken if is_better else stays
-    labels = landscape.splits[VALIDATION].labels[judging]
     said = found.outcomes[VALIDATION]
     if choice.candidate is None:
         said = steering.outcomes(origin, VALIDATION, sizes[VALIDATION]).at(judging)
     expected = steering.metric.of(labels, said) if len(judging) else math.nan
     explained = landscape.surface.explained(len(trials))
-    return CrossFitted(choice, _words(found.procedure), expected, len(judging), explained)
+    return CrossFitted(choice, _words(found.procedure), expected, len(judging), explained, cost)
+
+
+def _cost(metric: Metric, labels: NDArray[np.int64], found: studies.CrossFit, theirs: Outcomes) -> Mean | None:
+    """By how much what the signal chose is worse by the metric than the start, where that is more than noise."""
+    cost = Mean.of(-metric.gains(labels, found.outcomes[VALIDATION], theirs))
+    return cost if cost.value > cost.error else None
 
 
 def _is_as_predicted(landscape: studies.Landscape, found: studies.CrossFit, counting: Objective) -> bool:
@@ -126,6 +140,11 @@ def describe_cross_fitted(found: CrossFitted) -> str:
     if math.isnan(choice.error):
         return f"{found.judging:,} samples are too few to judge what the others choose: the start stays"
     gains = f"gains {choice.gain:+.4f} ± {choice.error:.4f} over the start {judged}"
+    if found.cost is not None:
+        return (
+            f"a step from the start is not taken ({found.how}): it {gains} with the loss, and costs "
+            f"{found.cost.value:.4f} ± {found.cost.error:.4f} of the metric on them: the start stays"
+        )
     if choice.candidate is None:
         return f"no step from the start is supported (the likeliest, {found.how}, {gains}): the start stays"
     return (

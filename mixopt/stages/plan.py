@@ -199,7 +199,7 @@ def plan_search(spec: StudySpec, assembly: Assembly) -> SearchPlan:
         evidence=spec.evidence,
         refit=spec.refit == "on",
         # What splits that steer say of shifts is in the choice already.
-        robust=spec.robust == "on" and (spec.unlabelled is not None or not spec.steering),
+        robust=spec.robust == "on" and not spec.steering,
         identity=study_identity(spec, assembly, sources),
     )
 

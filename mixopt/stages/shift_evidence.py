@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -96,11 +97,6 @@ class Voted:
         # Weighed, so that its samples count among those that a step takes; no value of it is looked at.
         self.objective = objective.whole().weighing({UNLABELLED: 0.5})
         self._held = objective.tuning
-        members = list(ingredient_mixes(objective).values())
-        self._votes = {
-            split: self.objective.score_ensemble(members, split).outcomes.predicted
-            for split in (VALIDATION, UNLABELLED)
-        }
 
     def gain(self, ours: Score, theirs: Score) -> Mean:
         """See `Evidence`."""
@@ -108,6 +104,15 @@ class Voted:
         there = self._more(ours.beside[UNLABELLED].outcomes, theirs.beside[UNLABELLED].outcomes, UNLABELLED)
         metric = held_gains(self.objective, self._held, ours, theirs, self.objective.metric)
         return Mean.of(metric - here) + Mean.of(there)
+
+    @cached_property
+    def _votes(self) -> dict[str, NDArray[np.int64]]:
+        """What the ingredients together predict, ``[n]`` by split."""
+        members = list(ingredient_mixes(self.objective).values())
+        return {
+            split: self.objective.score_ensemble(members, split).outcomes.predicted
+            for split in (VALIDATION, UNLABELLED)
+        }
 
     def _more(self, ours: Outcomes, theirs: Outcomes, split: str) -> Floats:
         """How much more often each sample's vote is met, ``[n]``."""

@@ -11,9 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 import mixopt
-from mixopt import Mix, load_spec, open_objective
+from mixopt import Mix, Objective, load_spec, open_objective
 from mixopt.runs.search import SearchResult
+from mixopt.scoring.score import Score
 from mixopt.stages.robust import LEAST, SHARES, Point, Robust, describe_robust
+from mixopt.stages.shift_evidence import Mean
 from mixopt.values.mix import combine, constant
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 from tests.listening import Recorder
@@ -158,7 +160,8 @@ def test_too_few_samples_tell_no_cost(clip_pool_template: Path, tmp_path: Path) 
     told = Recorder()
     few = (LEAST - 1) / SAMPLES
     result = mixopt.search(**options_for(clip_pool_template, tmp_path, confirm=few), listener=told.listener)
-    assert notes_of(result) == {"towards": None, "share": 0.0, "judging": LEAST - 1, "tried": []}
+    found = {"towards": None, "share": 0.0, "evidence": "synthetic", "judging": LEAST - 1, "tried": []}
+    assert notes_of(result) == found
     assert any("19 samples held back are too few to tell its cost" in text for text in told.infos)
 
 
@@ -170,12 +173,27 @@ def test_where_other_splits_steer_there_is_no_step(clip_pool_template: Path, tmp
 def test_words_of_a_step_that_was_not_taken() -> None:
     mix = constant(mixopt.Mix.from_dict(ONE).groups, ("a", "b"), [1, 0])
     points = (Point("uniform", 0.125, 0.03, 0.01, 0.01, 0.02), Point("base", 0.125, 0.01, 0.01, -0.01, 0.02))
-    assert describe_robust(Robust(mix, points, None, 40), "accuracy") == (
+    assert describe_robust(Robust(mix, points, None, 40, EVIDENCE), "accuracy") == (
         "no step for shifts is supported (--robust; the likeliest, 12% of the way to uniform: accuracy on the 40 "
         "samples held back -0.0300 ± 0.0100, with the shifted images +0.0100 ± 0.0200)"
     )
     lost = describe_robust(Robust(mix, (), None, 40, EVIDENCE), "accuracy")
-    assert lost == "no step for shifts (--robust): no mix on the way to another has finite losses on shifted images"
+    assert lost == "no step for shifts (--robust): no mix on the way to another has finite losses on shifted samples"
 
 
+class Told:
+    """Evidence that is only told of."""
+
+    split = "synthetic"
+    words = "with the shifted images"
+
+    @property
+    def objective(self) -> Objective:
+        raise NotImplementedError
+
+    def gain(self, ours: Score, theirs: Score) -> Mean:
+        raise NotImplementedError
+
+
+EVIDENCE = Told()
 ONE = {"columns": ["a", "b"], "groups": [["whole", ["weight"]]], "coefficients": [[1.0, 0.0]]}
