@@ -104,7 +104,7 @@ def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explore
     judging = folds.judging[VALIDATION]
     stays = Choice(origin, None, 0.0, found.gain, found.error, tally=counting.tally)
     choice, labels = stays, landscape.splits[VALIDATION].labels[judging]
-    cost = _cost(steering.metric, labels, found, theirs[VALIDATION].at(judging)) if found.share > 0 else None
+    cost = metric_cost(steering.metric, labels, found, theirs[VALIDATION].at(judging)) if found.share > 0 else None
     if found.share > 0 and cost is None:
         taken = replace(stays, mix=found.mix, candidate=0, share=found.share, trial=next(iter(explored.best)))
         is_better = counting.signal.better(counting.score(found.mix).signal, counting.score(origin).signal)
@@ -117,7 +117,7 @@ def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explore
     return CrossFitted(choice, _words(found.procedure), expected, len(judging), explained, cost)
 
 
-def _cost(metric: Metric, labels: NDArray[np.int64], found: studies.CrossFit, theirs: Outcomes) -> Mean | None:
+def metric_cost(metric: Metric, labels: NDArray[np.int64], found: studies.CrossFit, theirs: Outcomes) -> Mean | None:
     """By how much what the signal chose is worse by the metric than the start, where that is more than noise."""
     cost = Mean.of(-metric.gains(labels, found.outcomes[VALIDATION], theirs))
     return cost if cost.value > cost.error else None

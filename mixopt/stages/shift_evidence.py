@@ -117,7 +117,7 @@ class Voted:
     def _more(self, ours: Outcomes, theirs: Outcomes, split: str) -> Floats:
         """How much more often each sample's vote is met, ``[n]``."""
         vote = self._votes[split]
-        return (ours.predicted == vote).astype(np.float64) - (theirs.predicted == vote)
+        return np.asarray((ours.predicted == vote).astype(np.float64) - (theirs.predicted == vote))
 
 
 def held_gains(objective: Objective, first: int, ours: Score, theirs: Score, metric: Metric) -> Floats:

@@ -13,12 +13,18 @@ import numpy as np
 import pytest
 
 import mixopt
-from mixopt import SpecError
+from mixopt import Listener, SpecError, load_spec
 from mixopt import study as studies
+from mixopt.assemble import assemble
 from mixopt.runs.search import SearchResult
+from mixopt.scoring.outcomes import Outcomes
 from mixopt.stages.confirm import Choice
-from mixopt.stages.crossfit import CrossFitted, describe_cross_fitted, doubt
+from mixopt.stages.crossfit import CrossFitted, describe_cross_fitted, doubt, judges_from, metric_cost
+from mixopt.stages.plan import plan_search
+from mixopt.stages.shift_evidence import Mean
+from mixopt.stages.start import find_start
 from mixopt.values.groups import Groups
+from mixopt.values.metrics import METRICS
 from mixopt.values.mix import constant
 from mixopt.weights.saving import load_recipe
 from tests.listening import Recorder
@@ -215,3 +221,52 @@ def test_where_every_sample_taught_the_start_none_judges(clip_pool_template: Pat
     assert notes["judging"] == 0
     assert "expected" not in notes
     assert any(text.startswith("every sample taught the start by gradient") for text in recorder.infos)
+
+
+def outcomes_of(predicted: list[int]) -> Outcomes:
+    return Outcomes(np.array(predicted), np.zeros(len(predicted)))
+
+
+@pytest.mark.parametrize(
+    ("ours", "cost"),
+    [
+        ([0, 0, 0, 0, 0, 0, 0, 0], None),  # level
+        ([1, 0, 0, 0, 0, 0, 0, 0], None),  # one lost: as much as its error
+        ([1, 1, 1, 0, 0, 0, 0, 0], 3 / 8),
+    ],
+)
+def test_a_step_may_cost_of_the_metric_what_is_noise(ours: list[int], cost: float | None) -> None:
+    labels = np.zeros(8, dtype=np.int64)
+    origin = constant(GROUPS, ("a", "b"), np.array([0.5, 0.5]))
+    found = studies.CrossFit(origin, None, 0.5, 0.1, 0.01, (), {"validation": outcomes_of(ours)})
+    said = metric_cost(METRICS["accuracy"], labels, found, outcomes_of([0] * 8))
+    assert (said and said.value) == cost
+
+
+def test_a_step_that_costs_the_metric_is_not_taken(
+    stopped: tuple[SearchResult, Recorder], clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = stopped
+    shutil.copytree(result.folder.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("mixopt.stages.crossfit.metric_cost", lambda *_: Mean(0.02, 0.01))
+    told = Recorder()
+    stayed = rows_of(mixopt.search(**options_of(clip_pool_template, tmp_path), listener=told.listener))
+    assert stayed["search"]["notes"]["share"] == 0
+    ours, theirs = (stayed[name]["metrics"]["validation"]["nll"] for name in ("search", "uniform"))
+    assert ours == pytest.approx(theirs, abs=1e-6)
+    said = "a step from the start is not taken (all dimensions, 100% of the way): it gains"
+    (line,) = [text for text in told.infos if text.startswith(said)]
+    assert line.endswith("costs 0.0200 ± 0.0100 of the metric on them: the start stays")
+
+
+@pytest.mark.parametrize(
+    ("start", "metric", "first"),
+    [("learned", "accuracy", 77), ("learned", "f1_macro", 0), ("learned", "nll", 77), ("greedy", "accuracy", 0)],
+)
+def test_samples_judge_what_they_did_not_teach(
+    start: str, metric: str, first: int, clip_pool_template: Path, tmp_path: Path
+) -> None:
+    spec = load_spec(options_of(clip_pool_template, tmp_path, start=start, metric=metric))
+    assembly = assemble(spec, Listener())
+    found = find_start(plan_search(spec, assembly), assembly, Listener())
+    assert judges_from(found, assembly.objective) == first
