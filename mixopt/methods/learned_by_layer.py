@@ -15,6 +15,11 @@ from mixopt.scoring.objective import Objective
 from mixopt.values.mix import Mix
 
 
+LARGEST, LEAST = 256, 16
+# Few samples give few steps: a rate that falls needs so many to get anywhere, measured in studies/defaults.
+STEPS = 40
+
+
 @dataclass(frozen=True)
 class Options:
     """The method's options.
@@ -25,7 +30,7 @@ class Options:
         epochs: Passes over the split; the authors' 5, 3 with a learning rate that falls.
         lr: Learning rate; the authors' 0.05, 0.2 for the affine form.
         weight_decay: Of AdamW.
-        batch: Samples per step.
+        batch: Samples per step; 256, or with a rate that falls fewer, for `STEPS` steps in all.
         step: What a parameter of 1 adds to a coefficient of the affine form.
         schedule: Of the learning rate: ``constant`` (the authors') or ``cosine``, down to 0 at the end.
     """
@@ -35,7 +40,7 @@ class Options:
     epochs: int | None = None
     lr: float | None = None
     weight_decay: float = 0.0
-    batch: int = 256
+    batch: int | None = None
     step: float = 0.1
     schedule: Schedule = "constant"
 
@@ -58,13 +63,19 @@ def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, optio
         ScoreError: The loss diverges.
     """
     rate = options.lr if options.lr is not None else 0.2 if options.form == "affine" else 0.05
+    epochs = options.epochs if options.epochs is not None else 3 if options.schedule == "cosine" else 5
     training = Training(
         form=options.form,
-        epochs=options.epochs if options.epochs is not None else 3 if options.schedule == "cosine" else 5,
+        epochs=epochs,
         lr=rate,
         weight_decay=options.weight_decay,
-        batch=options.batch,
+        batch=options.batch if options.batch is not None else _batch(objective.samples, epochs, options.schedule),
         step=options.step,
         schedule=options.schedule,
     )
     return learn(objective, columns, layer_groups(objective, options.groups), training, seed)
+
+
+def _batch(samples: int, epochs: int, schedule: Schedule) -> int:
+    """Samples per step where none are asked for."""
+    return LARGEST if schedule == "constant" else min(LARGEST, max(LEAST, samples * epochs // STEPS))
