@@ -14,7 +14,6 @@ from mixopt.methods.learned import Form, Schedule, Training, learn
 from mixopt.scoring.objective import Objective
 from mixopt.values.mix import Mix
 
-
 LARGEST, LEAST = 256, 16
 # Few samples give few steps: a rate that falls needs so many to get anywhere, measured in studies/defaults.
 STEPS = 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,21 @@ def test_learning_gets_nearer_to_the_optimum(module: Any, pool: Pool) -> None:
     assert not landscape.asked, "learned from the loss alone"
     losses = [point["value"] for point in choice.curves["loss"]]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("samples", "schedule", "batch"),
+    [(4000, "cosine", 256), (800, "cosine", 60), (50, "cosine", 16), (800, "constant", 256), (9, "cosine", 16)],
+)
+def test_few_samples_are_taken_in_small_steps_where_the_rate_falls(
+    samples: int, schedule: Any, batch: int, pool: Pool
+) -> None:
+    landscape: Any = Landscape(pool)
+    landscape.samples = samples
+    options = learned_by_layer.Options(form="affine", schedule=schedule, epochs=3)
+    assert learned_by_layer.choose(landscape, ingredients_of(pool), seed=0, options=options).notes["batch"] == batch
+    given = replace(options, batch=7 * 64)
+    assert learned_by_layer.choose(landscape, ingredients_of(pool), seed=0, options=given).notes["batch"] == 448
 
 
 def test_permuting_columns_permutes_coefficients(pool: Pool) -> None:
