@@ -9,7 +9,6 @@ from mixopt.assemble import Assembly
 from mixopt.comparison.requests import Request
 from mixopt.comparison.running import Entry, checkpoint_mix, run_requests
 from mixopt.listener import Listener
-from mixopt.methods.individual import ranking
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.tally import Tally
 from mixopt.stages.helpful import helpful
@@ -51,10 +50,8 @@ def find_start(plan: SearchPlan, assembly: Assembly, listener: Listener) -> Star
     made = {name: entry.mix for name, entry in baselines.items() if entry.mix is not None}
     mixes = _source_mixes(plan, counting, baselines) if plan.sources else made
     name = plan.start
-    if plan.start == BEST and plan.space.kind == "composed":
-        name = ranking(counting, mixes)[0][0]
-    elif plan.start == BEST:
-        name = _best(counting, made)
+    if plan.start == BEST:
+        name = _best(counting, mixes if plan.space.kind == "composed" else made)
     elif name in made or name in mixes:
         counting.score(made.get(name) or mixes[name])  # counted where choosing it asked for nothing
     used = {name} if plan.space.kind not in ("residual", "composed") and plan.start != BEST else set(mixes)
@@ -113,10 +110,10 @@ def _source_mixes(plan: SearchPlan, objective: Objective, baselines: Mapping[str
 
 
 def _best(objective: Objective, mixes: Mapping[str, Mix]) -> str:
-    """The name of the best mix; of equals, the last in the table, which is the richer one."""
-    values = {name: objective.score(mix).value for name, mix in mixes.items()}
+    """The name of the best mix by what steers; of equals, the last in the table, which is the richer one."""
+    values = {name: objective.score(mix).signal for name, mix in mixes.items()}
     best = next(iter(values))
     for name, value in values.items():
-        if objective.metric.at_least(value, values[best]):
+        if objective.signal.at_least(value, values[best]):
             best = name
     return best
