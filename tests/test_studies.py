@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import mixopt
-from mixopt import demo
+from mixopt import DataError, demo
 from tests.tiny_transformers import LABELS, text_config, write_sentences, write_text_model
 
 ROOT = Path(__file__).parents[1]
@@ -330,3 +330,107 @@ def test_the_study_of_who_may_judge(
     rows = json.loads((tmp_path / "judges.json").read_text(encoding="utf-8"))
     assert [row["signal"] for row in rows] == ["accuracy", "accuracy"]
     assert capsys.readouterr().out.count("| tiny | nll | 96 |") == 2
+
+
+def test_what_evidence_of_a_shift_is_worth(
+    clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "robust"))
+    lines: Any = importlib.import_module("lines")
+    (tmp_path / "other.npz").write_bytes((clip_pool_template / "test.npz").read_bytes())
+    tests = {"test": str(clip_pool_template / "test.npz"), "other": str(tmp_path / "other.npz")}
+    data = {"validation": str(clip_pool_template / "val.npz"), "test": tests}
+    options = [f"data={json.dumps(data)}", f"cache={json.dumps(str(tmp_path / 'cache'))}", "trials=2"]
+    lines.main(["--models", str(clip_pool_template), "--out", str(tmp_path / "found.json"), *options])
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert len(found["ways"]) == 8
+    for points in found["ways"].values():
+        assert list(points) == [str(share) for share in lines.SHARES]
+    # Nothing is better than itself; and a whole way leads to its end.
+    rows, whole = found["rows"], found["ways"]["greedy to base"]["1.0"]["other"]
+    assert whole["truth"] == pytest.approx(rows["base"]["other"] - rows["greedy"]["other"], abs=1e-5)
+    capsys.readouterr()
+    lines.main(["--show", str(tmp_path / "found.json")])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"| evidence | {clip_pool_template.name} |"
+    assert {line.split(" | ")[0][2:] for line in shown[2:]} == set(whole) - {"truth"}
+
+
+def test_the_rank_correlation_of_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "robust"))
+    lines: Any = importlib.import_module("lines")
+    point = {"in distribution": {"truth": 0.0}}
+    gains = {
+        "0.125": (0.01, 0.02, -0.3),
+        "0.25": (0.02, 0.03, -0.4),
+        "0.375": (0.03, 0.01, -0.5),
+        "1.0": (9.0, -9.0, 9.0),
+    }
+    points = {
+        share: {**point, "shift": {"truth": truth, "right": right, "wrong": wrong}}
+        for share, (truth, right, wrong) in gains.items()
+    }
+    found = lines.worth({"ways": {"way": points}}, ["shift"])
+    assert found["wrong"] == pytest.approx((-1.0, 0.0)), "beyond half of the way nothing counts"
+    assert found["right"] == pytest.approx((0.4, 1.0))
+
+
+@pytest.fixture
+def defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "defaults"))
+
+
+@pytest.mark.usefixtures("defaults")
+def test_hyperparameters_of_the_learner(
+    clip_pool_template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learning: Any = importlib.import_module("learning")
+    out, cache = tmp_path / "found.json", f"cache={json.dumps(str(tmp_path / 'cache'))}"
+    rows = "default,batch 64,leave 1/2,bagged"
+    learning.main(["--models", str(clip_pool_template), "--out", str(out), "--folds", "2", "--rows", rows, cache])
+    found = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert found["default"]["more"] == [0.0, 0.0]
+    assert found["batch 64"]["less"][0] == pytest.approx(found["default"]["nll"] - found["batch 64"]["nll"])
+    assert len({row["nll"] for row in found.values()}) == 4
+    capsys.readouterr()
+    learning.main(["--show", str(out)])
+    assert f"| default | {found['default']['accuracy']:.4f}, {found['default']['nll']:.4f} |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("defaults")
+def test_defaults_are_judged_on_folds_that_no_search_saw(
+    clip_pool_template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searches: Any = importlib.import_module("searches")
+    command = ["--models", str(clip_pool_template), "--out", str(tmp_path / "found"), "--folds", "1"]
+    command += ["--arms", "default;random", f"cache={json.dumps(str(tmp_path / 'cache'))}", "trials=3"]
+    searches.main(command)
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["folds"]["0"]
+    with np.load(tmp_path / "found" / "0" / "rest.npz") as rest, np.load(tmp_path / "found" / "0" / "fold.npz") as fold:
+        assert len(rest["y"]) + len(fold["y"]) == 96
+        assert len(fold["y"]) == len(found["default"]["right"]) == len(found["random"]["losses"])
+        assert not {image.tobytes() for image in rest["x"]} & {image.tobytes() for image in fold["x"]}
+    capsys.readouterr()
+    searches.main(["--show", str(tmp_path / "found.json")])
+    assert f"| default | {np.mean(found['default']['right']):.4f}, " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("defaults")
+def test_folders_and_lines_are_divided_too(tmp_path: Path) -> None:
+    searches: Any = importlib.import_module("searches")
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(10):
+            (tmp_path / "images" / label / f"{number}.png").write_bytes(b"")
+    lines = [json.dumps({"text": str(number), "label": number % 2}) for number in range(20)]
+    (tmp_path / "val.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rest, fold = searches.divided(tmp_path / "images", tmp_path / "folder", 1)
+    assert [len(list(part.glob("*/*"))) for part in (rest, fold)] == [16, 4]
+    assert len(list(fold.glob("cat/*"))) == 2
+    (tmp_path / "lines").mkdir()
+    rest, fold = searches.divided(tmp_path / "val.jsonl", tmp_path / "lines", 1)
+    parts = [part.read_text(encoding="utf-8").splitlines() for part in (rest, fold)]
+    assert sorted(parts[0] + parts[1]) == sorted(lines)
+    assert len(parts[1]) == 4
+    with pytest.raises(DataError, match=r"splits as \.npz, \.jsonl or a folder"):
+        searches.divided(tmp_path / "val.csv", tmp_path, 0)

@@ -93,7 +93,8 @@ class Ways:
                 for each in (mix, start)
             ]
             common["agreement under shift"] = same[0] - same[1]
-        return {split: {**common, **self._without_labels(mix, start, split, right[held])} for split in self.shifts}
+        found = {split: {**common, **self._without_labels(mix, start, split, right[held])} for split in self.shifts}
+        return {split: {kind: round(float(value), 5) for kind, value in each.items()} for split, each in found.items()}
 
     def accuracy(self, mix: Mix) -> dict[str, float]:
         """On every split."""

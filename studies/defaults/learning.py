@@ -1,8 +1,8 @@
 """Hyperparameters of the learned start, one changed at a time: cross-validated on the selection samples of a pool.
 
-    OMP_NUM_THREADS=1 python studies/defaults/learner.py --models DIR --out RUNS/NAME.json [--folds 5] [--rows ROW,...]
+    OMP_NUM_THREADS=1 python studies/defaults/learning.py --models DIR --out RUNS/NAME.json [--folds 5] [--rows ROW,...]
         [OPTION=VALUE ...]
-    python studies/defaults/learner.py --show RUNS/NAME.json ...
+    python studies/defaults/learning.py --show RUNS/NAME.json ...
 
 Every row is learned on all folds but one and judged on that one, for the last so many of five; differences from the
 first row are paired over samples, with standard errors. ``leave:q`` leaves the worst q of the checkpoints out, by the

@@ -1,8 +1,8 @@
 """Every default of a search against its alternatives, cross-fitted: whole searches, judged on samples that none saw.
 
-    OMP_NUM_THREADS=1 python studies/defaults/crossfit.py --models DIR --out RUNS/NAME [--folds 2] [--arms ARM;ARM...]
+    OMP_NUM_THREADS=1 python studies/defaults/searches.py --models DIR --out RUNS/NAME [--folds 2] [--arms ARM;ARM...]
         [OPTION=VALUE ...]
-    python studies/defaults/crossfit.py --show RUNS/NAME.json ...
+    python studies/defaults/searches.py --show RUNS/NAME.json ...
 
 The selection samples of a pool are divided into five folds, alike in classes. For each of the first so many, every
 arm searches with the others as its selection split, held-out fifth and all, and its mix is scored on the fold. Gains
