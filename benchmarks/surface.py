@@ -152,7 +152,7 @@ def measure(samples: int, classes: int, mixes: int, predictions: int) -> dict[st
     landscape = Landscape(space, {VALIDATION: Steering(surface, simulated.labels, 1.0)}, signal)
     scored = drawn(mixes, 0)
     started = time.perf_counter()
-    expected_gain(landscape, scored, HALF, make_folds(landscape.sizes))
+    expected_gain(landscape, scored, HALF, make_folds(landscape.labels))
     row["promise"] = time.perf_counter() - started
     started = time.perf_counter()
     propose(landscape, Region(np.zeros(space.dims), HALF), BATCH, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -56,15 +56,15 @@ class Tally:
     @property
     def evaluations(self) -> int:
         """The number of distinct mixes; a pass over the split for gradients counts as one."""
-        return len(self.asked) + math.ceil(sum(each.share for each in self.learned.values()) - 1e-6)
+        return len(self.asked) + _passes(self.learned.values())
 
     def computed(self, ran: Set[str]) -> int:
-        """How many of the mixes and gradients are among those that were computed, at least in part.
+        """How many of the evaluations were computed, at least in part.
 
         Args:
             ran: Content keys of what was not found in the cache, whoever asked first.
         """
-        return len(ran & (self.asked.keys() | self.learned.keys()))
+        return len(ran & self.asked.keys()) + _passes(self.learned[key] for key in ran & self.learned.keys())
 
     @property
     def spent(self) -> float:
@@ -103,3 +103,8 @@ class Tally:
         for key, asked in other.asked.items():
             both.ask(key, *asked)
         return both
+
+
+def _passes(learned: Iterable[Learned]) -> int:
+    """Passes over the split that gradients make together, the last one begun counted as one."""
+    return math.ceil(sum(each.share for each in learned) - 1e-6)

@@ -93,8 +93,8 @@ def choose_by_folds(plan: SearchPlan, steering: Objective, start: Start, explore
     for check in range(CHECKS + 1):
         evidence = studies.Evidence(steering, space, known)
         landscape = evidence.landscape(trials)
-        sizes = landscape.sizes
-        folds = studies.make_folds(sizes, first)
+        sizes = {name: len(labels) for name, labels in landscape.labels.items()}
+        folds = studies.make_folds(landscape.labels, first)
         theirs = {name: steering.outcomes(origin, name, size) for name, size in sizes.items()}
         regions = studies.regions_of(space, evidence.reach(trials))
         found = studies.cross_fit(landscape, regions, theirs, folds, seed=plan.trials.seed, uniform=uniform)

@@ -48,25 +48,27 @@ class Folds:
         return found
 
 
-def make_folds(sizes: Mapping[str, int], judges_from: int = 0) -> Folds:
-    """Folds of the samples of several splits.
+def make_folds(labels: Mapping[str, Samples], judges_from: int = 0) -> Folds:
+    """Folds of the samples of several splits, alike in classes.
 
-    Samples stand in a class-stratified order, so that every fifth of them are a fair part. Shifted images are judged
-    with those that they were made from.
+    Of every class each fold has one sample more or less than the others: every fifth of the split's fixed order would
+    not do, as classes of one size take turns there. Shifted images are judged with those that they were made from.
 
     Args:
-        sizes: Split to its number of samples.
+        labels: Split to the labels ``[n]`` of its samples.
         judges_from: The first sample of the validation split that judges; those before it steer alone.
     """
     judges = []
     for fold in range(FOLDS):
         own = {}
-        for name, size in sizes.items():
+        for name, each in labels.items():
             first = judges_from if name in (VALIDATION, SYNTHETIC) else 0
-            own[name] = np.arange(first + fold, size, FOLDS)
+            classes = labels[VALIDATION] if name == SYNTHETIC else each
+            by_class = first + np.argsort(classes[first:], kind="stable")
+            own[name] = np.sort(by_class[fold::FOLDS])
         judges.append(own)
     steers = [
-        {name: np.setdiff1d(np.arange(size), fold[name], assume_unique=True) for name, size in sizes.items()}
+        {name: np.setdiff1d(np.arange(len(each)), fold[name], assume_unique=True) for name, each in labels.items()}
         for fold in judges
     ]
     return Folds(tuple(judges), tuple(steers))

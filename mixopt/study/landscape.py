@@ -54,9 +54,9 @@ class Landscape:
         return next(iter(self.splits.values())).surface
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """The samples of each split."""
-        return {name: len(split.labels) for name, split in self.splits.items()}
+    def labels(self) -> dict[str, NDArray[np.int64]]:
+        """``[n]`` of each split."""
+        return {name: split.labels for name, split in self.splits.items()}
 
     def coefficients(self, points: Floats) -> Floats:
         """``[m, groups, columns]`` of points ``[m, dims]``."""

@@ -149,7 +149,7 @@ class SurfaceSampler(BaseSampler):
         if not any(len(batch.expected) for batch in batches) or len(done[0].values or []) > 1:
             return None
         landscape = self._evidence.landscape(done)
-        folds = make_folds(landscape.sizes, judges_from)
+        folds = make_folds(landscape.labels, judges_from)
         points = np.array([[trial.params[label] for label in self._space.labels] for trial in done])
         return expected_gain(landscape, points, batches[-1].half, folds, seed=self._seed_of(len(before)))
 
@@ -243,7 +243,7 @@ def propose(landscape: Landscape, region: Region, count: int, seed: int) -> Floa
 def _best_of_folds(landscape: Landscape, points: Floats, count: int) -> list[int]:
     """The best of points by all samples, then by all but a fifth of them in turn; each once."""
     chosen: list[int] = []
-    for values in landscape.values_by(points, [None, *make_folds(landscape.sizes).steers]):
+    for values in landscape.values_by(points, [None, *make_folds(landscape.labels).steers]):
         order = np.argsort(-values, kind="stable")
         if len(chosen) < count:
             chosen.append(next(int(number) for number in order if int(number) not in chosen))

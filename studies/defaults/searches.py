@@ -27,7 +27,6 @@ from mixopt import load_spec, open_objective
 from mixopt.errors import DataError
 from mixopt.files import write_json
 from mixopt.listener import Listener
-from mixopt.values.samples import stratified_order
 
 Numbers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -88,8 +87,8 @@ def _numbered(labels: Sequence[str]) -> Numbers:
 
 
 def _parts(labels: Numbers, fold: int) -> dict[str, Numbers]:
-    order = stratified_order(np.asarray(labels, dtype=np.int64))
-    return {"rest": np.sort(np.delete(order, np.s_[fold::FOLDS])), "fold": np.sort(order[fold::FOLDS])}
+    by_class = np.argsort(labels, kind="stable")
+    return {"rest": np.sort(np.delete(by_class, np.s_[fold::FOLDS])), "fold": np.sort(by_class[fold::FOLDS])}
 
 
 def searched(models: Path, out: Path, fold: int, arms: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def searched(seed: int, signal: str, gain: float) -> dict[str, Any]:
         Landscape(world.space, {VALIDATION: Steering(surface, labels, 1.0)}, metric),
         regions_of(world.space, HALF),
         {VALIDATION: world.outcomes(points[0], labels)[0]},
-        make_folds({VALIDATION: SAMPLES}),
+        make_folds({VALIDATION: labels}),
         seed=seed,
     )
 

@@ -62,7 +62,7 @@ def judged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         signal = smoothed(METRICS["accuracy"]) if name == SMOOTH else METRICS[name]
         landscape = Landscape(space, {VALIDATION: Steering(surface, labels, 1.0)}, signal)
         for first in sorted({0, assembly.objective.tuning} - {len(labels)}):
-            folds = make_folds({VALIDATION: len(labels)}, first)
+            folds = make_folds({VALIDATION: labels}, first)
             found = cross_fit(landscape, regions_of(space, HALF), reference, folds, seed=0)
             row = {"name": arguments.name, "signal": name, "samples": len(labels), "dims": space.dims}
             judges = {"judging": len(labels) - first, "share": found.share, "gain": found.gain, "error": found.error}

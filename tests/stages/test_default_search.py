@@ -106,7 +106,6 @@ def assert_same(one: Path, other: Path) -> None:
 def test_computed_counts_what_really_ran(clip_pool_template: Path, tmp_path: Path) -> None:
     """Each mix and gradient once, whoever asked for it first and however often, and nothing that the cache had."""
     new = mixopt.search(**options_of(clip_pool_template, tmp_path)).report.row("search")
-    # A gradient is one pass here, as a batch holds all samples that tune.
     assert new.computed == new.evaluations
     again = mixopt.search(**options_of(clip_pool_template, tmp_path)).report.row("search")
     assert (again.computed, again.evaluations, again.images) == (0, new.evaluations, new.images)

@@ -77,6 +77,11 @@ class Drawn:
         move = (mix.coefficients - 1 / len(COLUMNS)).ravel()
         return np.asarray(base + np.tensordot(move, slopes, axes=1) + np.sum(move) ** 2 * curve + move[0] ** 2 * curve)
 
+    @property
+    def every_label(self) -> dict[str, NDArray[np.int64]]:
+        """By split."""
+        return {name: self.labels(name) for name in self.sizes}
+
     def labels(self, split: str = VALIDATION) -> NDArray[np.int64]:
         """``[samples]``."""
         return np.asarray(self.evaluators[split].split.labels)

@@ -23,7 +23,7 @@ def coefficients_of(*points: object) -> np.ndarray[tuple[int, ...], np.dtype[np.
 def test_gains_are_paired_and_weighted(signal: str, first: int) -> None:
     """A sample and its shifted image are one."""
     drawn, metric = Drawn(OPTIMUM, SIZES, signal), METRICS[signal]
-    folds = make_folds(SIZES, first)
+    folds = make_folds(drawn.every_label, first)
     judge = Judge(drawn.landscape(scattered(8)), folds)
     theirs, ours = (
         {name: drawn.outcomes(SPACE.to_mix(point), name, SIZES[name]).at(at) for name, at in folds.judging.items()}
@@ -47,7 +47,7 @@ def test_gains_are_paired_and_weighted(signal: str, first: int) -> None:
 
 def test_each_sample_is_judged_by_the_mix_of_its_own_fold() -> None:
     drawn = Drawn(OPTIMUM, SIZES)
-    landscape, folds = drawn.landscape(scattered(12)), make_folds(SIZES, 10)
+    landscape, folds = drawn.landscape(scattered(12)), make_folds(drawn.every_label, 10)
     judge = Judge(landscape, folds)
     by_fold = [coefficients_of(number / 10 * OPTIMUM, -number / 10 * OPTIMUM) for number in range(5)]
     first, second = judge.outcomes(by_fold)
@@ -61,7 +61,7 @@ def test_each_sample_is_judged_by_the_mix_of_its_own_fold() -> None:
 
 def test_a_mix_far_from_all_scored_is_predicted_less_surely() -> None:
     drawn = Drawn(OPTIMUM)
-    judge = Judge(drawn.landscape(scattered(7, 0.3)), make_folds(drawn.sizes))
+    judge = Judge(drawn.landscape(scattered(7, 0.3)), make_folds(drawn.every_label))
     errors = judge.predicting([coefficients_of(ORIGIN, 0.5 * OPTIMUM, 2 * OPTIMUM)] * 5)
     assert errors[0] < errors[1] < errors[2]
 
@@ -70,7 +70,7 @@ def test_how_far_off_predictions_are_is_what_left_out_mixes_say() -> None:
     """So many standard errors as there are, of mixes that it never saw: about one, root mean square."""
     drawn, others = Drawn(OPTIMUM, {VALIDATION: 300}), scattered(30, seed=9)[1:]
     landscape = drawn.landscape(scattered(11))
-    judge = Judge(landscape, make_folds(drawn.sizes))
+    judge = Judge(landscape, make_folds(drawn.every_label))
     unsure = judge.predicting([coefficients_of(*others)] * 5)
     real = np.array([drawn.score(SPACE.to_mix(point)).value for point in others])
     said = np.array([each[VALIDATION].losses.mean() for each in landscape.outcomes(coefficients_of(*others))])
