@@ -28,6 +28,10 @@ KINDS = (
     ".npz (x and y), .csv, .tsv, .jsonl or .parquet (records with a label), .tar (WebDataset), a folder that datasets "
     "saved, or a folder with one folder of images per class"
 )
+UNLABELLED_KINDS = (
+    ".npz (x), .csv, .tsv, .jsonl or .parquet (records of texts or images), .tar (WebDataset), a folder that datasets "
+    "saved, or a folder of images"
+)
 _NPZ = "turn it into an .npz with x uint8 [n, h, w, 3] and y integer [n], by numpy.savez"
 # What else people have, and what to do with it.
 _OTHERS = {
@@ -64,8 +68,8 @@ def open_split(
         DataError: Missing, empty, not decodable, or with labels or classes that are not the model's.
     """
     heard = listener or Listener()
-    module = _module_for(path)
     reading = reading or Reading()
+    module = _module_for(path, reading)
     listing = module.files(path, reading)
     content = content_of(path, listing.files, cache)
     folder = decoded_folder(cache, "|".join((content.hash, encoding.key, listing.key, reading.key)))
@@ -88,7 +92,8 @@ def open_split(
     return replace(split, among=matched.among, notes=(*left_out, *notices))
 
 
-def _module_for(path: Path) -> SourceModule:
+def _module_for(path: Path, reading: Reading) -> SourceModule:
+    option, kinds = ("--data", KINDS) if reading.labelled else ("--unlabelled", UNLABELLED_KINDS)
     if path.is_file() and (instead := stand_in_at(path)):
         raise DataError(f"{path}: no split but {instead}")
     for name in SOURCES:
@@ -97,6 +102,6 @@ def _module_for(path: Path) -> SourceModule:
             source: SourceModule = module
             return source
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder; --data takes {KINDS}")
+        raise DataError(f"{path}: no such file or folder; {option} takes {kinds}")
     advice = _OTHERS.get(path.suffix.lower())
-    raise DataError(f"{path}: {advice}; expected {KINDS}" if advice else f"{path}: expected {KINDS}")
+    raise DataError(f"{path}: {advice}; expected {kinds}" if advice else f"{path}: expected {kinds}")

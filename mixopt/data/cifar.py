@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mixopt.data.source import Listing, Reading, Source
+from mixopt.data.source import Listing, Reading, Source, no_labels
 from mixopt.errors import DataError, names
 from mixopt.untrusted import open_regular, refusing
 from mixopt.untrusted.texts import read_text
@@ -50,10 +51,16 @@ def open_source(path: Path, reading: Reading) -> Source:
         if not len(content) or len(content) % (before + _PIXELS):
             raise ValueError(f"{len(content):,} bytes, expected records of {before + _PIXELS}")
     rows = content.reshape(-1, before + _PIXELS)
+    images = rows[:, before:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+    def load(number: int) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(images[number])
+
+    if not reading.labelled:
+        return Source(no_labels(len(rows)), None, load, converted=lambda: ["its labels are not read"])
     found = files(path, reading).files[1:]
     classes = tuple(read_text(found[0], DataError).split()) if found else None
-    images = rows[:, before:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Source(rows[:, before - 1].astype(np.int64), classes, lambda number: np.ascontiguousarray(images[number]))
+    return Source(rows[:, before - 1].astype(np.int64), classes, load)
 
 
 def _is_hundred(path: Path) -> bool:

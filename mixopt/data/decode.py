@@ -50,7 +50,7 @@ def decode(
     """
     every = len(source.labels)
     if every == 0:
-        raise DataError(f"{path}: the split is empty; expected at least one labelled record")
+        raise DataError(f"{path}: the split is empty; expected at least one record")
     order = stratified_order(source.labels)
     if reading.holdout is not None:
         order = order[: max(1, round(every * reading.holdout))]

@@ -31,44 +31,48 @@ class Roles:
     """Which column is what.
 
     Attributes:
-        label: The label's.
+        label: The label's; None where labels are not read and none shows.
         texts: Role to column of one text or two; empty where none shows.
         image: The image's, where there may be one.
         notices: What was taken as what where the names do not say it themselves.
     """
 
-    label: str
+    label: str | None
     texts: Mapping[str, str]
     image: str | None
     notices: tuple[str, ...]
 
 
-def roles_of(path: Path, columns: Sequence[str], fields: Mapping[str, str]) -> Roles:
+def roles_of(path: Path, columns: Sequence[str], fields: Mapping[str, str], *, labelled: bool = True) -> Roles:
     """The roles of a file's columns.
 
     Args:
         path: The file, for messages.
         columns: Their names.
         fields: Role to column, as the user says.
+        labelled: Whether labels are read, and have to be there.
 
     Raises:
         DataError: The user names a column that is not there, or there is no label, or doubt about which one is.
     """
+    if not labelled and fields.get(LABEL) not in columns:
+        fields = {role: column for role, column in fields.items() if role != LABEL}
     for role, column in fields.items():
         if column not in columns:
             raise DataError(f"{path}: --fields {role}={column}: {unknown('column', column, columns)}")
-    label = _column_of(path, columns, LABEL, fields)
-    if label is None:
+    label = _column_of(path, columns, LABEL, fields) if labelled else _unread_label(columns, fields)
+    if label is None and labelled:
         shown = names(columns, 20) or "none"
         raise DataError(
             f'{path}: expected a column "label" ({", ".join(USUAL[LABEL])} do too), found the columns {shown}; '
             "say which: --fields label=NAME"
         )
     texts = _texts(columns, fields)
-    taken = {LABEL: label, **texts}
-    told = [taken_as(role, column) for role, column in taken.items() if role != column and role not in fields]
+    taken = {**({LABEL: label} if label is not None and labelled else {}), **texts}
+    told = [] if labelled or label is None else [f"its column {label} is a label's, and is not read"]
+    told += [taken_as(role, column) for role, column in taken.items() if role != column and role not in fields]
     others = [column for column in _named(columns, USUAL[LABEL]) if column not in (label, *fields.values())]
-    if others and LABEL not in fields:
+    if others and labelled and LABEL not in fields:
         told.append(f"the label is {label}, not {' or '.join(others)} (--fields label={others[0]} says otherwise)")
     return Roles(label, texts, _column_of(path, columns, IMAGE, fields), tuple(told))
 
@@ -97,6 +101,13 @@ def _column_of(path: Path, columns: Sequence[str], role: str, fields: Mapping[st
             f"{path}: {' and '.join(free)} may both be the {role} (columns: {names(columns, 20)}); say which: "
             f"--fields {role}={free[0]}"
         )
+    return free[0] if len(free) == 1 else None
+
+
+def _unread_label(columns: Sequence[str], fields: Mapping[str, str]) -> str | None:
+    """The label's column where labels are not read: no part of the records, where it shows which one it is."""
+    found = _named(columns, (LABEL,)) or _named(columns, USUAL[LABEL])
+    free = [fields[LABEL]] if LABEL in fields else [column for column in found if column not in fields.values()]
     return free[0] if len(free) == 1 else None
 
 

@@ -1,7 +1,8 @@
 """Splits as a folder of class folders of images (the ImageFolder layout); classes are the folders' names.
 
 Links are followed and kept as given: class folders that are links, and links to folders and images within them. What
-is no image by its suffix is left out and told.
+is no image by its suffix is left out and told. Of samples without labels every image counts, however deep it lies, and
+folders are no classes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mixopt.data.images import SUFFIXES, Images, looks_like_an_image
-from mixopt.data.source import Listing, Reading, Source
+from mixopt.data.source import Listing, Reading, Source, no_labels
 from mixopt.errors import DataError, names
 from mixopt.files import natural_key
 from mixopt.untrusted import open_regular, refusing
@@ -35,8 +36,8 @@ def matches(path: Path) -> bool:
 
 def files(path: Path, reading: Reading) -> Listing:
     """Every image."""
-    found = _found(path, reading.skips)
-    left_out = tuple(f"{what} left out: {names(shown)}" for what, shown in _left_out(path, found))
+    found = _found(path, reading)
+    left_out = tuple(f"{what} left out: {names(shown)}" for what, shown in _left_out(path, found, reading.labelled))
     return Listing(tuple(image for _, image in found.images), left_out, "/".join(found.empty_classes))
 
 
@@ -44,16 +45,22 @@ def open_source(path: Path, reading: Reading) -> Source:
     """List the images.
 
     Raises:
-        DataError: No class folders with images in it.
+        DataError: No class folders with images in it, or no images where labels are not read.
     """
-    found = _found(path, reading.skips)
+    found = _found(path, reading)
     if not found.images:
-        raise DataError(f"{path}: the split is empty; expected one folder of images per class")
+        wanted = "one folder of images per class" if reading.labelled else "images in it"
+        raise DataError(f"{path}: the split is empty; expected {wanted}")
+    images = Images(lambda index: found.images[index][1], lambda index: str(found.images[index][1]))
+    if not reading.labelled:
+        nested = any(image.parent != path for _, image in found.images)
+        notices = ["the names of its folders are not taken as classes"] if nested else []
+        labels = no_labels(len(found.images))
+        return Source(labels, None, images.load, converted=lambda: [*notices, *images.notices()])
     # Plainly sorted, not naturally: this is how ImageFolder numbers the classes that a model was trained with.
     classes = sorted(found.classes)
     number = {name: index for index, name in enumerate(classes)}
     labels = np.array([number[label] for label, _ in found.images], dtype=np.int64)
-    images = Images(lambda index: found.images[index][1], lambda index: str(found.images[index][1]))
     return Source(labels, tuple(classes), images.load, converted=images.notices)
 
 
@@ -62,7 +69,7 @@ class _Found:
     """What lies in a split's folder.
 
     Attributes:
-        classes: The names of the class folders.
+        classes: The names of the class folders; none where labels are not read.
         images: ``(class, file)`` in natural order.
         others: Files that are no images by their suffix, or lie in no class folder.
         again: Links to folders that the same class has already.
@@ -83,22 +90,15 @@ class _Found:
         return sorted(set(self.classes) - {label for label, _ in self.images})
 
 
-def _found(path: Path, skips: bool) -> _Found:
+def _found(path: Path, reading: Reading) -> _Found:
     classes: list[str] = []
     images: list[tuple[str, Path]] = []
     others: list[Path] = []
     again: list[Path] = []
     hidden: list[Path] = []
     with refusing(DataError, str(path), found="a folder in it cannot be listed", cure="check its permissions"):
-        for entry in path.iterdir():
-            if entry.name.startswith("."):
-                continue
-            if entry.is_symlink() and not entry.exists():
-                raise DataError(f"{entry}: a link that leads nowhere; correct or remove it")
-            if not entry.is_dir():
-                others.append(entry)
-                continue
-            classes.append(entry.name)
+        for entry in _class_folders(path, others) if reading.labelled else (path,):
+            classes += [entry.name] if reading.labelled else []
             for file in _files_below(entry, again):
                 if any(part.startswith(".") for part in file.relative_to(entry).parts):
                     hidden += [file] if file.suffix.lower() in SUFFIXES else []
@@ -112,11 +112,23 @@ def _found(path: Path, skips: bool) -> _Found:
         raise DataError(f"{path}: holds the splits {names(shown)}; name one, such as {path / shown[-1]}")
     if len(classes) == 1 and classes[0].lower() in _AROUND and _are_deep(path, images):
         raise DataError(f"{path}: its class folders lie one further down; name that folder: {path / classes[0]}")
-    lost = [image for _, image in images if not image.is_file()] if skips else []
+    lost = [image for _, image in images if not image.is_file()] if reading.skips else []
     images = [item for item in images if item[1] not in set(lost)]
     images.sort(key=lambda item: natural_key(item[1].relative_to(path).as_posix()))
     rest = (tuple(sorted(each)) for each in (others, again, lost, hidden))
     return _Found(tuple(classes), tuple(images), *rest)
+
+
+def _class_folders(path: Path, others: list[Path]) -> Iterator[Path]:
+    for entry in path.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_symlink() and not entry.exists():
+            raise DataError(f"{entry}: a link that leads nowhere; correct or remove it")
+        if entry.is_dir():
+            yield entry
+        else:
+            others.append(entry)
 
 
 def _are_deep(path: Path, images: Sequence[tuple[str, Path]]) -> bool:
@@ -143,7 +155,7 @@ def _files_below(folder: Path, again: list[Path]) -> Iterator[Path]:
         yield from (Path(place) / name for name in found)
 
 
-def _left_out(path: Path, found: _Found) -> Iterator[tuple[str, list[str]]]:
+def _left_out(path: Path, found: _Found, labelled: bool) -> Iterator[tuple[str, list[str]]]:
     """What is not taken: of what kind, and its names."""
 
     def shown(kind: str, kinds: str, files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
@@ -154,7 +166,7 @@ def _left_out(path: Path, found: _Found) -> Iterator[tuple[str, list[str]]]:
     others = [file for file in found.others if file.name.lower() not in _USUAL and not file.name.startswith(".")]
     beside = [file for file in others if file.parent == path and file.suffix.lower() in SUFFIXES]
     strange = [file for file in others if file not in set(beside) and _is_image(file)]
-    rest = [file for file in others if file.parent != path and file not in set(strange)]
+    rest = [file for file in others if not (labelled and file.parent == path) and file not in set(strange)]
     yield from shown("image beside the class folders", "images beside the class folders", beside)
     yield from shown(
         "file that begins as images do, without a suffix that is known for one",
@@ -162,7 +174,10 @@ def _left_out(path: Path, found: _Found) -> Iterator[tuple[str, list[str]]]:
         strange,
     )
     yield from shown("file that is no image", "files that are no images", rest)
-    yield from shown("link to a folder that its class has", "links to folders that their class has", found.again)
+    if labelled:
+        yield from shown("link to a folder that its class has", "links to folders that their class has", found.again)
+    else:
+        yield from shown("link to a folder that is in it", "links to folders that are in it", found.again)
     yield from shown("image that is not there", "images that are not there", found.lost)
     yield from shown("hidden image", "hidden images", found.hidden)
     empty = [path / name for name in found.empty_classes]

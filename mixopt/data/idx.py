@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.data.source import Listing, Reading, Source
+from mixopt.data.source import Listing, Reading, Source, no_labels
 from mixopt.errors import DataError, names
 from mixopt.memory import available_memory, gigabytes
 from mixopt.untrusted import open_regular, refusing
@@ -28,9 +28,9 @@ def matches(path: Path) -> bool:
 
 
 def files(path: Path, reading: Reading) -> Listing:
-    """The images and the labels."""
+    """The images, and the labels where these are read."""
     images = _images_of(path)
-    return Listing((images, _labels_of(images)))
+    return Listing((images, _labels_of(images)) if reading.labelled else (images,))
 
 
 def open_source(path: Path, reading: Reading) -> Source:
@@ -40,7 +40,8 @@ def open_source(path: Path, reading: Reading) -> Source:
         DataError: One is missing or damaged, they do not fit together, or a folder holds several splits.
     """
     images = _images_of(path)
-    pixels, labels = _array(images, 3), _array(_labels_of(images), 1)
+    pixels = _array(images, 3)
+    labels = _array(_labels_of(images), 1) if reading.labelled else no_labels(len(pixels))
     if len(pixels) != len(labels) or 0 in pixels.shape[1:]:
         raise DataError(
             f"{images}: {len(pixels):,} images {list(pixels.shape[1:])}, but {len(labels):,} labels; {_CURE}"

@@ -17,6 +17,7 @@ from mixopt.untrusted.texts import json_of
 # Bytes of a line, which is read as a whole.
 _LONGEST = 2**26
 _WANTED = 'expected a JSON object with a "label"'
+_UNLABELLED = "expected a JSON object"
 
 
 def matches(path: Path) -> bool:
@@ -39,10 +40,11 @@ def open_source(path: Path, reading: Reading) -> Source:
 
 
 def _table(path: Path, reading: Reading) -> Table:
+    wanted = _WANTED if reading.labelled else _UNLABELLED
     lines: list[int] = []
     records: list[dict[str, Any]] = []
     bad: list[str] = []
-    with refusing(DataError, str(path), found="not readable", cure=_WANTED), open_regular(path) as stream:
+    with refusing(DataError, str(path), found="not readable", cure=wanted), open_regular(path) as stream:
         for number, line in enumerate(iter(lambda: stream.readline(_LONGEST + 1), b""), start=1):
             place = f"{path}, line {number}"
             if len(line) > _LONGEST:
@@ -50,14 +52,15 @@ def _table(path: Path, reading: Reading) -> Table:
             if not (text := line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip():
                 continue
             try:
-                records.append(_parsed(place, text))
+                records.append(_parsed(place, text, wanted))
                 lines.append(number)
             except DataError as error:
                 if not reading.skips:
                     raise
                 bad.append(str(error))
     if not records and not bad:
-        raise DataError(f'{path}: the split is empty; expected one JSON object per line, such as {{"label": 0, ...}}')
+        such = '{"label": 0, ...}' if reading.labelled else '{"text": ...}'
+        raise DataError(f"{path}: the split is empty; expected one JSON object per line, such as {such}")
     return Table(
         path=path,
         files=(path,),
@@ -70,13 +73,13 @@ def _table(path: Path, reading: Reading) -> Table:
     )
 
 
-def _parsed(place: str, line: bytes) -> dict[str, Any]:
+def _parsed(place: str, line: bytes, wanted: str) -> dict[str, Any]:
     """The record of a line."""
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 text ({error.reason}); {_WANTED}, in UTF-8") from error
-    record = json_of(text, place, DataError, cure=_WANTED)
+        raise DataError(f"{place}: not UTF-8 text ({error.reason}); {wanted}, in UTF-8") from error
+    record = json_of(text, place, DataError, cure=wanted)
     if not isinstance(record, dict):
-        raise DataError(f"{place}: {_WANTED}, found a {type(record).__name__}")
+        raise DataError(f"{place}: {wanted}, found a {type(record).__name__}")
     return record

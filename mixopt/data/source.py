@@ -33,6 +33,7 @@ class Reading:
         codes: What the names of the source's classes stand for, by name or by number in the model.
         takes_some: Whether some of the model's classes will do, as in a test split.
         restricts: Whether logits are then restricted to those.
+        labelled: Whether its labels are read; if not, it need not have any, all are 0, and it has no classes.
     """
 
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -41,11 +42,14 @@ class Reading:
     codes: Mapping[str, str | int] = field(default_factory=dict)
     takes_some: bool = False
     restricts: bool = True
+    labelled: bool = True
 
     @property
     def key(self) -> str:
         """A text that is another one wherever the records that are taken, or what they are, could be others."""
-        return json.dumps([sorted(self.fields.items()), self.skips, self.holdout])
+        # What was decoded before samples could do without labels keeps its key.
+        unread = [] if self.labelled else ["unlabelled"]
+        return json.dumps([sorted(self.fields.items()), self.skips, self.holdout, *unread])
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ class Source:
     where: Callable[[int], str] = _nowhere
     converted: Callable[[], Sequence[str]] = _nothing
     bad: tuple[str, ...] = ()
+
+
+def no_labels(count: int) -> NDArray[np.int64]:
+    """What stands for the labels of a source whose labels are not read, ``[n]``."""
+    return np.zeros(count, dtype=np.int64)
 
 
 class SourceModule(Protocol):

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixopt.data.fields import IMAGE, TEXT, Roles, both, roles_of, taken_as
 from mixopt.data.images import SUFFIXES, Images
-from mixopt.data.source import Listing, Reading, Source
+from mixopt.data.source import Listing, Reading, Source, no_labels
 from mixopt.errors import DataError, names, short
 from mixopt.files import natural_key
 
@@ -70,7 +71,7 @@ def listing_of(table: Table, reading: Reading) -> Listing:
     """
     if not names_files(table, reading):
         return Listing(table.files)
-    image = str(roles_of(table.path, table.columns, reading.fields).image)
+    image = str(_roles(table, reading).image)
     found: set[Path] = set()
     for number, value in enumerate(table.column(image)):
         try:
@@ -101,7 +102,7 @@ def names_files(table: Table, reading: Reading) -> bool:
     Raises:
         DataError: As `source_of`.
     """
-    roles = roles_of(table.path, table.columns, reading.fields)
+    roles = _roles(table, reading)
     image = _image_column(table, roles, reading) if table.count else None
     return image is not None and _holds(table.row(0)[image]) == "path"
 
@@ -114,10 +115,12 @@ def source_of(table: Table, reading: Reading) -> Source:
     """
     if not table.count:
         more = f" ({len(table.bad):,} are left out, the first as {table.bad[0]})" if table.bad else ""
-        raise DataError(f"{table.path}: the split is empty{more}; expected at least one labelled record")
-    roles = roles_of(table.path, table.columns, reading.fields)
-    kept, labels, bad = _labels(table, roles.label, reading.skips)
-    numbers, classes = _numbered(labels, table.classes.get(roles.label))
+        raise DataError(f"{table.path}: the split is empty{more}; expected at least one record")
+    roles = _roles(table, reading)
+    kept, numbers, classes, bad = list(range(table.count)), no_labels(table.count), None, list[str]()
+    if reading.labelled and roles.label is not None:
+        kept, labels, bad = _labels(table, roles.label, reading.skips)
+        numbers, classes = _numbered(labels, table.classes.get(roles.label))
     notices = [*table.notices, *roles.notices]
     if not kept:
         raise DataError(f"{table.path}: no record has a label that can be read; the first: {bad[0]}")
@@ -129,7 +132,7 @@ def source_of(table: Table, reading: Reading) -> Source:
         lambda place: f"{table.path}{table.where(kept[place])}",
     )
     return Source(
-        np.array(numbers, dtype=np.int64),
+        numbers,
         classes,
         images.load if image else lambda place: _record(table.row(kept[place]), roles),
         lambda place: table.where(kept[place]),
@@ -153,6 +156,10 @@ def inside(folder: Path, name: str) -> Path:
     if not place.startswith(base.rstrip(os.sep) + os.sep):
         raise ValueError(f"outside {folder}")
     return folder / os.path.relpath(place, base)
+
+
+def _roles(table: Table, reading: Reading) -> Roles:
+    return roles_of(table.path, table.columns, reading.fields, labelled=reading.labelled)
 
 
 def _record(row: Mapping[str, Any], roles: Roles) -> dict[str, Any]:
@@ -259,8 +266,11 @@ def _problem_of(value: Any, column: str, known: Sequence[str] | None) -> str:
     return ""
 
 
-def _numbered(labels: Sequence[int | str], known: tuple[str, ...] | None) -> tuple[list[int], tuple[str, ...] | None]:
+def _numbered(
+    labels: Sequence[int | str], known: tuple[str, ...] | None
+) -> tuple[NDArray[np.int64], tuple[str, ...] | None]:
     """Labels as numbers, and the names of the classes: those that are known, or the sorted texts."""
     classes = known or tuple(sorted({label for label in labels if isinstance(label, str)})) or None
     places = {name: place for place, name in enumerate(classes or ())}
-    return [places[label] if isinstance(label, str) else label for label in labels], classes
+    numbers = [places[label] if isinstance(label, str) else label for label in labels]
+    return np.array(numbers, dtype=np.int64), classes

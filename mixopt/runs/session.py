@@ -59,7 +59,7 @@ def inputs_of(spec: StudySpec) -> list[Path]:
     files, base = ingredient_files(spec)
     splits = [spec.data.validation, *spec.data.test.values(), *(path for path, _ in spec.select.values())]
     named = [Path(spec.start)] if spec.start.endswith((".json", ".safetensors")) else []
-    named += [] if spec.class_map is None else [spec.class_map]
+    named += [path for path in (spec.class_map, spec.unlabelled) if path is not None]
     found = [*files.values(), *([base[1]] if base else []), *(path for path in splits if path is not None), *named]
     return [path for path in found if not is_import_path(str(path))]
 

@@ -91,7 +91,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     """The keys of a file, with its relative paths made absolute."""
     values = read_toml(path, SpecError)
     folder = path.resolve().parent
-    for key in ("models", "base", "class_map", "cache", "out"):
+    for key in ("models", "base", "class_map", "unlabelled", "cache", "out"):
         if isinstance(values.get(key), str):
             values[key] = folder / values[key]
     if isinstance(values.get("select"), dict):

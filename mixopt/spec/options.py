@@ -102,6 +102,16 @@ class Fields(PoolFields):
             ONLY_SEARCH,
         ),
     ] = "on"
+    unlabelled: Annotated[
+        Path | None,
+        Option(
+            "Samples of the kind that the model will meet, without labels: what the last step for shifts is judged by "
+            "(--robust), in place of synthetic shifts.",
+            CHOICE,
+            ONLY_SEARCH,
+            metavar="PATH",
+        ),
+    ] = None
     # The search
     trials: Annotated[
         Positive, Option("Complete trials in all, the start included.", SEARCH, ("search", "demo"), common=True)

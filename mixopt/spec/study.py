@@ -12,7 +12,7 @@ from mixopt.spec import checks
 from mixopt.spec.checks import AUTO, FAMILIES, known
 from mixopt.spec.options import Fields
 from mixopt.values.metrics import METRICS, find_metric
-from mixopt.values.samples import SYNTHETIC, VALIDATION
+from mixopt.values.samples import SYNTHETIC, UNLABELLED, VALIDATION
 
 SAMPLERS = (AUTO, "surface", "cmaes", "nsgaii", "tpe", "gp", "random")
 STARTS = ("best", "individual", "uniform", "greedy", "learned")
@@ -71,7 +71,7 @@ class StudySpec(Fields):
     def _usable_select(
         cls, value: dict[str, tuple[Path, float]], info: ValidationInfo
     ) -> dict[str, tuple[Path, float]]:
-        if taken := {"search", VALIDATION, SYNTHETIC} & value.keys():
+        if taken := {"search", VALIDATION, SYNTHETIC, UNLABELLED} & value.keys():
             raise ValueError(f"a split cannot be called {min(taken)!r} here; that is the name of another one")
         if both := [name for name in value if name in getattr(info.data.get("data"), "test", {})]:
             raise ValueError(f"{both[0]} is a test split too; what steers cannot also test")
@@ -87,6 +87,25 @@ class StudySpec(Fields):
             raise ValueError(f"a test split is called {SYNTHETIC} already; give that another name")
         others = [weight for _, weight in info.data.get("select", {}).values()]
         checks.check_weights([*others, checks.shift_weight(value)])
+        return value
+
+    @field_validator("unlabelled")
+    @classmethod
+    def _usable_unlabelled(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None:
+            return value
+        if is_import_path(str(value)):
+            raise ValueError("expected a file or folder of samples, not a function")
+        if info.data.get("robust") == "off":
+            raise ValueError("judges the last step for shifts, which robust (off) leaves out; leave out one of them")
+        select, shifts = info.data.get("select", {}), info.data.get("shifts", "none")
+        if select or shifts != "none":
+            raise ValueError(
+                "judges the last step for shifts, which there is none of where other splits steer; leave out this or "
+                f"{'select' if select else 'shifts'}"
+            )
+        if UNLABELLED in getattr(info.data.get("data"), "test", {}):
+            raise ValueError(f"a test split is called {UNLABELLED} already; give that another name")
         return value
 
     @field_validator("pareto")

@@ -15,6 +15,7 @@ from mixopt.errors import DataError, names
 ORDER_SEED = 0
 # The selection images under synthetic shifts, as a split of their own.
 SYNTHETIC = "synthetic"
+# Samples of what the model will meet, without labels, as a split of their own.
 UNLABELLED = "unlabelled"
 # The split that selects.
 VALIDATION = "validation"

@@ -138,6 +138,16 @@ def test_the_options_of_a_run_can_be_read_back(pool: Path, tmp_path: Path) -> No
     assert load_spec({}, tmp_path / "run" / "run.toml") == spec
 
 
+def test_unlabelled_samples_lie_beside_the_file_that_names_them(searched: Callable[..., StudySpec], pool: Path) -> None:
+    study = pool.parent / "study.toml"
+    study.write_text('models = "pool"\nunlabelled = "target"\n')
+    assert load_spec({}, study).unlabelled == pool.parent.resolve() / "target"
+    assert load_spec({"unlabelled": "other"}, study).unlabelled == Path("other")
+    assert searched("--models", pool, "--unlabelled", "more").unlabelled == Path("more")
+    with pytest.raises(SpecError, match=r"study\.toml: unlabelled: judges the last step for shifts, which robust"):
+        load_spec({"robust": "off"}, study)
+
+
 def test_a_table_that_is_unknown_gets_a_suggestion(pool: Path) -> None:
     with pytest.raises(SpecError, match="did you mean 'from'"):
         load_spec({"models": pool, "fromm": "x"})
