@@ -12,7 +12,6 @@ from typing import Any
 
 from mixopt import study as studies
 from mixopt.assemble import Assembly, assemble
-from mixopt.assemble.shifted import with_shifted
 from mixopt.errors import RunError
 from mixopt.listener import Listener
 from mixopt.methods import Chosen
@@ -33,7 +32,7 @@ from mixopt.stages.explore import Beginning, Explored, explore
 from mixopt.stages.plan import SearchPlan, plan_search, steered
 from mixopt.stages.refit import Refitted, refit
 from mixopt.stages.robust import Robust, describe_robust, step_under_shift
-from mixopt.stages.shift_evidence import Evidence, Synthetic
+from mixopt.stages.shift_evidence import Evidence
 from mixopt.stages.space import make_space
 from mixopt.stages.start import Start, find_start
 from mixopt.values.mix import Mix
@@ -91,14 +90,29 @@ def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchRes
     plan = plan_search(spec, assembly)
     if plan.surface:
         assembly = replace(assembly, objective=assembly.objective.needing("logits"))
+    evidence = open_evidence(spec, assembly, listener) if plan.robust else None
     with studies.storage_errors(folder.journal, spec.storage):
-        return _run(spec, folder, listener, assembly, plan, started)
+        return _run(spec, folder, listener, _Opened(assembly, plan, evidence), started)
 
 
-def _run(
-    spec: StudySpec, folder: RunFolder, listener: Listener, assembly: Assembly, plan: SearchPlan, started: float
-) -> SearchResult:
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """What a search works with.
+
+    Attributes:
+        assembly: Pool and splits.
+        plan: What is decided.
+        evidence: Tells of shifts; None where nothing does, or no step for them is wanted.
+    """
+
+    assembly: Assembly
+    plan: SearchPlan
+    evidence: Evidence | None
+
+
+def _run(spec: StudySpec, folder: RunFolder, listener: Listener, opened: _Opened, started: float) -> SearchResult:
     """The steps that use the study."""
+    assembly, plan = opened.assembly, opened.plan
     objective = assembly.objective
     own = _open_studies(spec, plan, folder, objective)
     folder.write_spec(spec.model_copy(update=assembly.resolved))
@@ -123,8 +137,8 @@ def _run(
     refitted = refit(plan, assembly, start, explored, choice, listener)
     mix = choice.mix if refitted is None else refitted.mix
     robust = None
-    if plan.robust and (evidence := _evidence_of_shift(spec, assembly, listener)) is not None:
-        robust = step_under_shift(objective, evidence, start, explored, choice.mix, mix)
+    if opened.evidence is not None:
+        robust = step_under_shift(objective, opened.evidence, start, explored, choice.mix, mix)
         listener.info(describe_robust(robust, objective.metric.name))
         mix = robust.mix
     saved = export(spec, assembly, folder, SEARCH_ROW, mix, listener)
@@ -132,12 +146,6 @@ def _run(
     report = _report(searched, spec, rows, started)
     finish(folder, report, saved.recipe)
     return SearchResult(folder.path, saved.recipe, report, explored.finished)
-
-
-def _evidence_of_shift(spec: StudySpec, assembly: Assembly, listener: Listener) -> Evidence | None:
-    """What there is to tell how mixes do under shift: nothing of samples that are no images, without some of it."""
-    shifted = with_shifted(spec, assembly, listener)
-    return None if shifted is None else Synthetic(shifted)
 
 
 def _open_studies(spec: StudySpec, plan: SearchPlan, folder: RunFolder, objective: Objective) -> list[studies.Study]:

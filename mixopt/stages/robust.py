@@ -92,8 +92,10 @@ class Robust:
     def notes(self) -> dict[str, Any]:
         """For the report, as plain JSON values."""
         found = {"towards": None, "share": 0.0} if self.taken is None else vars(self.taken)
+        split = self.evidence.objective.evaluators[self.evidence.split].split
+        evidence = {"evidence": split.name, "samples": len(split), "source": split.source, "data": split.fingerprint}
         tried = [vars(point) for point in self.points]
-        return {"robust": {**found, "evidence": self.evidence.split, "judging": self.judging, "tried": tried}}
+        return {"robust": {**found, **evidence, "judging": self.judging, "tried": tried}}
 
 
 def step_under_shift(

@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from mixopt.assemble import Assembly
+from mixopt.assemble.shifted import with_shifted, with_unlabelled
 from mixopt.comparison.running import ingredient_mixes
+from mixopt.listener import Listener
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
+from mixopt.spec import StudySpec
 from mixopt.values.metrics import Metric
 from mixopt.values.samples import SYNTHETIC, UNLABELLED, VALIDATION
 
@@ -118,6 +122,24 @@ class Voted:
         """How much more often each sample's vote is met, ``[n]``."""
         vote = self._votes[split]
         return np.asarray((ours.predicted == vote).astype(np.float64) - (theirs.predicted == vote))
+
+
+def open_evidence(spec: StudySpec, assembly: Assembly, listener: Listener) -> Evidence | None:
+    """What there is to tell how mixes do under a shift; None of samples that are no images, without unlabelled ones.
+
+    Args:
+        spec: The options.
+        assembly: Pool and splits.
+        listener: Told about progress while samples are made or decoded.
+
+    Raises:
+        DataError: Unlabelled samples cannot be used.
+    """
+    unlabelled = with_unlabelled(spec, assembly, listener)
+    if unlabelled is not None:
+        return Voted(unlabelled)
+    shifted = with_shifted(spec, assembly, listener)
+    return None if shifted is None else Synthetic(shifted)
 
 
 def held_gains(objective: Objective, first: int, ours: Score, theirs: Score, metric: Metric) -> Floats:
