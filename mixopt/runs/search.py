@@ -32,7 +32,7 @@ from mixopt.stages.explore import Beginning, Explored, explore
 from mixopt.stages.plan import SearchPlan, plan_search, steered
 from mixopt.stages.refit import Refitted, refit
 from mixopt.stages.robust import Robust, describe_robust, step_under_shift
-from mixopt.stages.shift_evidence import Evidence
+from mixopt.stages.shift_evidence import Evidence, open_evidence
 from mixopt.stages.space import make_space
 from mixopt.stages.start import Start, find_start
 from mixopt.values.mix import Mix
