@@ -96,8 +96,8 @@ class Fields(PoolFields):
         Literal["on", "off"],
         Option(
             "on ends with a step for shifted samples, towards the middle of the pool, where one costs nothing that "
-            "held-out samples can tell and pays on the selection images under synthetic shifts; or off. Images alone, "
-            "and not where other splits steer.",
+            "held-out samples can tell and pays on the selection images under synthetic shifts, or by --unlabelled; or "
+            "off. Not where other splits steer.",
             CHOICE,
             ONLY_SEARCH,
         ),

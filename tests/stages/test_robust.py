@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 import mixopt
-from mixopt import Mix, Objective, load_spec, open_objective
+from mixopt import DataError, Mix, Objective, load_spec, open_objective
+from mixopt.comparison.running import ingredient_mixes
 from mixopt.runs.search import SearchResult
 from mixopt.scoring.score import Score
 from mixopt.stages.robust import LEAST, SHARES, Point, Robust, describe_robust
@@ -198,3 +199,48 @@ class Told:
 
 EVIDENCE = Told()
 ONE = {"columns": ["a", "b"], "groups": [["whole", ["weight"]]], "coefficients": [[1.0, 0.0]]}
+
+
+# With samples of the target, whose labels nobody knows
+
+
+@pytest.fixture(scope="module")
+def voted(clip_pool_template: Path, folder: Path) -> SearchResult:
+    with np.load(clip_pool_template / "test.npz") as arrays:
+        np.savez(folder / "target.npz", x=arrays["x"])
+    options = options_for(clip_pool_template, folder, unlabelled=folder / "target.npz")
+    return mixopt.search(**{**options, "out": folder / "voted"})
+
+
+def test_the_vote_of_the_ingredients_judges(
+    voted: SearchResult, without: SearchResult, clip_pool_template: Path
+) -> None:
+    """How much more often it is met on the target than on held-out samples, and what these gain."""
+    notes = notes_of(voted)
+    assert (notes["evidence"], notes["samples"]) == ("unlabelled", SAMPLES)
+    objective = open_objective(load_spec({**options_for(clip_pool_template, voted.folder.parent), "precision": "fp32"}))
+    mix, labels = without.recipe.mix, objective.evaluators[VALIDATION].split.labels
+    ones = list(ingredient_mixes(objective).values())
+    told = [point for point in notes["tried"] if point["towards"] != "middle"]
+    assert told
+    for point in told:
+        share = point["share"]
+        ours = combine([mix, end_of(point["towards"], without)], [1 - share, share])
+        more = {}
+        for split in (VALIDATION, "test"):  # the same images, with labels
+            vote = objective.whole().score_ensemble(ones, split).outcomes.predicted
+            one, two = (objective.outcomes(each, split, SAMPLES).predicted for each in (ours, mix))
+            more[split] = (one == vote).astype(float) - (two == vote)
+            if split == VALIDATION:
+                right = ((one == labels).astype(float) - (two == labels))[-HELD:]
+        here = right - more[VALIDATION][-HELD:]
+        assert point["gain"] == pytest.approx(here.mean() + more["test"].mean(), abs=1e-9)
+        errors = [each.std(ddof=1) / math.sqrt(len(each)) for each in (here, more["test"])]
+        assert point["gain_error"] == pytest.approx(math.hypot(*errors))
+    assert voted.report.tests == without.report.tests, "no test split of the report"
+
+
+def test_unlabelled_samples_that_cannot_be_used_fail_before_any_trial(clip_pool_template: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        mixopt.search(**options_for(clip_pool_template, tmp_path, unlabelled=tmp_path / "none.npz"))
+    assert not (tmp_path / "run" / "study.journal").exists()
