@@ -39,6 +39,7 @@ Floats = NDArray[np.float64]
 
 FOLDS = 5
 PARTS = 4
+# What it was before this study: steps of 256 samples, however few there are.
 DEFAULT = Training("affine", 3, 0.2, 0.0, 256, 0.1, "cosine")
 
 
@@ -59,6 +60,7 @@ ROWS = {
     "1 pass": Row(replace(DEFAULT, epochs=1)),
     "6 passes": Row(replace(DEFAULT, epochs=6)),
     "batch 64": Row(replace(DEFAULT, batch=64)),
+    "batch 64, 6 passes": Row(replace(DEFAULT, batch=64, epochs=6)),
     "pull 0.1": Row(replace(DEFAULT, weight_decay=0.1)),
     "pull 1": Row(replace(DEFAULT, weight_decay=1.0)),
     "whole": Row(groups="whole"),
