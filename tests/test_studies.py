@@ -434,3 +434,35 @@ def test_folders_and_lines_are_divided_too(tmp_path: Path) -> None:
     assert len(parts[1]) == 4
     with pytest.raises(DataError, match=r"splits as \.npz, \.jsonl or a folder"):
         searches.divided(tmp_path / "val.csv", tmp_path, 0)
+
+
+def test_the_deciding_studys_table(
+    winning: Any,
+    clip_pool_template: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "deciding"))
+    deciding: Any = importlib.import_module("deciding")
+    command = [
+        "--models",
+        str(clip_pool_template),
+        "--out",
+        str(tmp_path / "runs"),
+        "--results",
+        str(tmp_path / "found"),
+    ]
+    command += ["--precision", "fp32", "--seeds", "2", "--trials", "3", "--arms", "default", "--rows", "greedy"]
+    assert not winning.main([*command, "--cut", "manifold:budget=2", f"cache={json.dumps(str(tmp_path / 'cache'))}"])
+    capsys.readouterr()
+    assert not deciding.main([str(tmp_path / "found" / "results.json"), "--name", "tiny", "--into", str(tmp_path)])
+    shown = capsys.readouterr().out
+    results = json.loads((tmp_path / "found" / "results.json").read_text(encoding="utf-8"))
+    runs = results["arms"]["default"]
+    scores = [run["row"]["test"]["test"] for run in runs]
+    assert f"| **search, default** | {np.mean(scores):.4f}" in shown
+    greedy = next(row for row in results["rows"] if row["name"] == "greedy")["test"]["test"]
+    assert f"search, default less greedy, test: {100 * (scores[0] - greedy):+.1f} (p" in shown
+    assert not deciding.main(["--show", str(tmp_path / "tiny.json")])
+    assert capsys.readouterr().out == shown
