@@ -113,10 +113,11 @@ class Voted:
     def _votes(self) -> dict[str, NDArray[np.int64]]:
         """What the ingredients together predict, ``[n]`` by split."""
         members = list(ingredient_mixes(self.objective).values())
-        return {
-            split: self.objective.score_ensemble(members, split).outcomes.predicted
-            for split in (VALIDATION, UNLABELLED)
-        }
+        here, there = (self.objective.score_ensemble(members, split) for split in (VALIDATION, UNLABELLED))
+        for mix in members:  # of ensembles, the validation split alone is tallied
+            key, seconds = self.objective.key(mix, UNLABELLED), there.seconds / len(members)
+            self.objective.tally.ask(key, len(there.outcomes), seconds)
+        return {VALIDATION: here.outcomes.predicted, UNLABELLED: there.outcomes.predicted}
 
     def _more(self, ours: Outcomes, theirs: Outcomes, split: str) -> Floats:
         """How much more often each sample's vote is met, ``[n]``."""
