@@ -239,8 +239,8 @@ def test_the_vote_of_the_ingredients_judges(
         assert point["gain_error"] == pytest.approx(math.hypot(*errors))
     assert voted.report.tests == without.report.tests, "no test split of the report"
     # Each ingredient votes on every unlabelled sample.
-    more = voted.report.row("search").images - without.report.row("search").images
-    assert more >= (len(ones) + 2 * len(notes["tried"])) * SAMPLES
+    extra = voted.report.row("search").images - without.report.row("search").images
+    assert extra >= (len(ones) + 2 * len(notes["tried"])) * SAMPLES
 
 
 def test_unlabelled_samples_that_cannot_be_used_fail_before_any_trial(clip_pool_template: Path, tmp_path: Path) -> None:
