@@ -569,13 +569,16 @@ def test_classes_in_another_order_are_matched_by_name(
     for number, split in enumerate((clip_pool / "val.npz", tmp_path / "permuted.npz")):
         if number:
             np.savez(split, x=images, y=np.argsort(order)[labels], classes=np.array(CLASSES)[order])
-        # The fixed order follows the classes: by all samples, and without folds, every choice is the same.
+        # The fixed order follows the classes: by all samples, and without folds, every choice is the same, but for what
+        # is learned by gradient from a few of them after others.
         more = ["--data", str(split), "--json", "--out", str(tmp_path / f"run{number}"), "--confirm", "0"]
-        more += ["--sampler", "cmaes"]
+        more += ["--sampler", "cmaes", "--start", "greedy", "--space", "simplex"]
         result = mixopt(clip_pool, *more)
         assert result.exit_code == 0, result.output
         reports.append(json.loads(result.stdout))
     for one, other in zip(reports[0]["methods"], reports[1]["methods"], strict=True):
+        if one["gradient_images"]:
+            continue
         assert one["metrics"].keys() == other["metrics"].keys()
         for name, metrics in one["metrics"].items():
             assert metrics == pytest.approx(other["metrics"][name], abs=1e-6)

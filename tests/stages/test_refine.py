@@ -20,7 +20,7 @@ from mixopt.stages.refine import refine
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, combine, constant, rows_on
 from mixopt.weights.saving import load_recipe
-from tests.stages.default import STEERING, lacking, options_of, rows_of, run_killed
+from tests.stages.default import SAMPLES, STEERING, lacking, options_of, rows_of, run_killed
 from tests.stages.several import options_of as several_options
 from tests.stages.several import pool
 
@@ -85,8 +85,8 @@ def test_trial_numbers_go_on_counting(done: tuple[SearchResult, list[TrialEvent]
 
 def test_the_gradient_counts_as_a_pass(done: tuple[SearchResult, list[TrialEvent]]) -> None:
     rows = rows_of(done[0])
-    # The baseline learned by gradient makes three passes.
-    assert rows["search"]["gradient_images"] == 4 * STEERING
+    # The baseline learned by gradient makes three passes; it is the start, and three teach it again from all samples.
+    assert rows["search"]["gradient_images"] == 4 * STEERING + 3 * SAMPLES
 
 
 def test_the_best_of_both_stages_go_to_the_last_choice(
