@@ -60,7 +60,7 @@ ROWS = {
     "1 pass": Row(replace(DEFAULT, epochs=1)),
     "6 passes": Row(replace(DEFAULT, epochs=6)),
     "batch 64": Row(replace(DEFAULT, batch=64)),
-    "batch 64, 6 passes": Row(replace(DEFAULT, batch=64, epochs=6)),
+    "batch 64 and 6 passes": Row(replace(DEFAULT, batch=64, epochs=6)),
     "pull 0.1": Row(replace(DEFAULT, weight_decay=0.1)),
     "pull 1": Row(replace(DEFAULT, weight_decay=1.0)),
     "whole": Row(groups="whole"),
