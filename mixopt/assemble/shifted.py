@@ -18,6 +18,8 @@ from mixopt.values.samples import SYNTHETIC, UNLABELLED, VALIDATION, Samples
 def with_shifted(spec: StudySpec, assembly: Assembly, listener: Listener) -> Objective | None:
     """The objective with a split of the selection images under synthetic shifts, which none of its scores weighs.
 
+    A test split of this name gives way to it there, and stands in the assembly's own objective as before.
+
     Args:
         spec: The options.
         assembly: Whose objective.
@@ -30,9 +32,6 @@ def with_shifted(spec: StudySpec, assembly: Assembly, listener: Listener) -> Obj
         RunError: The shifted copy cannot be read back.
     """
     objective = assembly.objective
-    # A test split may have this name too.
-    if SYNTHETIC in spec.steering:
-        return objective
     validation = objective.evaluators[VALIDATION]
     if not isinstance(validation, Evaluator) or validation.split.unit != "image":
         return None

@@ -1,8 +1,8 @@
 """Robust: a last step, for samples of another kind: from the chosen mix towards the middle of its pool.
 
 Selection samples hardly order good mixes under shift. What is known of a shift without its labels tells a little
-more, see `mixopt.stages.shift_evidence`: a step is taken where that gains, and samples that chose nothing cannot tell
-it from no step. How the rule was found is in studies/robust.
+more, see `mixopt.stages.shift_evidence`: a step is taken where that gains, and held-out samples cannot tell it from no
+step. How the rule was found is in studies/robust.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mixopt.values.mix import Mix, combine
 
 # Of the way, one after another as long as they gain.
 SHARES = (0.125, 0.25, 0.5)
-# Fewer samples that chose nothing tell no cost.
+# Fewer held-out samples tell no cost.
 LEAST = 20
 UNIFORM = "uniform"
 MIDDLE = "middle"
