@@ -1,7 +1,7 @@
 """mixopt: finds the best weight mix of a folder of fine-tuned checkpoints.
 
-The verbs are ``search``, ``compare``, ``build``, ``evaluate``, ``init``, ``inspect`` and ``report``, as the commands of
-the same names. What is listed here is public; it is imported when it is first used.
+The verbs are ``search``, ``compare``, ``diagnose``, ``build``, ``evaluate``, ``init``, ``inspect`` and ``report``, as
+the commands of the same names. What is listed here is public; it is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mixopt.listener import Listener
     from mixopt.runs.build import build
     from mixopt.runs.compare import compare
+    from mixopt.runs.diagnose import diagnose
     from mixopt.runs.evaluate import evaluate
     from mixopt.runs.init import init
     from mixopt.runs.inspect import inspect
@@ -61,6 +62,7 @@ _PLACES = {
     "combine": "values.mix",
     "compare": "runs.compare",
     "constant": "values.mix",
+    "diagnose": "runs.diagnose",
     "evaluate": "runs.evaluate",
     "init": "runs.init",
     "inspect": "runs.inspect",
@@ -101,6 +103,7 @@ __all__ = [
     "combine",
     "compare",
     "constant",
+    "diagnose",
     "evaluate",
     "init",
     "inspect",

@@ -39,6 +39,18 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture
+def pages() -> None:
+    """Runs in this process draw their pages, which takes seconds: only for tests that look at them."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "pages" not in request.fixturenames:
+        monkeypatch.setattr("mixopt.runs.search.write_page", lambda *given: None)
+        monkeypatch.setattr("mixopt.runs.compare.write_page", lambda *given: None)
+
+
+@pytest.fixture
 def interruptible() -> Iterator[None]:
     """SIGINT interrupts, also where a shell started the tests in the background and so told them to ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -31,7 +31,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         mixopt.nothing  # noqa: B018
 
 
-VERBS = ["search", "compare", "build", "evaluate", "init", "inspect", "report"]
+VERBS = ["search", "compare", "diagnose", "build", "evaluate", "init", "inspect", "report"]
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -1,4 +1,4 @@
-"""Commands that make no run folder: build, evaluate, inspect, report."""
+"""Commands that make no run folder: build, evaluate, init, inspect, diagnose, report."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 import mixopt
 from mixopt.cli.exits import EXIT_BAD_INPUT
 from mixopt.cli.screen import Screen
-from mixopt.cli.show import show_pool, show_report, show_splits
+from mixopt.cli.show import show_diagnosis, show_pool, show_report, show_splits
 
+PAGE = "Write tables and pictures as one page to this file."
 FORCE = "Replace the file also where mixopt did not write it, or reads it."
 
 
@@ -79,16 +80,41 @@ def inspect(
         raise typer.Exit(EXIT_BAD_INPUT)
 
 
+def diagnose(
+    screen: Screen,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the checkpoints.")],
+    html: Annotated[Path | None, typer.Option(help=PAGE, metavar="FILE", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
+    **options: Any,
+) -> None:
+    """Why soups fail in a pool: every checkpoint alone, and the mixes half-way between each two."""
+    with screen.listening() as listener:
+        found = mixopt.diagnose(folder, html=html, force=force, listener=listener, **options)
+    show_diagnosis(screen, found, folder)
+
+
 def report(
     screen: Screen,
-    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The --out of a search or a comparison.")],
-    html: Annotated[
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN_FOLDER...", help="The --out of a search or a comparison; or several.")
+    ],
+    html: Annotated[Path | None, typer.Option(help=PAGE, metavar="FILE", show_default=False)] = None,
+    png: Annotated[
         Path | None,
-        typer.Option(help="Write tables and pictures as one page to this file.", metavar="FILE", show_default=False),
+        typer.Option(help="Write every picture as a PNG file into this folder.", metavar="DIR", show_default=False),
+    ] = None,
+    pdf: Annotated[
+        Path | None,
+        typer.Option(help="Write every picture as a page of this file.", metavar="FILE", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
 ) -> None:
-    """Show the tables of a run again, or make a page of them with pictures."""
+    """Show the tables of a run again, or make a page or files of its pictures; of several runs, side by side."""
     with screen.listening() as listener:
-        found = mixopt.report(folder, html=html, force=force, listener=listener)
-    show_report(screen, found, folder)
+        found = mixopt.report(*folders, html=html, png=png, pdf=pdf, force=force, listener=listener)
+        others = [mixopt.report(each) for each in folders[1:]]
+    if screen.as_json and others:
+        screen.json([each.as_dict() for each in (found, *others)])
+        return
+    for each, folder in zip((found, *others), folders, strict=True):
+        show_report(screen, each, folder)

@@ -22,6 +22,7 @@ ORDER = (
     "checkpoints",
     "folders",
     "search",
+    "report",
     "surface",
     "recipes",
     "several-splits",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mixopt.cli.screen import Screen
 
 if TYPE_CHECKING:
+    from mixopt.reporting.diagnosis import Diagnosis
     from mixopt.reporting.schema import Report
 
 MATRIX_LIMIT = 20  # more columns are too wide for a terminal; --json has them all
@@ -19,6 +20,7 @@ def show_run(screen: Screen, report: Report, folder: Path) -> None:
     if screen.as_json:
         screen.json(report.as_dict())
         return
+    from mixopt.reporting.answer import answer
     from mixopt.reporting.below import why_below
     from mixopt.reporting.tables import table
 
@@ -26,6 +28,7 @@ def show_run(screen: Screen, report: Report, folder: Path) -> None:
     screen.table(f"{report.metric} by method; {folder}", header, cells)
     if why := why_below(report):
         screen.out(why)
+    screen.out(answer(report))
 
 
 def show_comparison(screen: Screen, report: Report, failed: Mapping[str, str], folder: Path) -> None:
@@ -40,9 +43,12 @@ def show_comparison(screen: Screen, report: Report, failed: Mapping[str, str], f
     if screen.as_json:
         screen.json(report.as_dict())
     else:
+        from mixopt.reporting.answer import answer
+
         _show_scores(screen, report, folder)
         _show_differences(screen, report)
         _show_winner(screen, report, folder)
+        screen.out(answer(report))
     rows_of: dict[str, list[str]] = {}
     for name, reason in failed.items():
         rows_of.setdefault(" ".join(reason.split()), []).append(name)
@@ -60,6 +66,25 @@ def show_report(screen: Screen, report: Report, folder: Path) -> None:
         from mixopt.reporting.tables import front
 
         screen.table("trials on the Pareto front", *front(report.front))
+
+
+def show_diagnosis(screen: Screen, found: Diagnosis, folder: Path) -> None:
+    """Every checkpoint in a line, and which mixes worst with the others."""
+    if screen.as_json:
+        screen.json(found.as_dict())
+        return
+    from mixopt.reporting.page.sections import basins
+    from mixopt.reporting.page.table import checkpoint_table
+
+    shown = checkpoint_table(found)
+    cells = [[cell.text for cell in row.cells] for row in shown.rows]
+    screen.table(f"{found.metric} of {len(cells)} checkpoints; {folder}", list(shown.header), cells)
+    if shown.caption:
+        screen.out(shown.caption)
+    if found.midpoints is not None:
+        screen.out(basins(found.midpoints))
+    for reason in found.missing.values():
+        screen.out(reason)
 
 
 def _show_scores(screen: Screen, report: Report, folder: Path) -> None:

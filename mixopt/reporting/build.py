@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import FailedRow, MadeRow
-from mixopt.reporting.statistics import interval, mcnemar, paired, wilson
+from mixopt.reporting.statistics import gain, interval, mcnemar, paired, wilson
 from mixopt.values.metrics import Metric, metric_named, own_metric, shown_metric, smoothed
 from mixopt.values.samples import VALIDATION
 
@@ -16,24 +16,33 @@ FINALISTS = 5
 
 
 def entries(
-    rows: Sequence[Row | Failure], metric: str, tuning: int | None = None, steering: Sequence[str] = ()
+    rows: Sequence[Row | Failure],
+    metric: str,
+    tuning: int | None = None,
+    steering: Sequence[str] = (),
+    best: str = "",
 ) -> tuple[MadeRow | FailedRow, ...]:
     """What the report says of each row.
 
     Scores come with 95 % intervals, see `mixopt.reporting.statistics.interval`; each row comes with the p-value of an
     exact McNemar test on the same samples against the best individual and the greedy soup, and where another metric
-    than accuracy drives, with that of a paired t-test of it.
+    than accuracy drives, with that of a paired t-test of it; and with how much better it is than these two, with the
+    95 % interval of that.
 
     Args:
         rows: The methods, in the order of the table.
         metric: The driving metric.
         tuning: How many of the validation samples tuned; all without.
         steering: The splits that steered a search beside the validation split, which are no tests.
+        best: The best row, whose differences from all others are told too; none without.
     """
     made = {row.name: row for row in rows if isinstance(row, Row)}
     references = [made[name] for name in REFERENCES if name in made]
+    compared = [*references, *([made[best]] if best in made and best not in REFERENCES else [])]
     return tuple(
-        _made(row, _driving(row, metric), tuning, steering, references)
+        _made(row, _driving(row, metric), tuning, steering, references).model_copy(
+            update={"gains": _gains(row, _driving(row, metric), compared)}
+        )
         if isinstance(row, Row)
         else FailedRow(name=row.name, error=row.reason)
         for row in rows
@@ -122,6 +131,22 @@ def _made(row: Row, metric: Metric, tuning: int | None, steering: Sequence[str],
         curves=dict(row.curves),
         sweep=tuple(row.sweep),
     )
+
+
+def _gains(row: Row, metric: Metric, versus: Sequence[Row]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """How much better a row is than others in the driving metric, split by split, with the interval of that."""
+    return {
+        other.name: {
+            split: gain(metric.gains(samples.labels, samples, other.samples[split]))
+            for split, samples in row.samples.items()
+            if shown_metric(metric.name, row.metrics[split]) == metric.name
+            and len(samples.labels) > 1
+            and not metric.lacks(other.samples[split])
+            and not metric.lacks(samples)
+        }
+        for other in versus
+        if other.name != row.name
+    }
 
 
 def _signals(samples: LabelledOutcomes, metric: Metric, tuning: int | None) -> dict[str, float]:

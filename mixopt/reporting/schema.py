@@ -5,114 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
+from mixopt.reporting.row_schema import FailedRow as FailedRow
+from mixopt.reporting.row_schema import MadeRow as MadeRow
+from mixopt.reporting.row_schema import Part
+from mixopt.reporting.row_schema import SweepPoint as SweepPoint
 from mixopt.untrusted.texts import with_checksum
 from mixopt.values.metrics import shown_metric
 
 REPORT_FORMAT = 2
-# Keys that are left out where there is nothing to say.
-_OPTIONAL = frozenset(
-    {"select", "shifts", "sampler", "trials", "race", "space", "front", "compared", "refined", "notes", "curves",
-     "sweep", "failed", "trial", "family", "among", "paired_p"}
-)  # fmt: skip
 
 
-class _Part(BaseModel):
-    """A part of the report: frozen, and nothing in it that is not declared."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values = handler(self)
-        return {key: value for key, value in values.items() if key not in _OPTIONAL or value not in (None, {}, [], ())}
-
-
-class SweepPoint(_Part):
-    """A mix along a sweep.
-
-    Attributes:
-        x: The value of what was swept.
-        search: Its score on the whole validation split; None where it is not finite.
-        test: The same by test split.
-    """
-
-    x: float
-    search: float | None
-    test: dict[str, float | None]
-
-
-class MadeRow(_Part):
-    """A row of the table.
-
-    Attributes:
-        name: The method, or ``method:variant``.
-        search: The driving metric on the whole validation split.
-        select: The same on each split that steered a search beside it.
-        test: The same by test split.
-        optimism: How much better it does on the validation split than on each test split.
-        evaluations: Distinct mixes asked for on the validation split, from nothing.
-        computed: How many of them were not in the cache.
-        images: Samples that went through a model for them.
-        gradient_images: Those of them that a gradient was taken on.
-        seconds: What all of it takes, from nothing.
-        ingredients: Checkpoints with a coefficient other than 0, the base apart.
-        models: How many models one inference runs; 1 but for ensembles.
-        peak_memory: Bytes at its highest; None where it was not measured.
-        metrics: Split to every metric (fractions; nll in nats).
-        signals: What a sampler could be told of the row, on the samples that tune.
-        interval: Split to the 95 % interval of the driving metric; absent where no samples tell one.
-        accuracy_interval: Split to Wilson's interval of the accuracy.
-        mcnemar_p: Reference row to split to the p-value of the exact McNemar test.
-        paired_p: The same to that of a paired t-test of the driving metric, where that is another than accuracy: of a
-            metric that is no mean by its jackknife pseudo-values.
-        notes: More about the choice, by name.
-        curves: What the method saw on the way.
-        sweep: Every mix along a sweep.
-    """
-
-    name: str
-    search: float
-    select: dict[str, float] = Field(default_factory=dict)
-    test: dict[str, float]
-    optimism: dict[str, float]
-    evaluations: int
-    computed: int
-    images: int
-    gradient_images: int
-    seconds: float
-    ingredients: int
-    models: int
-    peak_memory: int | None
-    metrics: dict[str, dict[str, float]]
-    signals: dict[str, float]
-    interval: dict[str, tuple[float, float]]
-    accuracy_interval: dict[str, tuple[float, float]]
-    mcnemar_p: dict[str, dict[str, float]] = Field(default_factory=dict)
-    paired_p: dict[str, dict[str, float]] = Field(default_factory=dict)
-    notes: dict[str, Any] = Field(default_factory=dict)
-    curves: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
-    sweep: tuple[SweepPoint, ...] = ()
-
-
-class FailedRow(_Part):
-    """A row that could not be made.
-
-    Attributes:
-        name: Its name.
-        search: None.
-        test: Nothing.
-        error: Why.
-    """
-
-    name: str
-    search: None = None
-    test: dict[str, float] = Field(default_factory=dict)
-    error: str
-
-
-class SplitInfo(_Part):
+class SplitInfo(Part):
     """A split.
 
     Attributes:
@@ -128,7 +33,7 @@ class SplitInfo(_Part):
     notes: tuple[str, ...] = ()
 
 
-class Verification(_Part):
+class Verification(Part):
     """How the saved file compares with the mix as it was scored before.
 
     Attributes:
@@ -148,7 +53,7 @@ class Verification(_Part):
     samples: int
 
 
-class Race(_Part):
+class Race(Part):
     """What racing spared.
 
     Attributes:
@@ -162,7 +67,7 @@ class Race(_Part):
     unraced_images: int
 
 
-class Refined(_Part):
+class Refined(Part):
     """The second round's space: its kind and dimensions, the trial around which it lies, and the layer groups it moves.
 
     Attributes:
@@ -177,7 +82,7 @@ class Refined(_Part):
     effects: dict[str, float]
 
 
-class SpaceInfo(_Part):
+class SpaceInfo(Part):
     """The space of a search: its kind, its dimensions and their names, and the second round's, if any."""
 
     kind: str
@@ -186,14 +91,14 @@ class SpaceInfo(_Part):
     refined: Refined | None = None
 
 
-class FrontObjective(_Part):
+class FrontObjective(Part):
     """One objective of several: a split and its weight."""
 
     name: str
     weight: float
 
 
-class FrontPoint(_Part):
+class FrontPoint(Part):
     """A trial: its number, its signal on each split that steers, and whether no other beats it on all."""
 
     trial: int
@@ -201,7 +106,7 @@ class FrontPoint(_Part):
     on_front: bool
 
 
-class Front(_Part):
+class Front(Part):
     """Every complete trial on each split that steered.
 
     Attributes:
@@ -219,7 +124,7 @@ class Front(_Part):
     picked: int
 
 
-class Report(_Part):
+class Report(Part):
     """A run's report.
 
     Attributes:

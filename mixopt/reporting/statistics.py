@@ -60,6 +60,13 @@ def paired(gains: NDArray[np.float64]) -> float:
     return float(2 * stats.t.sf(abs(float(gains.mean())) / error, len(gains) - 1)) if error > 0 else 0.0
 
 
+def gain(gains: NDArray[np.float64]) -> tuple[float, float, float]:
+    """A paired difference with the ends of its 95 % interval (normal), from what each sample gains, ``[n >= 2]``."""
+    half = NORMAL * float(stats.sem(gains))
+    mean = float(gains.mean())
+    return mean, mean - half, mean + half
+
+
 def mcnemar(first: Correct, second: Correct) -> float:
     """Two-sided p-value of the exact McNemar test on paired samples, ``[n]`` each (McNemar 1947)."""
     only_first = int(np.sum(first & ~second))

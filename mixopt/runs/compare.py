@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mixopt.assemble import Assembly, assemble
 from mixopt.comparison.ensembles import ENSEMBLES
 from mixopt.comparison.requests import Request, default_rows, requests_of, soups_of_soups
 from mixopt.comparison.running import run_requests
+from mixopt.diagnosis import Outcome
 from mixopt.errors import RunError, SpecError, listing, names
 from mixopt.ingredients import ingredient_files
 from mixopt.listener import Listener
@@ -20,7 +22,9 @@ from mixopt.reporting.rows import Failure
 from mixopt.reporting.schema import Report
 from mixopt.runs.export import base_entry, export, score_rows
 from mixopt.runs.folder import RunFolder
+from mixopt.runs.page import write_page
 from mixopt.runs.session import finish, in_folder, made_rows, run_fields
+from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec, load_spec
 from mixopt.stages.announce import announce
 from mixopt.stages.plan import greedy_defaults
@@ -92,7 +96,7 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
     saved = export(spec, assembly, folder, best, mixes[best], listener)
     report = Report(
         command="compare",
-        methods=entries(rows, objective.metric.name, objective.tuning),
+        methods=entries(rows, objective.metric.name, objective.tuning, best=best),
         best=best,
         verification=saved.verification,
         failed=failed,
@@ -100,6 +104,9 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
         **run_fields(spec, assembly, started),
     )
     finish(folder, report, saved.recipe)
+    tally = reduce(Tally.merged, (entry.tally for entry in chosen.values()))
+    base = {name: entry.mix for name, entry in base_entry(objective).items() if entry.mix is not None}
+    write_page(spec, assembly, folder, Outcome(made_rows(rows), {**base, **mixes}, best), tally, listener)
     return CompareResult(folder.path, saved.recipe, report, failed)
 
 

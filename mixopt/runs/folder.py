@@ -47,12 +47,15 @@ class RunFolder:
         self.report = path / "report.json"
         self.log = path / "run.log"
         self.card = path / "README.md"
+        self.diagnosis = path / "diagnosis.json"
+        self.page = path / "report.html"
 
     @property
     def outputs(self) -> tuple[Path, ...]:
         """What a run replaces or adds to."""
         others = (self.path / name for name in (saving.STATISTICS_FILE, *COMPANIONS))
-        return (self.journal, self.spec, self.recipe, self.model, self.report, self.card, *others)
+        pages = (self.diagnosis, self.page)
+        return (self.journal, self.spec, self.recipe, self.model, self.report, self.card, *pages, *others)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -20,7 +20,10 @@ _MARKS = {
     saving.STATISTICS_FILE: (f'"{saving.STATISTICS_KEY}":"',),
     ".safetensors": (f'"{saving.METADATA_KEY}":"',),
     ".yaml": ("merge_method: linear",),
+    "diagnosis.json": ('"checkpoints"',),
     ".html": ('content="mixopt"',),
+    ".pdf": ("/Creator (mixopt)",),
+    ".png": ("mixopt",),
 }
 _BEGINNING = 2**20
 
@@ -30,7 +33,7 @@ def check_replaceable(target: Path, kind: str, inputs: Iterable[Path], option: s
 
     Args:
         target: The file to write.
-        kind: Of what is written: ``.safetensors``, ``.yaml`` or ``.html``.
+        kind: Of what is written: ``.safetensors``, ``.yaml``, ``.html``, ``.pdf`` or ``.png``.
         inputs: Files that are read.
         option: Where it was named, for messages.
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from mixopt import study as studies
 from mixopt.assemble import Assembly, assemble
+from mixopt.comparison.running import BASE, checkpoint_mix
+from mixopt.diagnosis import Outcome
 from mixopt.errors import RunError
 from mixopt.listener import Listener
 from mixopt.methods import Chosen
@@ -20,6 +22,7 @@ from mixopt.reporting.rows import Failure, Row
 from mixopt.reporting.schema import Front, Race, Refined, Report, SpaceInfo
 from mixopt.runs.export import Exported, base_entry, export, make_row, samples_of, score_rows
 from mixopt.runs.folder import RunFolder
+from mixopt.runs.page import write_page
 from mixopt.runs.session import finish, in_folder, made_rows, run_fields
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.tally import Tally
@@ -145,6 +148,7 @@ def _run(spec: StudySpec, folder: RunFolder, listener: Listener, opened: _Opened
     searched = _Searched(plan, assembly, weighed, start, explored, choice, crossed, refitted, robust, mix, saved)
     report = _report(searched, spec, rows, started)
     finish(folder, report, saved.recipe)
+    write_page(spec, assembly, folder, _outcome(searched, rows, report.best), searched.tally, listener)
     return SearchResult(folder.path, saved.recipe, report, explored.finished)
 
 
@@ -203,11 +207,12 @@ def _report(searched: _Searched, spec: StudySpec, rows: Sequence[Row | Failure],
         earlier = searched.explored.start if plan.surface else searched.choice.mix
         before = replace(row, samples={VALIDATION: samples_of(earlier, objective)})
     own = [study for study, _ in searched.explored.rounds]
+    # The search's own row wins over its start, where the two are equal.
+    best = best_row([before, *made_rows(rows)], objective.metric.name, objective.tuning)
     return Report(
         command="search",
-        methods=entries([*rows, row], objective.metric.name, objective.tuning, list(plan.weights)),
-        # The search's own row wins over its start, where the two are equal.
-        best=best_row([before, *made_rows(rows)], objective.metric.name, objective.tuning),
+        methods=entries([*rows, row], objective.metric.name, objective.tuning, list(plan.weights), best),
+        best=best,
         verification=searched.saved.verification.model_copy(update={"trial": searched.choice.trial}),
         select=plan.split_weights if plan.weights else {},
         shifts=dict(searched.assembly.shifts) if plan.weights else {},
@@ -230,6 +235,15 @@ def _row(searched: _Searched) -> Row:
     notes |= {} if searched.robust is None else searched.robust.notes
     saved, chosen = searched.saved, Chosen(searched.mix, notes=notes)
     return make_row(SEARCH_ROW, chosen, searched.assembly.objective, searched.tally, saved.outcomes, saved.metrics)
+
+
+def _outcome(searched: _Searched, rows: Sequence[Row | Failure], best: str) -> Outcome:
+    """What the page is made from."""
+    objective = searched.assembly.objective
+    base = {} if objective.pool.base is None else {BASE: checkpoint_mix(objective, objective.pool.base)}
+    made = {name: entry.mix for name, entry in searched.start.baselines.items() if entry.mix is not None}
+    trials = studies.trial_mixes(searched.explored.rounds, objective.metric.name)
+    return Outcome([*made_rows(rows), _row(searched)], {**base, **made, SEARCH_ROW: searched.mix}, best, trials)
 
 
 def _states(own: Sequence[studies.Study]) -> dict[str, int]:

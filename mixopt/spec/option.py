@@ -22,8 +22,8 @@ RUN = "The run"
 ONLY_SEARCH = ("search",)
 ONLY_COMPARE = ("compare",)
 RUNS = ("search", "compare")
-SCORING = (*RUNS, "evaluate")
-OPENING = (*RUNS, "inspect")
+SCORING = (*RUNS, "evaluate", "diagnose")
+OPENING = (*RUNS, "inspect", "diagnose")
 EVERY = (*SCORING, "inspect")
 
 

@@ -269,6 +269,15 @@ class Fields(PoolFields):
     force: Annotated[
         bool, Option("Replace files in the run folder that mixopt did not write, or that the run reads.", RUN, RUNS)
     ] = False
+    page: Annotated[
+        Literal["on", "full", "off"],
+        Option(
+            "on ends with report.html, and for it scores checkpoints on test splits and half-way mixes, with at most a "
+            "quarter of the run's images; full without that limit; or off.",
+            RUN,
+            RUNS,
+        ),
+    ] = "on"
     storage: Annotated[
         str | None, Option("Optuna storage URL in place of the run folder's journal.", RUN, ONLY_SEARCH)
     ] = None

@@ -16,6 +16,7 @@ from mixopt.spec.option import (
     ONLY_SEARCH,
     OPENING,
     POOL,
+    RUNS,
     SCORING,
     Option,
 )
@@ -32,7 +33,7 @@ class PoolFields(BaseModel):
         Option(
             "Folder with the checkpoints (and pool.toml).",
             POOL,
-            SCORING,
+            (*RUNS, "evaluate"),
             common=True,
             otherwise={"evaluate": "Folder whose pool.toml describes the model."},
         ),
@@ -71,6 +72,7 @@ class PoolFields(BaseModel):
             "auto: over those that help by the gradient at the uniform soup.",
             POOL,
             OPENING,
+            RUNS,
             otherwise={"compare": "Glob of the ingredients' files (repeatable)."},
             default="every checkpoint there but the base",
         ),

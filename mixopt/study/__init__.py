@@ -27,8 +27,10 @@ from mixopt.study.studies import (
     open_second,
     open_study,
     race_counts,
+    read_importances,
     read_trials,
     recall_trials,
+    trial_mixes,
 )
 from mixopt.study.surface_sampler import SurfaceSampler
 from mixopt.study.trials import optuna_objective, run_trials
@@ -63,9 +65,11 @@ __all__ = [
     "optuna_objective",
     "population_of",
     "race_counts",
+    "read_importances",
     "read_trials",
     "recall_trials",
     "regions_of",
     "run_trials",
     "storage_errors",
+    "trial_mixes",
 ]

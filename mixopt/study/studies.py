@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ from mixopt.study.records import ATTRIBUTE, SECOND, check_study
 from mixopt.study.storage import open_reading
 from mixopt.values.metrics import Direction
 from mixopt.values.mix import Mix
+
+# Fewer trials say nothing of what mattered.
+IMPORTANCE_TRIALS = 20
 
 
 def open_study(
@@ -155,6 +159,21 @@ def best_of_rounds(rounds: Sequence[tuple[optuna.Study, Space]], count: int) -> 
     return found
 
 
+def trial_mixes(rounds: Sequence[tuple[optuna.Study, Space]], metric: str) -> dict[int, tuple[Mix, float]]:
+    """Number to mix and measured metric of every trial that was scored whole, of rounds as for `best_of_rounds`."""
+    found: dict[int, tuple[Mix, float]] = {}
+    first = 0
+    for study, space in rounds:
+        trials = study.get_trials(deepcopy=False)
+        found |= {
+            first + each.number: (mix_of(each, space), each.user_attrs["metrics"][metric])
+            for each in _fully_scored(trials)
+            if (each.number or not first) and metric in each.user_attrs.get("metrics", {})
+        }
+        first += len(trials)
+    return found
+
+
 def numbered(studies: Sequence[optuna.Study]) -> dict[int, FrozenTrial]:
     """The trials of studies one after the other, by numbers that go on counting."""
     return dict(enumerate(trial for study in studies for trial in study.get_trials(deepcopy=False)))
@@ -187,6 +206,36 @@ def read_trials(journal: Path) -> list[TrialPoint]:
         for number, trial in numbered(studies).items()
         if trial.state == TrialState.COMPLETE and len(trial.values) == 1 and (trial.number or not number)
     ]
+
+
+def read_importances(journal: Path) -> dict[str, float]:
+    """What the value of a run's trials varied by: dimension to share, the first round's (PED-ANOVA, see Optuna).
+
+    Watanabe et al., "PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary subspaces", IJCAI 2023,
+    arXiv 2304.10255: of the best tenth of the trials, so that it tells what good mixes have in common.
+
+    Args:
+        journal: As for `read_trials`.
+
+    Returns:
+        Nothing where fewer than `IMPORTANCE_TRIALS` trials tell, or they have several values each.
+
+    Raises:
+        RunError: As `read_trials`.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_reading(journal)
+    with storage_errors(journal, None):
+        name = min(optuna.get_all_study_names(storage), key=len)
+        study = optuna.load_study(study_name=name, storage=storage)
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(study.directions) > 1 or len(complete) < IMPORTANCE_TRIALS or len({each.value for each in complete}) < 2:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {label: float(share) for label, share in found.items() if np.isfinite(share)}
 
 
 def race_counts(study: optuna.Study, whole: int) -> dict[str, int]:

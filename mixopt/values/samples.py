@@ -49,6 +49,11 @@ def _nothing(arrays: Mapping[str, NDArray[Any]]) -> Iterable[str]:
     return ()
 
 
+def _no_text(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """What encoded arrays say to a reader: nothing, unless the family knows."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Encoding:
     """What happens to a record of a data source before the model.
@@ -63,6 +68,7 @@ class Encoding:
         key: A text that is another one wherever ``encode`` or ``collate`` is; part of every cache key.
         notices: What a user should know of a split's arrays ``[n, ...]``, such as how many texts were cut.
         enlarging: What a user should know where images are enlarged; empty for nothing.
+        text_of: What a record says, from its arrays without their first axis, for reports; empty where nobody knows.
     """
 
     encode: Callable[[Any], Mapping[str, ArrayLike]]
@@ -70,6 +76,7 @@ class Encoding:
     key: str
     notices: Callable[[Mapping[str, NDArray[Any]]], Iterable[str]] = _nothing
     enlarging: str = ""
+    text_of: Callable[[Mapping[str, NDArray[Any]]], str] = _no_text
 
 
 @dataclass(frozen=True, eq=False)

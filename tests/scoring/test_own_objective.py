@@ -63,6 +63,16 @@ def value_of(file: Path, function: str) -> Any:
         return getattr(own_functions, function)(module.eval(), torch.device("cpu"))
 
 
+@pytest.mark.usefixtures("pages")
+@pytest.mark.parametrize("function", ["number", "each"])
+def test_page_of_an_objective_of_ones_own(pool: Path, tmp_path: Path, function: str) -> None:
+    page = (searched(pool, tmp_path, function, page="full").folder / "report.html").read_text()
+    assert "score (higher is better) of a search" in page
+    assert ("(no interval)" in page) is (function == "number")
+    assert "Half-way, by accuracy" not in page
+    assert "Half-way, by score" in page
+
+
 def test_one_number_drives_a_search(pool: Path, tmp_path: Path) -> None:
     result = mixopt.search(pool, trials=6, space="simplex", **options_of(tmp_path))
     report = result.report

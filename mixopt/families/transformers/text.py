@@ -123,9 +123,15 @@ def text_encoding(tokenizer: Any, described: Described, padding: int, longest: i
         types = {_TYPES: arrays[_TYPES].long()} if wants_types else {}
         return {_IDS: torch.where(real, tokens, padding), _MASK: real.long(), **types}
 
+    def text_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+        tokens = arrays[_IDS][: int(arrays[_IDS + LENGTH])]
+        with alone:
+            return str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
+
     hashes = sorted(described.hashes.items())
     digest = hashlib.sha256(repr((hashes, padding, longest, wants_types)).encode()).hexdigest()[:16]
-    return Encoding(encode, collate, f"transformers text {digest}", lambda arrays: _notices(arrays, longest))
+    key = f"transformers text {digest}"
+    return Encoding(encode, collate, key, lambda arrays: _notices(arrays, longest), text_of=text_of)
 
 
 def _texts(record: Any) -> list[str]:
