@@ -266,7 +266,7 @@ def test_page_stands_alone_and_holds_everything() -> None:
         "accuracy (higher is better) of a search",
         "Use search, a mix of 4 checkpoints: accuracy ",
         "torch 2",
-        "away from c -0.10: these hurt",
+        "moves away from c -0.10, which hurt",
     ):
         assert part in page, part
     assert page.count("<svg") == page.count("</svg>") == len(drawings([run_of()]))
@@ -316,7 +316,7 @@ def test_greedys_path_tells_what_was_refused() -> None:
 
 def test_several_runs_stand_side_by_side() -> None:
     page = make_page([run_of("one"), run_of("two")])
-    assert "Over 2 runs the best rows have accuracy" in page
+    assert "Over 2 runs the best row has on average accuracy" in page
     assert "not comparable" not in page
     assert page.count("The mix of one, search") == 2, "caption and text"
     other = run_of("three")

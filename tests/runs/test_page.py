@@ -167,7 +167,7 @@ def test_pictures_as_files(clip_pool: Path, run_options: dict[str, Any], pages: 
         mixopt.report(out, png=document)
     page = out.with_name("both.html")
     mixopt.report(out, again, html=page)
-    assert "Over 2 runs the best rows have accuracy" in page.read_text()
+    assert "Over 2 runs the best row has on average accuracy" in page.read_text()
 
 
 def test_diagnose_needs_no_run(clip_pool: Path, tmp_path: Path) -> None:

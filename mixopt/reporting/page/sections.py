@@ -75,7 +75,7 @@ def _most(shown: RowMix) -> list[str]:
     least = ", ".join(f"{name} {means[name]:+.2f}" for name in reversed(ranked[-3:]) if means[name] < -0.005)
     return [
         f"On average over its layer groups it takes most of {most}"
-        + (f", and away from {least}: these hurt beside the others." if least else "; it takes away from none.")
+        + (f", and moves away from {least}, which hurt beside the others." if least else "; it moves away from none.")
     ]
 
 

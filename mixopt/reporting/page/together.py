@@ -18,15 +18,15 @@ KEY_ROWS = ("individual", "uniform", "greedy")
 
 
 def answer_of(runs: Sequence[PageRun]) -> str:
-    """How the runs differ, in one sentence: their best rows' scores and, over runs of one kind, the mean and spread."""
+    """How the runs differ, in one sentence: the mean of their best rows' scores, and the range."""
     scores = _scores(runs)
     parts = []
     for split, known in scores.items():
         if len(known) > 1:
             values = list(known.values())
-            parts.append(f"{_called(split)} {np.mean(values):.4f} (from {min(values):.4f} to {max(values):.4f})")
+            parts.append(f"{np.mean(values):.4f} on {_called(split)} ({min(values):.4f} to {max(values):.4f})")
     metrics = ", ".join(dict.fromkeys(run.report.metric for run in runs))
-    return f"Over {len(runs)} runs the best rows have {metrics} {', '.join(parts)} on average."
+    return f"Over {len(runs)} runs the best row has on average {metrics} {', '.join(parts)}."
 
 
 def sections_of(runs: Sequence[PageRun]) -> Iterator[Section]:
