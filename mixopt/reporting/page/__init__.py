@@ -118,7 +118,10 @@ def _notes(report: Report) -> list[str]:
     ]
     if why := why_below(report):
         lines.append(f"{why}.")
-    if report.command == "search" and report.best != "search":
+    saved = "search" if report.command == "search" else report.best
+    if report.best == saved:
+        lines.append("It is saved as model.safetensors (or shards of it) in the run folder, and scored again from there.")
+    else:
         lines.append(
             f"The saved model is that of row search; for that of {report.best}: mixopt compare --methods {report.best}."
         )
