@@ -120,7 +120,9 @@ def _notes(report: Report) -> list[str]:
         lines.append(f"{why}.")
     saved = "search" if report.command == "search" else report.best
     if report.best == saved:
-        lines.append("It is saved as model.safetensors (or shards of it) in the run folder, and scored again from there.")
+        lines.append(
+            "It is saved as model.safetensors (or shards of it) in the run folder, and scored again from there."
+        )
     else:
         lines.append(
             f"The saved model is that of row search; for that of {report.best}: mixopt compare --methods {report.best}."

@@ -79,6 +79,12 @@ def half_way(found: Midpoints, loss: bool) -> Drawing:
     return _drawing(name, f"Half-way, by {kind}", text, table)
 
 
+def _written(form: str, value: float) -> str:
+    """A number without the sign of one that is rounded to 0."""
+    text = form.format(value)
+    return text.lstrip("-+") if not text.strip("-+0.") else text
+
+
 def _end_of(name: str, most: int = 22) -> str:
     """The end of a long name, which tells layer groups apart."""
     return name if len(name) <= most else f"…{name[-most + 1 :]}"
@@ -115,7 +121,7 @@ def _drawing(name: str, title: str, text: str, table: _Table) -> Drawing:
                 if written:
                     dark = abs(value) > 0.6 * table.limit
                     colour = "#f0f0f0" if dark else "#202020"
-                    axes.text(x, y, table.form.format(value), ha="center", va="center", fontsize=6, color=colour)
+                    axes.text(x, y, _written(table.form, value), ha="center", va="center", fontsize=6, color=colour)
         axes.set_xlim(-0.5, columns - 0.5)
         axes.set_ylim(rows - 0.5, -0.5)
         axes.grid(visible=False)
