@@ -1,7 +1,7 @@
 """mixopt: finds the best weight mix of a folder of fine-tuned checkpoints.
 
-The verbs are ``search``, ``compare``, ``diagnose``, ``build``, ``evaluate``, ``init``, ``inspect`` and ``report``, as
-the commands of the same names. What is listed here is public; it is imported when it is first used.
+The verbs are ``search``, ``compare``, ``diagnose``, ``build``, ``evaluate``, ``init``, ``inspect``, ``report`` and
+``log``, as the commands of the same names. What is listed here is public; it is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mixopt.runs.evaluate import evaluate
     from mixopt.runs.init import init
     from mixopt.runs.inspect import inspect
+    from mixopt.runs.log import log
     from mixopt.runs.report import report
     from mixopt.runs.search import search
     from mixopt.scoring.objective import Objective
@@ -67,6 +68,7 @@ _PLACES = {
     "init": "runs.init",
     "inspect": "runs.inspect",
     "load_spec": "spec",
+    "log": "runs.log",
     "make_groups": "values.groups",
     "one_hot": "values.mix",
     "open_objective": "assemble",
@@ -108,6 +110,7 @@ __all__ = [
     "init",
     "inspect",
     "load_spec",
+    "log",
     "make_groups",
     "one_hot",
     "open_objective",

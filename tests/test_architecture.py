@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("files", "imports", "listener"),
     ("values",),
     ("weights", "spaces", "surface", "reporting", "spec", "mix"),
-    ("scoring", "ingredients"),
+    ("scoring", "ingredients", "trackers"),
     ("families", "data"),
     ("assemble",),
     ("methods", "study"),
@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__main__",),
 )
-NO_TORCH = {"errors", "memory", "untrusted", "files", "listener", "values", "spaces", "reporting", "spec"}
+NO_TORCH = {"errors", "memory", "untrusted", "files", "listener", "values", "spaces", "reporting", "spec", "trackers"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -107,6 +107,9 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "matplotlib" not in found
     if name != "data.arrow":
         assert "pyarrow" not in found
+    for tracker in ("mlflow", "tensorboard", "trackio", "wandb"):
+        if name != f"trackers.{tracker}":
+            assert tracker not in found
     if name.split(".")[0] != "cli":
         assert "typer" not in found
         assert "rich" not in found
@@ -135,7 +138,7 @@ def called(node: ast.Call) -> str:
 def test_code_is_imported_by_name_where_the_guide_says() -> None:
     """`mixopt guide trust` lists them: users' functions, samplers; the others have names of mixopt's own."""
     found = {name for name in MODULES if any(called(node).endswith("import_module") for node in calls_in(name))}
-    assert found == {"imports", "study.samplers", "families", "data", "methods"}
+    assert found == {"imports", "study.samplers", "families", "data", "methods", "trackers"}
     users = {name for name in MODULES if any(called(node) == "import_function" for node in calls_in(name))}
     assert users == {"families.custom", "scoring.own_objective"}
 
@@ -180,6 +183,7 @@ def test_a_run_needs_no_pictures() -> None:
 
 # Modules by another name than their package's.
 PACKAGES = {
+    "mlflow": "mlflow-skinny",
     "yaml": "pyyaml",
     "PIL": "pillow",
     "open_clip": "open_clip_torch",

@@ -31,7 +31,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         mixopt.nothing  # noqa: B018
 
 
-VERBS = ["search", "compare", "diagnose", "build", "evaluate", "init", "inspect", "report"]
+VERBS = ["search", "compare", "diagnose", "build", "evaluate", "init", "inspect", "report", "log"]
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -13,7 +13,7 @@ import typer
 
 from mixopt.cli.commands import make_command
 from mixopt.cli.exits import EXIT_BAD_INPUT
-from mixopt.cli.files import build, diagnose, evaluate, init, inspect, report
+from mixopt.cli.files import build, diagnose, evaluate, init, inspect, log, report
 from mixopt.cli.guide import guide
 from mixopt.cli.runs import COMPARE_RESUMES, DEMO_RESUMES, METHODS, SEARCH_RESUMES, compare, demo, search
 from mixopt.files import ENVIRONMENT
@@ -36,6 +36,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     report: "Example: [bold]mixopt report runs/my_sweep/ --html report.html[/bold]; of several runs, one page: "
     "[bold]mixopt report runs/seed0 runs/seed1 --html seeds.html[/bold]. [bold]--png DIR[/bold] and "
     "[bold]--pdf FILE[/bold] write the pictures for papers.",
+    log: "Example: [bold]mixopt log runs/my_sweep/ --to tensorboard[/bold]. The same report is logged once.",
     guide: "Example: [bold]mixopt guide search[/bold]. On a terminal, a page is shown by your pager (PAGER).",
     demo: "Example: [bold]mixopt demo[/bold]. Needs mlxtend and scikit-learn: pip install 'mixopt\\[demo]'.",
 }

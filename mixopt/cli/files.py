@@ -1,7 +1,8 @@
-"""Commands that make no run folder: build, evaluate, init, inspect, diagnose, report."""
+"""Commands that make no run folder: build, evaluate, init, inspect, diagnose, report, log."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import mixopt
 from mixopt.cli.exits import EXIT_BAD_INPUT
 from mixopt.cli.screen import Screen
 from mixopt.cli.show import show_diagnosis, show_pool, show_report, show_splits
+from mixopt.trackers import PROJECT, tracker_names
 
 PAGE = "Write tables and pictures as one page to this file."
 FORCE = "Replace the file also where mixopt did not write it, or reads it."
@@ -118,3 +120,29 @@ def report(
         return
     for each, folder in zip((found, *others), folders, strict=True):
         show_report(screen, each, folder)
+
+
+def log(
+    screen: Screen,
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The --out of a search or a comparison.")],
+    to: Annotated[str, typer.Option(metavar="TRACKER", help=f"Where to: {', '.join(tracker_names())}.")],
+    project: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Its project or experiment, by default what the tracker's environment variable names, or {PROJECT}.",
+            show_default=False,
+        ),
+    ] = None,
+    logdir: Annotated[
+        Path | None,
+        typer.Option(help="TensorBoard's folder, by default tensorboard in the run folder.", show_default=False),
+    ] = None,
+    with_model: Annotated[bool, typer.Option("--with-model", help="Hand over the saved model too.")] = False,
+) -> None:
+    """Log a finished run to a tracker of experiments: numbers, the search's curve, the page."""
+    with screen.listening() as listener:
+        done = mixopt.log(folder, to=to, project=project, logdir=logdir, with_model=with_model, listener=listener)
+    if screen.as_json:
+        screen.json(asdict(done))
+    else:
+        screen.out(f"{'already in' if done.was_there else 'logged to'} {done.tracker}: {done.run}, {done.place}")
