@@ -27,6 +27,7 @@ ORDER = (
     "recipes",
     "several-splits",
     "performance",
+    "trackers",
     "trust",
     "python",
     OPTIONS,

@@ -128,13 +128,14 @@ def writing(name: str, where: str, cure: str, also: tuple[type[Exception], ...] 
     Raises:
         RunError: It could not write.
     """
+    kinds: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
-    except (OSError, *also) as error:
+    except kinds as error:
         reason = without_password(reason_of(error))
         raise RunError(f"--to {name}: could not write to {where} ({reason}); {cure}") from error
 
 
 def without_password(text: str) -> str:
     """A text without the names and passwords of the addresses in it."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)

@@ -4,8 +4,8 @@ A row is a nested run and not a table, because MLflow compares runs: its list so
 them under their parent, and draws them against each other. The parent has the best row's numbers, by the same names, so
 that mixopt's runs compare as well, and the search's curve, by trials and by images, which are steps there.
 
-The store is MLflow's own choice: ``MLFLOW_TRACKING_URI``, or else ``mlflow.db`` where the command runs. A store in a file or
-a database, and a server, need no more than mlflow-skinny, which the whole mlflow contains; `mlflow ui` needs that one.
+The store is MLflow's own choice: ``MLFLOW_TRACKING_URI``, or else ``mlflow.db`` where the command runs. A database and
+a server need no more than mlflow-skinny, which the whole mlflow contains; `mlflow ui` needs that one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def write(record: RunRecord, place: Place, listener: Listener) -> Logged:
         from mlflow.exceptions import MlflowException
     store = without_password(mlflow.get_tracking_uri())
     project = place.project_or("MLFLOW_EXPERIMENT_NAME")
-    with writing("mlflow", store, _CURE, (MlflowException, SQLAlchemyError, ImportError)):  # a store may need a library more
+    with writing(
+        "mlflow", store, _CURE, (MlflowException, SQLAlchemyError, ImportError)
+    ):  # a store may need a library more
         client = mlflow.MlflowClient()
         known = client.get_experiment_by_name(project)
         experiment = known.experiment_id if known else client.create_experiment(project)

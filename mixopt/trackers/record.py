@@ -122,7 +122,9 @@ def curve_of(report: Report, trials: Sequence[TrialPoint]) -> tuple[CurvePoint, 
     images = accumulate(trial.images for trial in trials)
     # A trial that was given up early has an estimate for a value, and cannot win.
     best = accumulate((-math.inf if trial.estimated else sign * trial.value for trial in trials), max)
-    points = (CurvePoint(trial.number, seen, sign * value) for trial, seen, value in zip(trials, images, best, strict=True))
+    points = (
+        CurvePoint(trial.number, seen, sign * value) for trial, seen, value in zip(trials, images, best, strict=True)
+    )
     return tuple(point for point in points if math.isfinite(point.best))
 
 

@@ -1,8 +1,8 @@
 """Trackio: one run, its rows as a table.
 
 Trackio has W&B's words and a dashboard that draws every number against steps, without runs in runs: the search's curve
-is the history, and a last step has every row's numbers as ``ROW/score/SPLIT``, the table, and the page. The files are an
-artifact.
+is the history, and a last step has every row's numbers as ``ROW/score/SPLIT``, the table, and the page. The files are
+an artifact.
 
 The run's name ends with the digest of its report, as Trackio knows runs by their names. Where it writes is its own
 choice: ``TRACKIO_DIR``, a Space of ``TRACKIO_SPACE_ID``, or a server of ``TRACKIO_SERVER_URL``.

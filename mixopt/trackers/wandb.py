@@ -82,9 +82,7 @@ def _history(wandb: Any, record: RunRecord) -> Iterator[Mapping[str, Any]]:
     """The curve, trial by trial, then the table and the page."""
     for point in record.curve:
         yield {"search/images": point.images, "search/trial": point.trial, "search/best": point.best}
-    cells = [
-        [row.name, *(row.numbers.get(name) for name in record.columns), row.error or None] for row in record.rows
-    ]
+    cells = [[row.name, *(row.numbers.get(name) for name in record.columns), row.error or None] for row in record.rows]
     shown = {"rows": wandb.Table(columns=["row", *record.columns, "failed"], data=cells, allow_mixed_types=True)}
     if page := record.files.get("report.html"):
         shown["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
