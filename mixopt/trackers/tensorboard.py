@@ -38,7 +38,7 @@ def write(record: RunRecord, place: Place, listener: Listener) -> Logged:
     """Write a run's folder, or write it again as it was."""
     with library("tensorboard"):
         import tensorboard  # noqa: F401 (whether it is there)
-    folder = place.logdir / f"{_plain(record.name)}-{record.digest[:8]}"
+    folder = place.logdir / _run_name(record)
     was_there = (folder / EVENTS).is_file()
     with writing("tensorboard", str(folder), _CURE):
         for name, path in record.files.items():
@@ -51,6 +51,10 @@ def write(record: RunRecord, place: Place, listener: Listener) -> Logged:
     if was_there:
         listener.info(f"the same report was there: {folder} was written again")
     return Logged("tensorboard", str(place.logdir), folder.name, was_there)
+
+
+def _run_name(record: RunRecord) -> str:
+    return f"{_plain(record.name)}-{record.digest[:8]}"
 
 
 def _plain(name: str) -> str:
@@ -73,7 +77,7 @@ def _row(record: RunRecord, row: RecordedRow) -> Iterable[_Step]:
     from tensorboard.plugins.hparams import summary_v2
 
     params = {"method": row.name, **record.params}
-    yield summary_v2.hparams_pb(params, trial_id=f"{record.digest}/{row.name}", start_time_secs=record.made), 0
+    yield summary_v2.hparams_pb(params, trial_id=f"{_run_name(record)}/{row.name}", start_time_secs=record.made), 0
     yield from _scalars(row.numbers)
     if row.error:
         yield _text("failed", row.error), 0
