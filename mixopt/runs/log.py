@@ -18,7 +18,6 @@ from mixopt.study import read_trials
 from mixopt.trackers import Logged, Place, tracker_named
 from mixopt.trackers.record import RunRecord, curve_of, params_of, rows_of
 
-PAGE = "report.html"
 LOGDIR = "tensorboard"
 
 
@@ -77,7 +76,7 @@ def log(
 @contextmanager
 def _files(run: RunFolder, with_model: bool, listener: Listener) -> Iterator[Mapping[str, Path]]:
     """The files to hand over, by name; a page that is not there is made for as long as the block."""
-    found = [path for path in (run.path / PAGE, run.report, run.recipe) if path.exists()]
+    found = [path for path in (run.page, run.report, run.recipe) if path.exists()]
     if with_model:
         found += _model_of(run)
     for path in found:
@@ -87,13 +86,13 @@ def _files(run: RunFolder, with_model: bool, listener: Listener) -> Iterator[Map
     if run.recipe not in found:
         listener.warn(f"{run.path}: has no {run.recipe.name}, which is left out")
     files = {path.name: path for path in found}
-    if PAGE in files:
+    if run.page.name in files:
         yield files
         return
     with tempfile.TemporaryDirectory(prefix="mixopt-") as made:
-        page = Path(made) / PAGE
+        page = Path(made) / run.page.name
         make_report(run.path, html=page)
-        yield {PAGE: page, **files}
+        yield {page.name: page, **files}
 
 
 def _model_of(run: RunFolder) -> list[Path]:
