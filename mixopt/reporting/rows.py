@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.reporting.schema import SweepPoint
-from mixopt.values.metrics import HasOutcomes, Labels, Losses
+from mixopt.values.metrics import HasOutcomes, Labels, Losses, metric_named
 
 Correct = NDArray[np.bool_]
 
@@ -106,6 +107,20 @@ class TrialPoint:
     value: float
     images: int
     estimated: bool
+
+
+def best_so_far(metric: str, trials: Sequence[TrialPoint]) -> tuple[list[int], list[float]]:
+    """Images that trials were scored on, summed up, and the best value told so far; both by trial, the start first.
+
+    A trial that was given up early has an estimate for a value, and cannot be the best.
+
+    Args:
+        metric: The driving metric, which says which way is better.
+        trials: In number order.
+    """
+    sign = metric_named(metric).sign
+    values = [float("-inf") if trial.estimated else sign * trial.value for trial in trials]
+    return list(accumulate(trial.images for trial in trials)), [sign * value for value in accumulate(values, max)]
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
-from mixopt.reporting.rows import TrialPoint
+from mixopt.reporting.rows import TrialPoint, best_so_far
 from mixopt.reporting.schema import MadeRow, Report
-from mixopt.values.metrics import metric_named
 from mixopt.values.samples import VALIDATION
 
 Param = str | int | float | bool
@@ -118,12 +116,9 @@ def curve_of(report: Report, trials: Sequence[TrialPoint]) -> tuple[CurvePoint, 
         report: The report of a search.
         trials: Of `mixopt.study.read_trials`.
     """
-    sign = metric_named(report.metric).sign
-    images = accumulate(trial.images for trial in trials)
-    # A trial that was given up early has an estimate for a value, and cannot win.
-    best = accumulate((-math.inf if trial.estimated else sign * trial.value for trial in trials), max)
     points = (
-        CurvePoint(trial.number, seen, sign * value) for trial, seen, value in zip(trials, images, best, strict=True)
+        CurvePoint(trial.number, seen, value)
+        for trial, seen, value in zip(trials, *best_so_far(report.metric, trials), strict=True)
     )
     return tuple(point for point in points if math.isfinite(point.best))
 

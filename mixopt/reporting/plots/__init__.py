@@ -13,7 +13,6 @@ from mixopt.reporting.plots.scores import is_part as is_part
 from mixopt.reporting.plots.scores import pairs_of as pairs_of
 from mixopt.reporting.plots.scores import shift as shift
 from mixopt.reporting.plots.search import bars as bars
-from mixopt.reporting.plots.search import best_so_far as best_so_far
 from mixopt.reporting.plots.search import front as front
 from mixopt.reporting.plots.search import progress as progress
 from mixopt.reporting.plots.search import runs_together as runs_together

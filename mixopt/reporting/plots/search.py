@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, cycle
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from mixopt.reporting.plots.drawing import (
@@ -17,24 +17,13 @@ from mixopt.reporting.plots.drawing import (
     mixes,
     shortened,
 )
-from mixopt.reporting.rows import TrialPoint
+from mixopt.reporting.rows import TrialPoint, best_so_far
 from mixopt.reporting.schema import Front, Report
-from mixopt.values.metrics import metric_named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BARS = 15  # so many, the largest
-
-
-def best_so_far(report: Report, trials: Sequence[TrialPoint]) -> tuple[list[int], list[float]]:
-    """Images that trials were scored on, summed up, and the best value told so far; both by trial, the start first.
-
-    A trial that was given up early has an estimate for a value, and cannot be the best.
-    """
-    sign = metric_named(report.metric).sign
-    values = [float("-inf") if trial.estimated else sign * trial.value for trial in trials]
-    return list(accumulate(trial.images for trial in trials)), [sign * value for value in accumulate(values, max)]
 
 
 def progress(report: Report, trials: Sequence[TrialPoint]) -> Drawing:
@@ -44,7 +33,7 @@ def progress(report: Report, trials: Sequence[TrialPoint]) -> Drawing:
         report: The content of report.json.
         trials: Of `mixopt.study.read_trials`, the start first.
     """
-    images, best = best_so_far(report, trials)
+    images, best = best_so_far(report.metric, trials)
     signal = report.signal
     # With more splits that steer, the sampler is told a mean over them, which is not known of the other rows.
     before = [row for row in mixes(report) if row.name != "search" and not report.select]
@@ -70,7 +59,7 @@ def progress(report: Report, trials: Sequence[TrialPoint]) -> Drawing:
 
 def runs_together(every: Mapping[str, tuple[Report, Sequence[TrialPoint]]]) -> Drawing:
     """The best trial so far of several runs, by name."""
-    lines = {name: best_so_far(*each) for name, each in every.items()}
+    lines = {name: best_so_far(report.metric, trials) for name, (report, trials) in every.items()}
     signals = list(dict.fromkeys(report.signal for report, _ in every.values()))
 
     def draw(figure: Figure) -> None:
