@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
 
 from mixopt.errors import RunError, short
 from mixopt.reporting.row_schema import Part
+from mixopt.reporting.stored import ANEW, of_format
 from mixopt.untrusted import refusing
-from mixopt.untrusted.texts import CHECKSUM, check_checksum, json_of, with_checksum
+from mixopt.untrusted.texts import CHECKSUM, check_checksum, with_checksum
 from mixopt.untrusted.values import validated
 
 DIAGNOSIS_FORMAT = 1
-_ANEW = "the run's own command writes it anew, with scores from the cache"
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 # Base64 of a picture, or nothing.
@@ -207,14 +206,8 @@ def diagnosis_from(text: str, source: str) -> Diagnosis:
     Raises:
         RunError: Not a diagnosis, one of another format, or one that was damaged or edited.
     """
-    values = json_of(text, source, RunError, cure=_ANEW)
-    found = values.get("format", "none") if isinstance(values, Mapping) else f"a {type(values).__name__}"
-    if found != DIAGNOSIS_FORMAT:
-        raise RunError(
-            f"{source}: written by another version of mixopt (diagnosis format {short(str(found))}, expected "
-            f"{DIAGNOSIS_FORMAT}); {_ANEW}"
-        )
-    with refusing(RunError, source, found="not a whole diagnosis", cure=_ANEW):
+    values = of_format(text, source, "diagnosis", DIAGNOSIS_FORMAT)
+    with refusing(RunError, source, found="not a whole diagnosis", cure=ANEW):
         check_checksum(values)
         del values[CHECKSUM]
         diagnosis = validated(Diagnosis, values)

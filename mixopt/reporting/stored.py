@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mixopt.errors import RunError, short
 from mixopt.reporting.schema import REPORT_FORMAT, Report
@@ -11,7 +12,7 @@ from mixopt.untrusted.texts import CHECKSUM, check_checksum, json_of
 from mixopt.untrusted.values import validated
 from mixopt.values.samples import VALIDATION
 
-_ANEW = "the run's own command writes it anew, with scores from the cache"
+ANEW = "the run's own command writes it anew, with scores from the cache"
 
 
 def report_from(text: str, source: str) -> Report:
@@ -24,20 +25,36 @@ def report_from(text: str, source: str) -> Report:
     Raises:
         RunError: Not a report, one of another format, or one that was damaged or edited.
     """
-    values = json_of(text, source, RunError, cure=_ANEW)
-    found = values.get("format", "an older one") if isinstance(values, Mapping) else f"a {type(values).__name__}"
-    if found != REPORT_FORMAT:
-        raise RunError(
-            f"{source}: written by another version of mixopt (report format {short(str(found))}, expected "
-            f"{REPORT_FORMAT}); {_ANEW}"
-        )
-    with refusing(RunError, source, found="not a whole report", cure=_ANEW):
+    values = of_format(text, source, "report", REPORT_FORMAT)
+    with refusing(RunError, source, found="not a whole report", cure=ANEW):
         if CHECKSUM in values:  # reports from before there was one have none
             check_checksum(values)
             del values[CHECKSUM]
         report = validated(Report, values)
         _check_rows(report)
     return report
+
+
+def of_format(text: str, source: str, what: str, expected: int) -> dict[str, Any]:
+    """The values of a JSON text that names its format.
+
+    Args:
+        text: The content.
+        source: The file, for messages.
+        what: What it should be.
+        expected: The format that is read.
+
+    Raises:
+        RunError: No JSON values by name, or of another format.
+    """
+    values = json_of(text, source, RunError, cure=ANEW)
+    found = values.get("format", "an older one") if isinstance(values, Mapping) else f"a {type(values).__name__}"
+    if found != expected:
+        raise RunError(
+            f"{source}: written by another version of mixopt ({what} format {short(str(found))}, expected "
+            f"{expected}); {ANEW}"
+        )
+    return dict(values)
 
 
 def _check_rows(report: Report) -> None:
