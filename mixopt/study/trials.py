@@ -19,6 +19,7 @@ from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.spaces import Space
 from mixopt.study.boundary import name_of
+from mixopt.study.readable import attributes_of, name_objectives
 from mixopt.study.samplers import BOX, start_attributes
 from mixopt.study.schedule import Schedule, samplers_of
 from mixopt.study.storage import write_together
@@ -33,9 +34,9 @@ def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], fl
     """An ordinary Optuna objective, for people's own studies and samplers.
 
     It suggests one float in [-1, 1] per dimension of the space, scores the mix, records the rows as applied in the
-    trial's user attribute ``coefficients``, and returns the objective's signal, by default the driving metric. Create
-    the study with ``direction=objective.signal.direction``. A mix whose loss is not finite raises `ScoreError`; pass
-    ``catch=(ScoreError,)`` to ``study.optimize`` to go on after one.
+    trial's user attribute ``coefficients``, beside others that say what was measured, and returns the objective's
+    signal, by default the driving metric. Create the study with ``direction=objective.signal.direction``. A mix whose
+    loss is not finite raises `ScoreError`; pass ``catch=(ScoreError,)`` to ``study.optimize`` to go on after one.
 
     Args:
         objective: From `mixopt.open_objective`.
@@ -46,7 +47,7 @@ def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], fl
         mix = _suggest(trial, space)
         trial.set_user_attr("coefficients", mix.coefficients.tolist())
         score = objective.score(mix)
-        for key, value in _record_of(objective, score).items():
+        for key, value in {**attributes_of(objective, mix, score), **_record_of(objective, score)}.items():
             trial.set_user_attr(key, value)
         return score.signal
 
@@ -88,7 +89,10 @@ def run_trials(
         _announce(study, heard, objective.metric.name, _Finished(number, score, trials, earlier))
 
     fresh_sampler, enough = samplers_of(schedule, objective, space, where)
-    if not study.get_trials(deepcopy=False):
+    if study.get_trials(deepcopy=False):
+        with write_together(study):
+            name_objectives(study, objective)  # where the study is of a version that gave no names
+    else:
         _add_start(study, objective, space, start_attributes(schedule.sampler), announce)
     first = 1
     while True:
@@ -125,16 +129,19 @@ def _add_start(
     start = space.to_mix(np.zeros(space.dims))
     score = objective.score(start)
     record = _record_of(objective, score)
-    study.add_trial(
-        create_trial(
-            state=TrialState.COMPLETE,
-            values=_values(study, record, score),
-            params=dict.fromkeys(space.labels, 0.0),
-            distributions=dict.fromkeys(space.labels, BOX),
-            user_attrs={"coefficients": start.coefficients.tolist(), **record},
-            system_attrs=attributes,
+    readable = attributes_of(objective, start, score)
+    with write_together(study):
+        name_objectives(study, objective)
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                values=_values(study, record, score),
+                params=dict.fromkeys(space.labels, 0.0),
+                distributions=dict.fromkeys(space.labels, BOX),
+                user_attrs={**readable, **record, "coefficients": start.coefficients.tolist()},
+                system_attrs=attributes,
+            )
         )
-    )
     announce(0, score)
 
 
@@ -229,8 +236,9 @@ def _tell_batch(
                 "error": str(error),
                 "group": error.group,
             }
+        readable = attributes_of(objective, mix, score)
         with write_together(study):
-            for key, value in {"coefficients": mix.coefficients.tolist(), **record}.items():
+            for key, value in {**readable, **record, "coefficients": mix.coefficients.tolist()}.items():
                 trial.set_user_attr(key, value)
             if score is None:
                 study.tell(number, state=TrialState.FAIL)
@@ -259,8 +267,8 @@ def _suggest(trial: Trial, space: Space) -> Mix:
 
 
 def _record_of(objective: Objective, score: Score) -> dict[str, Any]:
-    record: dict[str, Any] = {"metrics": score.metrics, "images": score.images, "seconds": score.seconds}
-    record["seen"] = len(score.outcomes)
+    record: dict[str, Any] = {"images": score.images, "seconds": score.seconds, "seen": len(score.outcomes)}
+    record["metrics"] = score.metrics
     if score.beside:
         record["beside"] = {name: each.metrics for name, each in score.beside.items()}
         labels = objective.evaluators[VALIDATION].split.labels[: len(score.outcomes)]

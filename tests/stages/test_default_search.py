@@ -143,6 +143,10 @@ def test_trials_given_up_are_estimates_and_never_crowned(clip_pool_template: Pat
     given_up = [trial for trial in trials if trial.user_attrs.get("estimated")]
     assert given_up, "control: there are some"
     assert all(trial.user_attrs["images"] < SAMPLES for trial in given_up)
+    for said in (trial.user_attrs for trial in given_up):  # to people: an estimate, and no loss of fewer samples
+        assert said["given up early"] == f"after {said['seen']} of {SAMPLES} samples"
+        assert 0 <= said["accuracy"] <= 1
+        assert "loss" not in said
     full = [trial for trial in trials if trial not in given_up]
     assert all(trial.user_attrs["images"] == SAMPLES for trial in full)
     images = sum(trial.user_attrs["images"] for trial in trials)

@@ -87,6 +87,9 @@ def test_trials_are_told_the_weighted_signal_and_all_are_scored_fully(
         assert objective.weighing({"extra": 0.2, "synthetic": 0.3}).score(mix).signal == pytest.approx(trial.value)
         assert trial.user_attrs["images"] == 184
         assert set(trial.user_attrs["beside"]) == {"extra", "synthetic"}
+        for name, metrics in trial.user_attrs["beside"].items():
+            assert trial.user_attrs[f"accuracy on {name}"] == pytest.approx(metrics["accuracy"], rel=1e-5)
+            assert trial.user_attrs[f"loss on {name}"] == pytest.approx(metrics["nll"], rel=1e-5)
         assert "estimated" not in trial.user_attrs
 
 
