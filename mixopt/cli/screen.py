@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from mixopt.listener import Listener, TrialEvent
 from mixopt.untrusted.printed import printable
 
 PLAIN_INTERVAL = 5.0
-PLAIN_WIDTH = 1000
+PLAIN_WIDTH, PLAIN_HEIGHT = 1000, 100
 
 
 class Screen:
@@ -38,7 +38,7 @@ class Screen:
         self._quiet = quiet
         self._stderr = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._stdout = Console(soft_wrap=True, highlight=False, emoji=False)
-        self._live = self._stderr.is_terminal and not quiet
+        self._live = self._stderr.is_terminal and not self._stderr.is_dumb_terminal and not quiet
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -65,33 +65,83 @@ class Screen:
             if self._live:
                 self._progress.stop()
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether results go to a terminal, which has a narrow edge; a file or a pipe has none."""
+        return self._stdout.is_terminal
+
+    @property
+    def width(self) -> int:
+        """How many characters fit beside each other in a result."""
+        return self._stdout.width if self.is_terminal else PLAIN_WIDTH
+
+    def can_show(self, text: str) -> bool:
+        """Whether results are written in an encoding that has these characters."""
+        try:
+            text.encode(self._stdout.encoding)
+        except UnicodeEncodeError:
+            return False
+        return True
+
     def out(self, text: str) -> None:
         """Print a result."""
-        self._stdout.print(_plain(text))
+        self._stdout.print(self._shown(text))
+
+    def note(self, text: str) -> None:
+        """Print a sentence, which on a terminal is broken between words."""
+        self._stdout.print(self._shown(text), soft_wrap=not self.is_terminal)
 
     def json(self, value: Any) -> None:
         """Print a result as JSON."""
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
-    def table(self, title: str, header: list[str], cells: list[list[str]]) -> None:
-        """Print a table; the first column is text, the others are numbers.
+    def table(
+        self,
+        title: str,
+        header: list[str],
+        cells: list[list[str]],
+        *,
+        left: Collection[int] = (0,),
+        strong: int | None = None,
+    ) -> None:
+        """Print a table.
 
         What a terminal is too narrow for goes below, with the first column again, because a number that is cut off is
         a wrong one. A file has no narrow edge.
+
+        Args:
+            title: Stands above it.
+            header: The name of each column.
+            cells: Rows of as many texts.
+            left: Columns of text; the others are numbers.
+            strong: The number of a row that stands out.
         """
-        width = self._stdout.width if self._stdout.is_terminal else PLAIN_WIDTH
         # The title stands outside the table, which would break it where it is longer.
-        self._stdout.print(_plain(title), style="bold")
-        for grid in _grids(header, cells, width):
-            Console(width=max(width, _width(grid)), highlight=False, emoji=False).print(grid)
+        self._stdout.print(self._shown(title), style="bold")
+        for grid in _grids(*self._texts(header, cells), self.width, left):
+            if strong is not None:
+                grid.rows[strong].style = "bold"
+            _wide(max(self.width, _width(grid))).print(grid)
 
     def fits(self, header: list[str], cells: list[list[str]]) -> bool:
         """Whether the terminal is wide enough for a table; where stdout is none, every table fits."""
-        return not self._stdout.is_terminal or _width(_grid(header, cells, 1, len(header))) <= self._stdout.width
+        return not self.is_terminal or _width(_grid(*self._texts(header, cells), range(len(header)))) <= self.width
 
     def error(self, text: str, kind: str = "error") -> None:
         """Print an error, also where the screen is quiet."""
         self._stderr.print(Text.assemble((f"{kind}:", "bold red"), " ", _plain(text)))
+
+    def _text(self, text: str) -> str:
+        """A text as the encoding of results can hold it."""
+        if self.can_show(text):
+            return text
+        return text.replace("±", "+-").encode(self._stdout.encoding, "backslashreplace").decode(self._stdout.encoding)
+
+    def _texts(self, header: list[str], cells: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+        return [self._text(each) for each in header], [[self._text(each) for each in row] for row in cells]
+
+    def _shown(self, text: str) -> Text:
+        return _plain(self._text(text))
 
     def _info(self, text: str) -> None:
         if not self._quiet:
@@ -136,27 +186,33 @@ def _plain(text: str) -> Text:
     return Text(printable(text))
 
 
-def _grids(header: list[str], cells: list[list[str]], width: int) -> Iterator[Table]:
+def _grids(header: list[str], cells: list[list[str]], width: int, left: Collection[int]) -> Iterator[Table]:
     """A table in parts that are each as wide as allowed, or hold one column beside the first."""
     first = 1
     while first < len(header):
         last = first + 1
-        while last < len(header) and _width(_grid(header, cells, first, last + 1)) <= width:
+        while last < len(header) and _width(_grid(header, cells, (0, *range(first, last + 1)))) <= width:
             last += 1
-        yield _grid(header, cells, first, last)
+        yield _grid(header, cells, (0, *range(first, last)), left)
         first = last
 
 
-def _grid(header: list[str], cells: list[list[str]], first: int, last: int) -> Table:
-    """The first column of a table, and those from ``first`` to before ``last``."""
+def _grid(header: list[str], cells: list[list[str]], columns: Iterable[int], left: Collection[int] = (0,)) -> Table:
+    """Some columns of a table."""
     grid = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
-    for number in (0, *range(first, last)):
-        grid.add_column(_plain(header[number]), justify="right" if number else "left", no_wrap=True)
+    chosen = list(columns)
+    for number in chosen:
+        grid.add_column(_plain(header[number]), justify="left" if number in left else "right", no_wrap=True)
     for row in cells:
-        grid.add_row(*(_plain(short(cell)) for cell in [row[0], *row[first:last]]))
+        grid.add_row(*(_plain(short(row[number])) for number in chosen))
     return grid
 
 
 def _width(grid: Table) -> int:
     """Columns of a terminal that a table takes."""
-    return Console(width=PLAIN_WIDTH).measure(grid).maximum
+    return _wide(PLAIN_WIDTH).measure(grid).maximum
+
+
+def _wide(width: int) -> Console:
+    """A console of so many columns; one without a height would have 80 on a terminal that is dumb."""
+    return Console(width=width, height=PLAIN_HEIGHT, highlight=False, emoji=False)

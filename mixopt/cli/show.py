@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixopt.cli.narrow import Grid
+from mixopt.cli.rows import show_columns, show_rows
 from mixopt.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -22,13 +24,11 @@ def show_run(screen: Screen, report: Report, folder: Path) -> None:
         return
     from mixopt.reporting.answer import answer
     from mixopt.reporting.below import why_below
-    from mixopt.reporting.tables import table
 
-    header, cells = table(report)
-    screen.table(f"{report.metric} by method; {folder}", header, cells)
+    show_rows(screen, report, folder, details=False)
     if why := why_below(report):
-        screen.out(why)
-    screen.out(answer(report))
+        screen.note(why)
+    screen.note(answer(report))
 
 
 def show_comparison(screen: Screen, report: Report, failed: Mapping[str, str], folder: Path) -> None:
@@ -45,10 +45,10 @@ def show_comparison(screen: Screen, report: Report, failed: Mapping[str, str], f
     else:
         from mixopt.reporting.answer import answer
 
-        _show_scores(screen, report, folder)
+        show_rows(screen, report, folder, details=True)
         _show_differences(screen, report)
         _show_winner(screen, report, folder)
-        screen.out(answer(report))
+        screen.note(answer(report))
     rows_of: dict[str, list[str]] = {}
     for name, reason in failed.items():
         rows_of.setdefault(" ".join(reason.split()), []).append(name)
@@ -65,7 +65,9 @@ def show_report(screen: Screen, report: Report, folder: Path) -> None:
     if report.front and not screen.as_json:
         from mixopt.reporting.tables import front
 
-        screen.table("trials on the Pareto front", *front(report.front))
+        grid = Grid(*front(report.front))
+        last = len(grid.header) - 1  # which one was picked
+        show_columns(screen, "trials on the Pareto front", grid, [0, last, *range(1, last)], folder)
 
 
 def show_diagnosis(screen: Screen, found: Diagnosis, folder: Path) -> None:
@@ -77,31 +79,16 @@ def show_diagnosis(screen: Screen, found: Diagnosis, folder: Path) -> None:
     from mixopt.reporting.page.table import checkpoint_table
 
     shown = checkpoint_table(found)
-    cells = [[cell.text for cell in row.cells] for row in shown.rows]
-    screen.table(f"{found.metric} of {len(cells)} checkpoints; {folder}", list(shown.header), cells)
+    grid = Grid(list(shown.header), [[cell.text for cell in row.cells] for row in shown.rows])
+    last = len(grid.header) - 1  # how half-way mixes do, which is asked here
+    order = [0, last, *range(1, last)]
+    show_columns(screen, f"{found.metric} of {len(grid.cells)} checkpoints; {folder}", grid, order, folder)
     if shown.caption:
-        screen.out(shown.caption)
+        screen.note(shown.caption)
     if found.midpoints is not None:
         screen.out(basins(found.midpoints))
     for reason in found.missing.values():
         screen.out(reason)
-
-
-def _show_scores(screen: Screen, report: Report, folder: Path) -> None:
-    """The scores with their intervals; where the terminal is too narrow for those, with the widest in a line below."""
-    from mixopt.reporting.tables import table, widths
-
-    title = f"{report.metric} by method; {folder}"
-    header, cells = table(report, intervals=True, details=True)
-    if screen.fits(header, cells):
-        screen.table(title, header, cells)
-        return
-    header, cells = table(report, details=True)
-    if not screen.fits(header, cells):
-        header, cells = table(report)
-    screen.table(title, header, cells)
-    widest = [f"{column} ±{width:.4f}" for column, width in widths(report).items()]
-    screen.out(f"95 % intervals are at most: {', '.join(widest)}")
 
 
 def _show_differences(screen: Screen, report: Report) -> None:
@@ -113,7 +100,7 @@ def _show_differences(screen: Screen, report: Report) -> None:
     if screen.fits(header, cells):
         screen.table(f"paired {compared_by(report)}", header, cells)
     else:
-        screen.out("paired tests against individual and greedy: in report.json, and here in a wider terminal")
+        screen.note("paired tests against individual and greedy: in report.json, and here in a wider terminal")
 
 
 def _show_winner(screen: Screen, report: Report, folder: Path) -> None:
