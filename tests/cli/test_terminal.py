@@ -158,7 +158,7 @@ def test_a_page_is_named_where_there_is_one(
     on_terminal(80, monkeypatch)
     assert "report.html" not in shown(made(), tmp_path, capsys)
     (tmp_path / "report.html").write_text("", encoding="utf-8")
-    assert "report.html" in shown(made(), tmp_path, capsys)
+    assert "report.html" in shown(made(), tmp_path, capsys).replace("\n", ""), "a long path is broken"
 
 
 def test_no_colour_is_kept_to(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
