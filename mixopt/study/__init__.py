@@ -13,6 +13,7 @@ from mixopt.study.evidence import Evidence
 from mixopt.study.folds import make_folds
 from mixopt.study.fronts import front
 from mixopt.study.landscape import Landscape
+from mixopt.study.reading import read_importances, read_trials
 from mixopt.study.samplers import SURFACE, check_sampler, make_sampler, population_of
 from mixopt.study.schedule import Schedule
 from mixopt.study.storage import open_storage
@@ -27,8 +28,6 @@ from mixopt.study.studies import (
     open_second,
     open_study,
     race_counts,
-    read_importances,
-    read_trials,
     recall_trials,
     trial_mixes,
 )
