@@ -15,8 +15,8 @@ from mixopt.values.metrics import shown_metric
 from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
 
-# Samples of a test split on which a checkpoint's score tells something: its standard error is below 2.3 points.
-LEAST_ALONE = 500
+# Samples of a test split on which a checkpoint's score tells something: its standard error is below 3 points.
+LEAST_ALONE = 300
 
 
 @dataclass
@@ -34,8 +34,9 @@ def alone(objective: Objective, images: float, spent: Spent, listener: Listener)
     tests = tests_of(objective)
     spent.samples = _affordable_samples(objective, tests, images / max(1, len(names)))
     if len(spent.samples) < len(tests):
+        left_out = ", ".join(split for split in tests if split not in spent.samples)
         spent.missing["checkpoints"] = (
-            "checkpoints alone were not scored on test splits, which takes more images than a page may (--page full "
+            f"checkpoints alone were not scored on {left_out}, which takes more images than a page may (--page full "
             "scores them)"
         )
     scores: dict[str, dict[str, float]] = {}
@@ -54,17 +55,32 @@ def alone(objective: Objective, images: float, spent: Spent, listener: Listener)
 
 
 def _affordable_samples(objective: Objective, tests: Sequence[str], images: float) -> dict[str, int]:
-    """Test split to how many of its samples one mix may be scored on: alike many of each, and enough to tell."""
+    """Test split to how many of its samples one mix may be scored on.
+
+    All of them where that can be; else the first ones in the table's order, so many that each has `LEAST_ALONE`
+    samples, two at least: a picture has two sides.
+    """
+    for count in range(len(tests), 0, -1):
+        found = _shared({split: len(objective.evaluators[split].split) for split in tests[:count]}, images)
+        if (count > 1 or len(tests) == 1) and all(_tells(objective, split, each) for split, each in found.items()):
+            return found
+    return {}
+
+
+def _shared(sizes: Mapping[str, int], images: float) -> dict[str, int]:
+    """So many samples of each split, alike many, what small splits leave given to the others."""
     left, found = images, dict[str, int]()
-    for number, split in enumerate(sorted(tests, key=lambda each: len(objective.evaluators[each].split))):
-        evaluator = objective.evaluators[split]
-        whole = len(evaluator.split)
-        count = int(min(whole, left / (len(tests) - number)))
-        if count < min(whole, LEAST_ALONE) or (count < whole and not evaluator.split.arrays):
-            continue  # too few to tell; a user's own function scores whole mixes alone
-        found[split] = count
-        left -= count
-    return {split: found[split] for split in tests if split in found}
+    for number, split in enumerate(sorted(sizes, key=lambda each: sizes[each])):
+        found[split] = int(min(sizes[split], left / (len(sizes) - number)))
+        left -= found[split]
+    return {split: found[split] for split in sizes}
+
+
+def _tells(objective: Objective, split: str, count: int) -> bool:
+    """Whether so many samples are enough; a user's own function scores whole mixes alone."""
+    evaluator = objective.evaluators[split]
+    whole = len(evaluator.split)
+    return count >= (min(whole, LEAST_ALONE) if evaluator.split.arrays else whole)
 
 
 def tried(

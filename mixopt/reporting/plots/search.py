@@ -27,7 +27,7 @@ BARS = 15  # so many, the largest
 
 
 def progress(report: Report, trials: Sequence[TrialPoint]) -> Drawing:
-    """The best trial so far against the images that trials were scored on, with the other rows as lines.
+    """The best trial so far against the images that trials were scored on; other rows are lines, marked at their cost.
 
     Args:
         report: The content of report.json.
@@ -45,6 +45,7 @@ def progress(report: Report, trials: Sequence[TrialPoint]) -> Drawing:
         looks = zip(cycle(COLOURS[1:6]), cycle(MARKS), strict=False)
         for row, (colour, mark) in zip(before, looks, strict=False):
             place = ([row.images], [row.signals[signal]])
+            axes.axhline(place[1][0], color=colour, linewidth=0.7, alpha=0.6)
             axes.plot(*place, mark, color=colour, markersize=6, clip_on=False, label=shortened(row.name))
         axes.set_xlabel("images scored")
         axes.set_ylabel(f"{signal}, samples that steer")
