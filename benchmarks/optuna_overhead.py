@@ -48,7 +48,8 @@ class Free:
 
     def __init__(self, groups: int, columns: int) -> None:
         self.stopwatch = Stopwatch()
-        self.metric = METRICS["accuracy"]
+        self.metric = self.signal = METRICS["accuracy"]
+        self.weights: dict[str, float] = {}
         self.evaluators: dict[str, Any] = {VALIDATION: None}
         self._best = np.random.default_rng(1).dirichlet(np.ones(columns), size=groups)
 

@@ -140,6 +140,7 @@ class Surrogate:
         self.stopwatch = Stopwatch()
         self.metric = self.signal = direction
         self.samples = 0
+        self.weights: dict[str, float] = {}
         self._space = space
         self._fit = fit
 

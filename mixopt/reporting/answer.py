@@ -50,7 +50,7 @@ def answer(report: Report) -> str:
         _of_split(report, split, [each for each in every if each.split == split], is_first=split == splits[0])
         for split in splits[:TOLD]
     ]
-    more = f"; {len(splits) - TOLD} more splits are in the table" if len(splits) > TOLD else ""
+    more = f"; {len(splits) - TOLD} more splits are in the report" if len(splits) > TOLD else ""
     chosen = " (on the selection split, which chose it: no test split was given)" if splits == [VALIDATION] else ""
     return f"Use {_what(report, best)}: {'; '.join(parts)}{more}{chosen}.{_doubt(every)}"
 

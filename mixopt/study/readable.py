@@ -76,8 +76,9 @@ def attributes_of(objective: Objective, mix: Mix, score: Score | None) -> dict[s
             found |= _measured(objective.metric, each, split)
     found[_COEFFICIENTS] = largest_coefficients(mix)
     if score is not None:
-        seen, whole = len(score.outcomes), objective.count(VALIDATION)
-        found[_GIVEN_UP] = f"after {seen:,} of {whole:,} samples" if score.estimated else "no"
+        found[_GIVEN_UP] = "no"
+        if score.estimated:
+            found[_GIVEN_UP] = f"after {len(score.outcomes):,} of {objective.count(VALIDATION):,} samples"
     return found
 
 

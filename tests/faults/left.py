@@ -19,7 +19,7 @@ from tests.faults.commands import DATABASE
 STALE = (".*.tmp", "*.rename", "*.lock", "*.holder", f"{DATABASE}-*")
 LOCK = "run.lock"  # stays; the system knows who holds it
 # What depends on the time, the place, or on how often the command was begun.
-VOLATILE_FILES = {"run.log", "run.toml", "report.json", "study.journal", DATABASE}
+VOLATILE_FILES = {"run.log", "run.toml", "report.json", "report.html", "diagnosis.json", "study.journal", DATABASE}
 VOLATILE_KEYS = {"wall_seconds", "time", "reused", "seconds", "computed", "peak_memory", "checksum"}
 
 
@@ -33,8 +33,13 @@ def left_in(folder: Path) -> dict[str, Any]:
     }
     if (run / "run.toml").exists():
         left["run.toml"] = (run / "run.toml").read_text().replace(str(folder), "")
-    if (run / "report.json").exists():
-        left["report.json"] = _lasting(json.loads((run / "report.json").read_text()))
+    for name in ("report.json", "diagnosis.json"):
+        if (run / name).exists():
+            left[name] = _lasting(json.loads((run / name).read_text()))
+    if (run / "report.html").exists():  # seconds stand all over it
+        left["report.html"] = re.findall(
+            r"<h2>.*?</h2>|<figcaption>.*?</figcaption>", (run / "report.html").read_text()
+        )
     if (run / "run.log").exists():
         left["warnings"] = sorted(set(re.findall("warning: .*", (run / "run.log").read_text())))
     left["cache"] = sorted(str(path.relative_to(folder)) for path in (folder / "cache").rglob("*.np?"))

@@ -143,7 +143,8 @@ class Near:
     def __init__(self) -> None:
         self.stopwatch = Stopwatch()
         self.samples = 3
-        self.metric = METRICS["accuracy"]
+        self.metric = self.signal = METRICS["accuracy"]
+        self.weights: dict[str, float] = {}
         self.recalled: list[tuple[Any, int, float]] = []
 
     def score(self, mix: Mix) -> Score:

@@ -84,7 +84,7 @@ def test_splits_beyond_three_are_left_to_the_table() -> None:
     said = answer(report(individual=0.7, search=0.8, splits=("a", "b", "c", "d", "e")))
     assert "on c" in said
     assert "on d" not in said
-    assert "2 more splits are in the table" in said
+    assert "2 more splits are in the report" in said
 
 
 def test_a_report_from_before_there_were_gains_has_no_interval() -> None:
