@@ -37,7 +37,7 @@ def alone(objective: Objective, images: float, spent: Spent, listener: Listener)
         left_out = ", ".join(split for split in tests if split not in spent.samples)
         spent.missing["checkpoints"] = (
             f"checkpoints alone were not scored on {left_out}, which takes more images than a page may (--page full "
-            "scores them)"
+            "of a search or a comparison scores them)"
         )
     scores: dict[str, dict[str, float]] = {}
     for done, name in enumerate(names):
@@ -94,7 +94,7 @@ def tried(
     if whole > images:
         spent.missing["trials"] = (
             f"trials were not scored on test splits, which takes {whole:,} images, more than a page may (--page full "
-            "scores them)"
+            "of a search or a comparison scores them)"
         )
         return ()
     found = []

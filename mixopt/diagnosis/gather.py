@@ -68,12 +68,12 @@ def diagnose_pool(objective: Objective, known: Mapping[str, Values], budget: Bud
     Args:
         objective: Scores; nothing is tallied.
         known: Hyperparameters by checkpoint.
-        budget: For the mixes between; checkpoints are scored whole.
+        budget: For the mixes between, and for checkpoints on test splits.
         listener: Told about progress.
     """
     started, spent = time.monotonic(), Spent()
-    scores = alone(objective, float("inf"), spent, listener)
-    between = midpoints_within(objective, scores, budget.part(1.0), spent, listener)
+    scores = alone(objective, budget.part(0.5), spent, listener)
+    between = midpoints_within(objective, scores, budget.part(0.5), spent, listener)
     return _diagnosis(objective, scores, known, spent, started, midpoints=between)
 
 

@@ -67,14 +67,14 @@ def midpoints_within(
         spent.missing["midpoints"] = (
             "half-way mixes need two checkpoints whose losses are finite"
             if pairs < 1
-            else "half-way mixes take more images than a page may spend: mixopt diagnose scores them"
+            else "half-way mixes take more images than a page may (--page full of a search or a comparison scores them)"
         )
         return None
     best = sorted(finite, key=lambda name: -sign * scores[name][VALIDATION])[:count]
     names = [name for name in finite if name in best]
     if count < len(finite):
         spent.missing["midpoints"] = (
-            f"half-way mixes are of the {count} best of {len(finite)} checkpoints; mixopt diagnose scores more"
+            f"half-way mixes are of the {count} best of {len(finite)} checkpoints (--page full scores all)"
         )
     found = midpoints(objective, names, each, listener)
     spent.images += len(names) * (len(names) - 1) // 2 * each

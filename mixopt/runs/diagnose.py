@@ -14,8 +14,9 @@ from mixopt.reporting.diagnosis import Diagnosis
 from mixopt.runs.replacing import check_replaceable
 from mixopt.spec import load_spec
 
-# Half-way mixes are scored on at most so many samples together: 120 pairs of 16 checkpoints on 500 each.
-IMAGES = 60_000
+# Checkpoints on test splits and half-way mixes have at most so many samples together, a half each: 120 pairs of 16
+# checkpoints on 150 each.
+IMAGES = 36_000
 
 
 def diagnose(
