@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mixopt.reporting.build import REFERENCES
+from mixopt.reporting.rows import split_shown
 from mixopt.reporting.schema import MadeRow, Report
 from mixopt.values.metrics import find_metric, metric_named
 from mixopt.values.samples import VALIDATION
@@ -103,8 +104,7 @@ def _what(report: Report, best: MadeRow) -> str:
 
 def _of_split(report: Report, split: str, found: Sequence[Difference], is_first: bool) -> str:
     """What is said of a split; of the first, with names in full."""
-    where = "selection" if split == VALIDATION else split
-    score = f"{report.metric} {report.row(report.best).metrics[split][report.metric]:.4f} on {where}"
+    score = f"{report.metric} {report.row(report.best).metrics[split][report.metric]:.4f} on {split_shown(split)}"
     against = [_against(report, each, is_first) for each in found]
     return f"{score}, {' and '.join(against)}" if against else score
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mixopt.reporting.schema import SweepPoint
 from mixopt.values.metrics import HasOutcomes, Labels, Losses, metric_named
+from mixopt.values.samples import VALIDATION
 
 Correct = NDArray[np.bool_]
 
@@ -107,6 +108,11 @@ class TrialPoint:
     value: float
     images: int
     estimated: bool
+
+
+def split_shown(split: str) -> str:
+    """A split as readers know it."""
+    return "selection" if split == VALIDATION else split
 
 
 def best_so_far(metric: str, trials: Sequence[TrialPoint]) -> tuple[list[int], list[float]]:

@@ -15,7 +15,6 @@ from mixopt.values.metrics import metric_named
 
 # Cells of mixes drawn beside the chosen one: a page stays small.
 MOST_CELLS = 6000
-PANELS = 24  # curves drawn; more are in report.json
 
 
 def shifts(run: PageRun) -> Section:
@@ -87,7 +86,7 @@ def why(run: PageRun) -> Section:
         parts += [Text([basins(diagnosis.midpoints)])] if diagnosis.midpoints else []
         parts += checkpoints(diagnosis)
     parts += greedy(run)
-    drawn = plots.curves(run.report, PANELS)
+    drawn = plots.curves(run.report)
     if drawn is not None:
         parts.append(Fold("What the methods saw on the way", [Figures([drawn], "Hollow: tried and not taken.")]))
     return Section("Why", parts, missing)

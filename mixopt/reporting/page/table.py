@@ -5,6 +5,7 @@ from __future__ import annotations
 from mixopt.reporting.diagnosis import Diagnosis, Midpoints
 from mixopt.reporting.page.parts import Cell, Section, Table, TableRow, Text
 from mixopt.reporting.page.run import PageRun
+from mixopt.reporting.rows import split_shown
 from mixopt.reporting.schema import MadeRow, Report
 from mixopt.values.samples import VALIDATION
 
@@ -36,8 +37,7 @@ def every_row(run: PageRun) -> Section:
 def checkpoint_table(diagnosis: Diagnosis) -> Table:
     """One line per checkpoint: scores, distance and angle, and what half-way mixes with it gain on average."""
     splits = list(dict.fromkeys(split for each in diagnosis.checkpoints for split in each.scores))
-    called = ["selection" if split == VALIDATION else split for split in splits]
-    header = ["checkpoint", *called, "distance", "cosine to base", "mean cosine", "half-way"]
+    header = ["checkpoint", *map(split_shown, splits), "distance", "cosine to base", "mean cosine", "half-way"]
     half_way = mean_gains(diagnosis.midpoints) if diagnosis.midpoints else {}
     rows = [
         TableRow(
@@ -89,7 +89,7 @@ def mark_of(report: Report, row: MadeRow) -> str:
 
 def _called(report: Report, split: str) -> str:
     if split == VALIDATION:
-        return "selection"
+        return split_shown(split)
     measured = report.metric_of(split)
     notes = [measured] if measured != report.metric else []
     notes += ["steers"] if split in report.steering else []

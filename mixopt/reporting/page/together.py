@@ -11,6 +11,7 @@ from mixopt.reporting.page.parts import Cell, Figures, Fold, Part, Section, Tabl
 from mixopt.reporting.page.run import PageRun
 from mixopt.reporting.page.sections import checkpoints, greedy
 from mixopt.reporting.page.table import every_row
+from mixopt.reporting.rows import split_shown
 from mixopt.reporting.schema import Report
 from mixopt.values.samples import VALIDATION
 
@@ -24,7 +25,7 @@ def answer_of(runs: Sequence[PageRun]) -> str:
     for split, known in scores.items():
         if len(known) > 1:
             values = list(known.values())
-            parts.append(f"{np.mean(values):.4f} on {_called(split)} ({min(values):.4f} to {max(values):.4f})")
+            parts.append(f"{np.mean(values):.4f} on {split_shown(split)} ({min(values):.4f} to {max(values):.4f})")
     metrics = ", ".join(dict.fromkeys(run.report.metric for run in runs))
     return f"Over {len(runs)} runs the best row has on average {metrics} {', '.join(parts)}."
 
@@ -50,10 +51,6 @@ def sections_of(runs: Sequence[PageRun]) -> Iterator[Section]:
         yield Section(run.name, parts, own.missing)
 
 
-def _called(split: str) -> str:
-    return "selection" if split == VALIDATION else split
-
-
 def _scores(runs: Sequence[PageRun]) -> dict[str, dict[str, float]]:
     """Split to run to the score of its best row, the splits in their order."""
     found: dict[str, dict[str, float]] = {}
@@ -67,7 +64,7 @@ def _scores(runs: Sequence[PageRun]) -> dict[str, dict[str, float]]:
 def _table(runs: Sequence[PageRun]) -> Table:
     """A line for each run and row that people compare: the best one, and the usual baselines."""
     splits = list(_scores(runs))
-    header = ["run", "row", *map(_called, splits), "images", "seconds"]
+    header = ["run", "row", *map(split_shown, splits), "images", "seconds"]
     lines = []
     for run in runs:
         report = run.report
@@ -91,7 +88,7 @@ def _differences(runs: Sequence[PageRun]) -> list[str]:
     shared = set.intersection(*(set(report.splits) for report in reports))
     other = [split for split in reports[0].splits if split in shared and len(_prints(reports, split)) > 1]
     if other:
-        told.append(f"the runs have different samples as {', '.join(map(_called, other))}")
+        told.append(f"the runs have different samples as {', '.join(map(split_shown, other))}")
     return told
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 2
+PANELS = 24  # more are in report.json
 TITLE = 34  # letters in a line of a panel's title
 # What the axes of a curve are, where they are not a number that the method varied (or steps) and the metric.
 AXES = {"loss": ("epoch", "loss"), "ratio": ("tensor", "ratio")}
@@ -31,9 +32,9 @@ class _Panel:
     refused: Sequence[tuple[float, float]]
 
 
-def curves(report: Report, most: int = 24) -> Drawing | None:
-    """What methods saw on the way, a panel for each of the first ``most`` curves; None where there is none."""
-    panels = list(islice(_curves(report), most))
+def curves(report: Report) -> Drawing | None:
+    """What methods saw on the way, a panel for each of the first `PANELS` curves; None where there is none."""
+    panels = list(islice(_curves(report), PANELS))
     if not panels:
         return None
 

@@ -19,6 +19,7 @@ from mixopt.reporting.plots.drawing import (
     named_points,
     or_gap,
 )
+from mixopt.reporting.rows import split_shown
 from mixopt.reporting.schema import MadeRow, Report
 from mixopt.values.metrics import metric_named
 from mixopt.values.samples import VALIDATION
@@ -59,8 +60,8 @@ def shift(report: Report, diagnosis: Diagnosis | None, across: str, along: str) 
 
     def draw(figure: Figure) -> dict[str, str]:
         axes = figure.subplots()
-        axes.set_xlabel(f"{report.metric}, {shown(across)}")
-        axes.set_ylabel(f"{report.metric}, {shown(along)}")
+        axes.set_xlabel(f"{report.metric}, {split_shown(across)}")
+        axes.set_ylabel(f"{report.metric}, {split_shown(along)}")
         axes.plot(*columns(trials), ".", color=PALE, markersize=3, label="trial", zorder=1)
         for row in report.made:
             if row.sweep:
@@ -85,7 +86,7 @@ def shift(report: Report, diagnosis: Diagnosis | None, across: str, along: str) 
     said = f"{report.best} is at {best[0]:.4f} and {best[1]:.4f}" if best else ""
     return Drawing(
         f"shift-{along}",
-        f"{shown(across)} against {shown(along)}",
+        f"{split_shown(across)} against {split_shown(along)}",
         f"{len(rows)} rows, {len(alone)} checkpoints and {len(trials)} trials; {said}.",
         WIDTH,
         height,
@@ -98,11 +99,6 @@ def is_part(report: Report, diagnosis: Diagnosis, *splits: str) -> bool:
     return any(
         diagnosis.samples.get(split, 0) < report.splits[split].samples for split in splits if split != VALIDATION
     )
-
-
-def shown(split: str) -> str:
-    """A split as readers know it."""
-    return "selection" if split == VALIDATION else split
 
 
 def front_of(points: Sequence[Point], sign: float) -> list[Point]:
