@@ -23,6 +23,7 @@ from mixopt.stages import confirm
 from mixopt.values.groups import Groups
 from mixopt.values.mix import Mix
 from mixopt.weights.pool import Pool, open_pool
+from tests import postgres
 from tests.faults.summary import pytest_terminal_summary as pytest_terminal_summary
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -63,6 +64,13 @@ def permissions_bind() -> bool:
     with tempfile.NamedTemporaryFile() as file:
         os.chmod(file.name, 0)
         return not os.access(file.name, os.R_OK)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server, one for all tests; a test that stops it starts it again."""
+    with postgres.open_server() as opened:
+        yield opened
 
 
 CLASSES = ("red", "green", "blue", "grey")

@@ -19,6 +19,7 @@ from mixopt.imports import is_import_path
 from mixopt.reporting.schema import Report
 from mixopt.reporting.stored import report_from
 from mixopt.spec import StudySpec
+from mixopt.study import without_password
 from mixopt.untrusted import refusing
 from mixopt.untrusted.printed import printable
 from mixopt.untrusted.texts import read_json, read_text, read_toml
@@ -137,8 +138,8 @@ class RunFolder:
         values = _plain(spec.model_dump(exclude_none=True, by_alias=True))
         values["out"] = str(self.path.resolve())
         values.pop("force", None)  # meant for one session
-        if "@" in str(values.get("storage", "")):
-            del values["storage"]  # it holds a password
+        if spec.storage is not None:
+            values["storage"] = without_password(spec.storage)  # this file is shared, and shown in report.html
         write_text(self.spec, tomli_w.dumps(values))
 
     def resolved(self, spec: StudySpec) -> StudySpec:

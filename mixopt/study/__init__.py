@@ -7,7 +7,7 @@ with plain ``optuna.load_study``, and `optuna_objective` is an ordinary Optuna o
 from optuna import Study
 
 from mixopt.study.beginning import Known, evidence_of, keep_space
-from mixopt.study.boundary import storage_errors
+from mixopt.study.boundary import storage_errors, without_password
 from mixopt.study.crossfit import CrossFit, Procedure, cross_fit, regions_of
 from mixopt.study.evidence import Evidence
 from mixopt.study.folds import make_folds
@@ -71,4 +71,5 @@ __all__ = [
     "run_trials",
     "storage_errors",
     "trial_mixes",
+    "without_password",
 ]

@@ -11,7 +11,7 @@ import optuna
 from mixopt.errors import MixError
 from mixopt.spaces import Space
 from mixopt.study.records import ATTRIBUTE, space_of
-from mixopt.study.studies import has_begun
+from mixopt.study.studies import check_owner, has_begun
 from mixopt.values.mix import Mix, rows_on
 
 
@@ -40,8 +40,12 @@ def keep_space(
         identity: What must not change between sessions, as JSON values.
         make_space: Makes the space of a new study.
         evidence: Mixes scored before a new study that its surfaces are fitted to; see `evidence_of`.
+
+    Raises:
+        RunError: The study is that of another run folder.
     """
     if has_begun(study):
+        check_owner(study, identity)  # of a database, somebody else may have begun it while the start was found
         return space_of(study)
     space = make_space()
     kept: dict[str, Any] = {"identity": dict(identity), "space": space.describe()}

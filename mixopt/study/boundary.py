@@ -10,7 +10,7 @@ from types import TracebackType
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from mixopt.errors import RunError
 from mixopt.files import ENVIRONMENT
@@ -18,12 +18,23 @@ from mixopt.untrusted import READER_ERRORS, reason_of
 
 ANEW = "choose another --out: the scores come from the cache"
 RESTORE = f"restore it from a copy, or {ANEW}"
+_CHECK = f"check the URL and the database, and run the same command again, or {ANEW}"
+_CONNECT = (
+    "check that the server runs and has this user and database, and the password (in PGPASSWORD, ~/.pgpass or the URL); "
+    "then run the same command again: no trial that was told is lost"
+)
+_INSTALL = "it comes with: pip install 'mixopt[postgresql]'"
 
 _RAISED: tuple[type[Exception], ...] = (*READER_ERRORS, ImportError, SQLAlchemyError, optuna.exceptions.OptunaError)
 # What Optuna itself raises over what a storage says.
 _OF_STORAGE = (optuna.exceptions.StorageInternalError, optuna.exceptions.DuplicatedStudyError)
 _PASSWORD = re.compile(r"(?<=://)([^:@/?]*):.*(?=@)")
 _PASSWORD_OPTION = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
+# URLs of PostgreSQL through libpq; the driver of the first two is psycopg, which the extra of mixopt's installs.
+LIBPQ = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+_OF_THE_EXTRA = LIBPQ[:2]
+# SQLSTATE's classes of connections that were not made, or were cut; where the driver gives none, there was none to ask.
+_NO_CONNECTION = ("08", "28", "3D", "57")
 _HIDDEN = "***"
 
 
@@ -65,6 +76,13 @@ def shown(url: str) -> str:
     return f"--storage {_masked(url)}"
 
 
+def without_password(url: str) -> str:
+    """A storage URL with neither password nor the options that hold one: what may be kept where others read it."""
+    place, _, options = _PASSWORD.sub(r"\1", url).partition("?")
+    kept = [each for each in options.split("&") if each and not _PASSWORD_OPTION.match(f"?{each}")]
+    return place + ("?" + "&".join(kept) if kept else "")
+
+
 def _masked(text: str) -> str:
     return _PASSWORD_OPTION.sub(rf"\g<1>{_HIDDEN}", _PASSWORD.sub(rf"\g<1>:{_HIDDEN}", text))
 
@@ -75,10 +93,21 @@ def _told(error: Exception, journal: Path, url: str | None, what: str) -> str:
         return f"{journal}: the study's storage cannot {what} ({reason}); {RESTORE}"
     for secret in _secrets_of(url):
         reason = reason.replace(secret, _HIDDEN)
-    return (
-        f"{shown(url)}: the study's storage cannot {what} ({_masked(reason)}); check the URL and the database, "
-        f"and run the same command again, or {ANEW}"
-    )
+    return f"{shown(url)}: the study's storage cannot {what} ({_masked(reason)}); {_cure(error, url)}"
+
+
+def _cure(error: Exception, url: str) -> str:
+    kind = url.partition("://")[0]
+    if isinstance(error, ImportError) and kind in _OF_THE_EXTRA:
+        return _INSTALL
+    if kind == "postgres":
+        return "write postgresql:// for postgres://"
+    raised = _raised_by(error)
+    if kind in LIBPQ and isinstance(raised, (OperationalError, InterfaceError)):
+        state = getattr(raised.orig, "sqlstate", None) or getattr(raised.orig, "pgcode", None)
+        if state is None or state[:2] in _NO_CONNECTION:
+            return _CONNECT
+    return _CHECK
 
 
 def _secrets_of(url: str) -> list[str]:
@@ -92,8 +121,7 @@ def _secrets_of(url: str) -> list[str]:
 
 def _plain(error: BaseException) -> BaseException:
     """The driver's own error, where SQLAlchemy or Optuna wraps one."""
-    while not isinstance(error, SQLAlchemyError) and isinstance(error.__cause__, SQLAlchemyError):
-        error = error.__cause__
+    error = _raised_by(error)
     if isinstance(error, DBAPIError) and error.orig is not None:
         return error.orig
     if isinstance(error, SQLAlchemyError):  # whose text ends with the address of a page on it
@@ -103,11 +131,18 @@ def _plain(error: BaseException) -> BaseException:
     return error
 
 
+def _raised_by(error: BaseException) -> BaseException:
+    """SQLAlchemy's error, where Optuna wraps one."""
+    while not isinstance(error, SQLAlchemyError) and isinstance(error.__cause__, SQLAlchemyError):
+        error = error.__cause__
+    return error
+
+
 def _is_of_storage(traceback: TracebackType | None) -> bool:
-    """Whether an error arose within Optuna's storages, not in code of ours that they called, nor elsewhere."""
+    """Whether an error arose within Optuna's storages or on the way to one, not in code of ours that they called."""
     modules = []
     while traceback is not None:
         modules.append(str(traceback.tb_frame.f_globals.get("__name__")))
         traceback = traceback.tb_next
     places = (module for module in reversed(modules) if module.startswith(("optuna.storages", "mixopt.")))
-    return next(places, "").startswith("optuna.")
+    return next(places, "").startswith(("optuna.", "mixopt.study.database"))

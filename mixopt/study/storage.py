@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from mixopt.errors import RunError
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.study.boundary import ANEW, RESTORE, storage_errors
+from mixopt.study.database import open_database
 from mixopt.study.logs import Lines
 from mixopt.untrusted import refusing
 
@@ -40,7 +41,7 @@ def open_storage(journal: Path, url: str | None, stopwatch: Stopwatch | None = N
     """
     with storage_errors(journal, url, "be opened"):
         if url is not None:
-            return optuna.storages.get_storage(url)
+            return open_database(url)
         with refusing(RunError, str(journal), found="not a journal", cure=RESTORE):
             _mend(journal)
         return _Journal(journal, stopwatch or Stopwatch())

@@ -23,6 +23,9 @@ from mixopt.study.records import ATTRIBUTE, SECOND, check_study
 from mixopt.values.metrics import Direction
 from mixopt.values.mix import Mix
 
+# The key of an identity under which a study in a database has the one run folder that it belongs to.
+FOLDER = "run folder"
+
 
 def open_study(
     storage: optuna.storages.BaseStorage,
@@ -99,6 +102,7 @@ def check_identity(
     if "identity" not in stored:
         raise RunError(f"{out}: holds a study of another version of mixopt; choose another folder with --out")
     before, now = stored["identity"], json.loads(json.dumps(dict(identity)))
+    check_owner(study, now)
     differences = [
         f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}"
         for key in [*before, *(key for key in now if key not in before)]
@@ -114,6 +118,24 @@ def check_identity(
         raise RunError(
             f"{name_of(study._storage)}: study {study.study_name!r}: expected the directions {names(directions)}, "
             f"found {names(found)}; {RESTORE}"
+        )
+
+
+def check_owner(study: optuna.Study, identity: Mapping[str, Any]) -> None:
+    """Refuse a database's study of another run folder: one parent asks and tells.
+
+    Args:
+        study: A study that has begun.
+        identity: As for `check_identity`.
+
+    Raises:
+        RunError: It is another folder's; names both.
+    """
+    before, now = study.user_attrs[ATTRIBUTE]["identity"].get(FOLDER), identity.get(FOLDER)
+    if before and now and before != now:
+        raise RunError(
+            f"{name_of(study._storage)}: its study {study.study_name!r} belongs to the run folder {before}, this is {now}; "
+            f"a study is named by the last part of --out: choose another one, or go on in {before}"
         )
 
 

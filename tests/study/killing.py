@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import Engine, event
 
 
 def trials_of(out: Path) -> list[optuna.trial.FrozenTrial]:
@@ -19,9 +22,12 @@ def trials_of(out: Path) -> list[optuna.trial.FrozenTrial]:
 
 def facts_of(out: Path) -> list[tuple[Any, ...]]:
     """All of a study that a resumed run must repeat: everything but the times."""
+    return facts_of_trials(trials_of(out))
+
+
+def facts_of_trials(trials: list[optuna.trial.FrozenTrial]) -> list[tuple[Any, ...]]:
     return [
-        (trial.number, trial.state, trial.value, trial.params, trial.user_attrs.get("coefficients"))
-        for trial in trials_of(out)
+        (trial.number, trial.state, trial.value, trial.params, trial.user_attrs.get("coefficients")) for trial in trials
     ]
 
 
@@ -51,3 +57,22 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, writes: int, torn: bool) -> None
         real(self, logs)
 
     monkeypatch.setattr(JournalFileBackend, "append_logs", append)
+
+
+@contextmanager
+def kill_at_statement(number: int) -> Iterator[None]:
+    """Stop the process before its n-th statement that changes a database; what was not committed is lost with it."""
+    left = number
+
+    def before(*given: Any) -> None:
+        nonlocal left
+        left -= given[2].startswith(("INSERT", "UPDATE", "DELETE"))
+        if left == 0:
+            left = -1
+            raise Killed
+
+    event.listen(Engine, "before_cursor_execute", before)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", before)

@@ -84,11 +84,13 @@ def run_at(
     objective: Near | None = None,
     trials: int = TRIALS,
     url: str | None = None,
+    name: str = "x",
 ) -> optuna.Study:
     """A study of so many trials, new or gone on with; as `mixopt.search` opens, checks and runs one."""
     near, journal = objective or Near(), folder / "study.journal"
     with search.storage_errors(journal, url):
-        study = search.open_study(search.open_storage(journal, url, near.stopwatch), "x", "maximize", metric="accuracy")
+        storage = search.open_storage(journal, url, near.stopwatch)
+        study = search.open_study(storage, name, "maximize", metric="accuracy")
         search.check_identity(study, IDENTITY, folder, ["maximize"])
         space = search.keep_space(study, IDENTITY, lambda: SPACE)
         schedule = search.Schedule(sampler, trials, seed=5, population=POPULATION)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from mixopt import RunError
 from mixopt import study as search
-from mixopt.study.boundary import ANEW, name_of, shown
+from mixopt.study.boundary import ANEW, name_of, shown, without_password
 from tests.study.near import TRIALS, Near, run_at
 
 
@@ -107,14 +107,31 @@ def test_a_password_is_not_shown(url: str, told: str) -> None:
     assert shown(url) == f"--storage {told}"
 
 
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("sqlite:////home/a@b:c/study.db", "sqlite:////home/a@b:c/study.db"),
+        ("postgresql://host/x", "postgresql://host/x"),
+        ("postgresql://me@host/x", "postgresql://me@host/x"),
+        ("postgresql://me:secret@host:5432/x", "postgresql://me@host:5432/x"),
+        ("postgresql://me:se:cr@et@host/x?sslmode=require", "postgresql://me@host/x?sslmode=require"),
+        ("mysql://host/x?user=me&password=secret&more=1", "mysql://host/x?user=me&more=1"),
+        ("postgresql:///x?password=secret&host=/tmp", "postgresql:///x?host=/tmp"),
+        ("postgresql:///x?sslpassword=secret", "postgresql:///x"),
+    ],
+)
+def test_what_is_kept_of_a_url_has_no_password(url: str, kept: str) -> None:
+    assert without_password(url) == kept
+
+
 def test_a_password_in_what_a_driver_says_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "postgresql://me:secret@host/x"
+    url = "mysql://me:secret@host/x"
 
     def fail(*_: Any, **__: Any) -> None:
         raise OperationalError("SELECT 1", {}, Exception(f"no route with 'secret' to {url}\nmore"))
 
     monkeypatch.setattr(RDBStorage, "_fill_storage_url_template", fail)
-    assert "(no route with '***' to postgresql://me:***@host/x)" in refused(tmp_path, url)
+    assert "(no route with '***' to mysql://me:***@host/x)" in refused(tmp_path, url)
 
 
 def test_storages_have_names(tmp_path: Path) -> None:
