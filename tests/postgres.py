@@ -91,7 +91,9 @@ class Server:
             stdout=subprocess.DEVNULL,  # a pipe would stay open as long as the server
             stderr=subprocess.STDOUT,
             timeout=2 * SECONDS,
-            **({"user": SYSTEM_USER, "group": SYSTEM_USER, "extra_groups": []} if _is_root() else {}),
+            user=SYSTEM_USER if _is_root() else None,
+            group=SYSTEM_USER if _is_root() else None,
+            extra_groups=[] if _is_root() else None,
         )
         if done.returncode:
             log = self.folder / "log"

@@ -20,8 +20,8 @@ ANEW = "choose another --out: the scores come from the cache"
 RESTORE = f"restore it from a copy, or {ANEW}"
 _CHECK = f"check the URL and the database, and run the same command again, or {ANEW}"
 _CONNECT = (
-    "check that the server runs and has this user and database, and the password (in PGPASSWORD, ~/.pgpass or the URL); "
-    "then run the same command again: no trial that was told is lost"
+    "check that the server runs and has this user and database, and the password (in PGPASSWORD, ~/.pgpass or the "
+    "URL); then run the same command again: no trial that was told is lost"
 )
 _INSTALL = "it comes with: pip install 'mixopt[postgresql]'"
 

@@ -134,8 +134,8 @@ def check_owner(study: optuna.Study, identity: Mapping[str, Any]) -> None:
     before, now = study.user_attrs[ATTRIBUTE]["identity"].get(FOLDER), identity.get(FOLDER)
     if before and now and before != now:
         raise RunError(
-            f"{name_of(study._storage)}: its study {study.study_name!r} belongs to the run folder {before}, this is {now}; "
-            f"a study is named by the last part of --out: choose another one, or go on in {before}"
+            f"{name_of(study._storage)}: its study {study.study_name!r} belongs to the run folder {before}, this is "
+            f"{now}; a study is named by the last part of --out: choose another one, or go on in {before}"
         )
 
 

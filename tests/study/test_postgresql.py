@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
+import numpy as np
 import optuna
 import pytest
+from optuna.storages import RDBStorage
 
 import mixopt
 from mixopt import RunError
@@ -101,13 +104,12 @@ def test_killed_twice_equals_uninterrupted(
     assert facts_of(run_at(tmp_path, url=url)) == undisturbed
 
 
-def test_kill_9_in_the_middle_of_a_command(
-    options: dict[str, Any], journaled: Path, server: Server, tmp_path: Path
-) -> None:
-    name = server.new_database()
-    url = server.url(name)
-    search.open_storage(tmp_path / "none", url)  # so that there are tables to look at
-    given = {**options, "out": tmp_path / "run", "storage": server.url(name, password=None), "page": "off"}
+@pytest.fixture(scope="module")
+def killed(options: dict[str, Any], server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run folder and database of a command without a password in its URL, killed in the middle and resumed with one."""
+    folder, name = tmp_path_factory.mktemp("killed") / "run", server.new_database()
+    search.open_storage(folder, server.url(name))  # so that there are tables to look at
+    given = {**options, "out": folder, "storage": server.url(name, password=None), "page": "off"}
     command = [sys.executable, "-m", "mixopt", "search", *(f"--{key}={value}" for key, value in given.items())]
     told = "select count(*) from trials where state = 'COMPLETE'"
     with subprocess.Popen(
@@ -118,7 +120,25 @@ def test_kill_9_in_the_middle_of_a_command(
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert 3 <= server.sql(told, name)[0][0] < given["trials"]
-    check_equal(mixopt.search(**{**given, "storage": url}).folder, url, journaled)
+    mixopt.search(**{**given, "storage": server.url(name)})
+    return folder, name
+
+
+def test_kill_9_in_the_middle_of_a_command(killed: tuple[Path, str], journaled: Path, server: Server) -> None:
+    folder, name = killed
+    check_equal(folder, server.url(name), journaled)
+
+
+def test_a_password_is_kept_nowhere(killed: tuple[Path, str], options: dict[str, Any], server: Server) -> None:
+    folder, name = killed
+    kept = f'storage = "{server.url(name, password=None)}"'
+    assert kept in (folder / "run.toml").read_text(encoding="utf-8").splitlines()
+    for path in (path for path in [*folder.rglob("*"), *options["cache"].rglob("*")] if path.is_file()):
+        assert PASSWORD.encode() not in path.read_bytes(), path
+    for table in ("study_user_attributes", "study_system_attributes", "trial_user_attributes"):
+        assert server.sql(f"select * from {table} where value_json like '%{PASSWORD}%'", name) == []
+    with pytest.raises(RunError, match=r"no password supplied.*in PGPASSWORD"):
+        mixopt.search(study=folder / "run.toml")
 
 
 def refused(url: str, use: Callable[[], Any]) -> str:
@@ -186,18 +206,14 @@ def silent() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-@pytest.mark.parametrize("where", ["journal", "search"])
 def test_a_server_that_does_not_answer(
-    where: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "CONNECT_SECONDS", 2)  # libpq takes no less
     pytest.importorskip("psycopg", reason="psycopg is not installed")
+    monkeypatch.setattr(database, "CONNECT_SECONDS", 2)  # libpq takes no less
     with silent() as port:
         url = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{port}/x"
-        if where == "search":
-            told = refused(url, lambda: mixopt.search(**options, out=tmp_path / "run", storage=url))
-        else:
-            told = refused(url, lambda: run_at(tmp_path, url=url))
+        told = refused(url, lambda: mixopt.search(**options, out=tmp_path / "run", storage=url))
     assert "timeout" in told
     assert not (tmp_path / "run").exists()
 
@@ -240,11 +256,15 @@ def test_a_short_name_of_the_kind_is_told_how_it_is_written(tmp_path: Path) -> N
 
 
 def test_several_people_watch_a_study(
-    server: Server, undisturbed: list[tuple[Any, ...]], url: str, tmp_path: Path
+    server: Server,
+    undisturbed: list[tuple[Any, ...]],
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
-    from optuna_dashboard._storage_url import get_rdb_storage
-
+    # What it shows it otherwise reads again after two seconds.
+    monkeypatch.setattr("optuna_dashboard._storage.timedelta", lambda **_: timedelta())
     name = url.rpartition("/")[2]
     search.open_storage(tmp_path / "none", url)
     server.sql(f"create role {WATCHER} login password '{PASSWORD}'")
@@ -254,7 +274,9 @@ def test_several_people_watch_a_study(
     over = threading.Event()
 
     def watch(person: int) -> None:
-        storage = get_rdb_storage(server.url(name, user=WATCHER))  # as the dashboard opens a URL
+        # As the dashboard opens a URL.
+        watched = server.url(name, user=WATCHER)
+        storage = RDBStorage(watched, skip_compatibility_check=True, skip_table_creation=True)
         watching = dashboard.wsgi(storage)
         while not over.is_set():
             listed = get(watching, "/api/studies")["study_summaries"]
@@ -308,20 +330,21 @@ def test_runs_of_other_names_begin_at_once_in_an_empty_database(
     assert found == [undisturbed] * 3
 
 
-def test_one_name_belongs_to_one_run_folder(options: dict[str, Any], url: str, tmp_path: Path) -> None:
-    first, second, third = (tmp_path / each for each in ("one/run", "two/run", "two/other"))
-    given = {**options, "storage": url, "trials": 3}
-    mixopt.search(**given, out=first)
-    with pytest.raises(RunError) as caught:
-        mixopt.search(**given, out=second)
-    assert str(caught.value) == (
-        f"{shown(url)}: its study 'run' belongs to the run folder {first}, this is {second}; "
-        f"a study is named by the last part of --out: choose another one, or go on in {first}"
-    )
-    assert not second.exists()
-    mixopt.search(**given, out=third)
-    assert facts_of_trials(trials_of(url, "other")) == facts_of_trials(trials_of(url))
-    assert model_hash(third) == model_hash(first)
+def test_one_name_belongs_to_one_run_folder(url: str, undisturbed: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    first, second = (IDENTITY | {"run folder": f"/home/{name}/x"} for name in ("one", "two"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.study.near.IDENTITY", first)
+        run_at(tmp_path, url=url)
+        patch.setattr("tests.study.near.IDENTITY", second)
+        with pytest.raises(RunError) as caught:
+            run_at(tmp_path, url=url)
+        assert str(caught.value) == (
+            f"{shown(url)}: its study 'x' belongs to the run folder /home/one/x, this is /home/two/x; "
+            "a study is named by the last part of --out: choose another one, or go on in /home/one/x"
+        )
+        assert facts_of(run_at(tmp_path, url=url, name="other")) == undisturbed
+        patch.setattr("tests.study.near.IDENTITY", first)
+        assert facts_of(run_at(tmp_path, url=url)) == undisturbed
 
 
 def test_a_study_begun_by_another_while_the_start_was_found(url: str, tmp_path: Path) -> None:
@@ -332,30 +355,7 @@ def test_a_study_begun_by_another_while_the_start_was_found(url: str, tmp_path: 
     identities = [{**IDENTITY, "run folder": f"/home/{name}/run"} for name in ("one", "two")]
     for study, identity in zip(studies, identities, strict=True):
         search.check_identity(study, identity, tmp_path, ["maximize"])
-    assert search.keep_space(studies[0], identities[0], lambda: SPACE).to_mix([0.0] * SPACE.dims).groups == GROUPS
+    assert search.keep_space(studies[0], identities[0], lambda: SPACE).to_mix(np.zeros(SPACE.dims)).groups == GROUPS
     with pytest.raises(RunError, match="belongs to the run folder /home/one/run, this is /home/two/run"):
         search.keep_space(studies[1], identities[1], lambda: SPACE)
     search.keep_space(studies[0], identities[0], lambda: SPACE)
-
-
-# Passwords
-
-
-def test_a_password_is_kept_nowhere_and_a_resumed_run_takes_it_again(
-    options: dict[str, Any], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = server.new_database()
-    url, plain = server.url(name), server.url(name, password=None)
-    done = mixopt.search(**{**options, "trials": 3}, out=tmp_path / "run", storage=url)
-    written = done.folder / "run.toml"
-    assert f'storage = "{plain}"' in written.read_text(encoding="utf-8")
-    for path in (path for path in [*done.folder.rglob("*"), *options["cache"].rglob("*")] if path.is_file()):
-        assert PASSWORD.encode() not in path.read_bytes(), path
-    for table in ("study_user_attributes", "study_system_attributes", "trial_user_attributes"):
-        assert server.sql(f"select * from {table} where value_json like '%{PASSWORD}%'", name) == []
-    with pytest.raises(RunError, match=r"no password supplied.*in PGPASSWORD"):
-        mixopt.search(study=written, trials=4)
-    monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    mixopt.search(study=written, trials=4)
-    assert len(trials_of(url)) == 4
-    assert f'storage = "{plain}"' in written.read_text(encoding="utf-8")
