@@ -95,7 +95,7 @@ def _pool(models: str) -> Iterator[tuple[str, Batches, float]]:
         evaluator = objective.evaluators["validation"]
         started = time.perf_counter()
         objective.scorer.fuse(uniform_soup(objective.pool))
-        logits = evaluator.logits(objective.scorer.predict())
+        logits = evaluator.logits(objective.scorer.engine.predict())
         forward = time.perf_counter() - started
         batches = _batches(logits, torch.from_numpy(evaluator.split.labels))
         yield f"{len(logits)}x{logits.shape[1]}", batches, forward

@@ -69,7 +69,7 @@ def measure(models: str, row: str, limit: int) -> dict[str, Any]:
             order = list(seconds) if len(identical) % 2 else list(reversed(seconds))
             for name in order:
                 started = time.perf_counter()
-                found[name] = run(predict if name == "with" else objective.scorer.predict(), *span, **more)
+                found[name] = run(predict if name == "with" else objective.scorer.engine.predict(), *span, **more)
                 seconds[name] += time.perf_counter() - started
             identical.append(same(*found.values()))
             return found["with"]

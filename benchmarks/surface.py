@@ -204,7 +204,7 @@ def forward(models: str) -> dict[str, Any]:
     objective.scorer.fuse(constant(make_groups("whole", objective.pool.sizes), objective.pool.columns, row))
     evaluator: Any = objective.evaluators[VALIDATION]
     started = time.perf_counter()
-    evaluator.run(objective.scorer.predict())
+    evaluator.run(objective.scorer.engine.predict())
     return {"samples": len(evaluator.split), "seconds": time.perf_counter() - started}
 
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from mixopt.scoring.scorer import Scorer
+from mixopt.scoring.engine import Engine
 
 
 def count_fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list of one number that grows with every mix written into a model."""
     calls = [0]
-    real = Scorer.fuse
+    real = Engine.fuse
 
-    def counting(self: Scorer, *arguments: Any) -> Any:
+    def counting(self: Engine, *arguments: Any) -> Any:
         calls[0] += 1
         return real(self, *arguments)
 
-    monkeypatch.setattr(Scorer, "fuse", counting)
+    monkeypatch.setattr(Engine, "fuse", counting)
     return calls

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from mixopt import families
+from mixopt.assemble.engine import bare_engine, recomputing
+from mixopt.assemble.engine import saved_dtype as saved_dtype
 from mixopt.assemble.family import check_data, family_of, tell_of
 from mixopt.data.own import driving_metric, own_functions, with_own
 from mixopt.data.splits import add_steering
@@ -21,25 +22,23 @@ from mixopt.families.opening import opening_of as opening_of
 from mixopt.families.opening import reader_of as reader_of
 from mixopt.ingredients import found_notices, ingredient_files
 from mixopt.listener import Listener
-from mixopt.scoring.activation_reuse import ActivationReuse, budget_on
 from mixopt.scoring.batchnorm import Recompute, find_layers
 from mixopt.scoring.cache import OutcomeCache
 from mixopt.scoring.choose_batchnorm import AVERAGE, BatchNorm, choose_batchnorm
 from mixopt.scoring.choose_precision import AUTO, Precision, choose_precision
 from mixopt.scoring.device import limit_threads, resolve_device
+from mixopt.scoring.engine import AnyEvaluator
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
 from mixopt.scoring.keys import Keys
 from mixopt.scoring.ledger import Ledger
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.own_objective import OwnEvaluator
-from mixopt.scoring.scorer import AnyEvaluator, Scorer
+from mixopt.scoring.scorer import Scorer
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.spec import StudySpec
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, constant
 from mixopt.values.samples import SYNTHETIC, VALIDATION, Samples
-from mixopt.weights import checkpoints
-from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool
 from mixopt.weights.reading import Reader
 from mixopt.weights.stack import Stack, describe, open_stack
@@ -107,22 +106,19 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
         module = family.build()
         reader, base = opening_of(family, module, spec, paths, base, listener)
         pool = open_pool_of(family, listener, paths, base, reader)
-        model = _Model(family, module, pool, device)
     stack = open_stack(pool, device, spec.stack)
     if text := describe(stack, spec.stack, device):
         (listener.warn if stack.place == "host" else listener.info)(text)
-    # What activation reuse goes on with is not compiled: one mix would have outcomes of two kinds.
-    reuse = None if spec.compile else model.reuse()
-    builder = FastBuilder(pool, module, device, saved_dtype(spec), stack, frozenset() if reuse is None else reuse.cuts)
+    engine = bare_engine(spec, family, module, pool, device, stack)
     soup = uniform_soup(pool)
-    builder.apply(soup)
+    engine.builder.apply(soup)
     evaluators: dict[str, AnyEvaluator] = {**_evaluators(spec, family, splits, device, listener)}
-    evaluators = with_own(spec, evaluators, builder.module, device)
+    evaluators = with_own(spec, evaluators, engine.builder.module, device)
     validation, metric = evaluators[VALIDATION], driving_metric(spec, evaluators)
 
     def fused_soup() -> Predict:
-        builder.apply(soup)
-        return model.predict()
+        engine.builder.apply(soup)
+        return engine.predict()
 
     with stopwatch("precision"):
         precision = _precision(spec, validation, fused_soup, family, listener)
@@ -130,19 +126,17 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
     if spec.compile:
         with stopwatch("compile"):
             _compile(evaluators[VALIDATION], fused_soup, listener)
-    keys = Keys(pool, builder.dtype, identity_of(family, device, precision.mode, stack.mode, spec.compile))
+    keys = Keys(pool, engine.builder.dtype, identity_of(family, device, precision.mode, stack.mode, spec.compile))
     cache = OutcomeCache(spec.cache, listener, metric.needs)
     ledger = Ledger(spec.cache, pool, keys, listener)
 
     tuning = tuning_samples(len(validation.split), spec.confirm)
 
     def scoring(recompute: Recompute | None) -> Objective:
-        # Recomputed statistics depend on the whole mix: with those, no segment's outcome can be used again.
-        kept = reuse if recompute is None else None
-        scorer = Scorer(pool, builder, model.predict, evaluators, cache, keys, recompute, kept, stopwatch)
-        return Objective(replace(scorer, ledger=ledger), metric, metric, tuning)
+        complete = replace(recomputing(engine, recompute), evaluators=evaluators, stopwatch=stopwatch)
+        return Objective(Scorer(complete, cache, keys, ledger=ledger), metric, metric, tuning)
 
-    layers = find_layers(pool, builder.module)
+    layers = find_layers(pool, engine.builder.module)
 
     def recompute() -> Recompute:
         if isinstance(validation, OwnEvaluator):
@@ -150,7 +144,7 @@ def assemble(spec: StudySpec, listener: Listener) -> Assembly:
                 f"{validation.path}: BatchNorm statistics cannot be recomputed where your own function scores, as "
                 "there are no samples; use --batchnorm average"
             )
-        return Recompute(layers, validation, pool.saved_dtypes(builder.dtype))
+        return Recompute(layers, validation, pool.saved_dtypes(engine.builder.dtype))
 
     batchnorm = choose_batchnorm(spec.batchnorm, len(layers), recompute, scoring, soup, listener)
     return Assembly(scoring(batchnorm.recompute), family, reader, device, batchnorm, precision, stack, shifts)
@@ -194,44 +188,11 @@ def tuning_samples(samples: int, confirm: float) -> int:
     return max(1, samples - round(samples * confirm))
 
 
-def saved_dtype(spec: StudySpec) -> torch.dtype | None:
-    """The dtype that ``--dtype`` asks for; None for that of the ingredients."""
-    return None if spec.dtype == "ingredients" else checkpoints.dtype_of(spec.dtype)
-
-
 def uniform_soup(pool: Pool) -> Mix:
     """The uniform soup of the ingredients; of all columns, where one ingredient alone is no soup."""
     members = pool.ingredients if len(pool.ingredients) > 1 else pool.columns
     row = [(name in members) / len(members) for name in pool.columns]
     return constant(make_groups("whole", pool.sizes), pool.columns, row)
-
-
-class _Model:
-    """A family's module, and the ways to run it."""
-
-    def __init__(self, family: families.Family, module: nn.Module, pool: Pool, device: torch.device) -> None:
-        self.module = module
-        self._family, self._pool, self._device = family, pool, device
-        aliases = (alias for alias, name in pool.tied.items() if name in pool.fixed)
-        self._fixed = frozenset(pool.fixed) | frozenset(aliases)
-
-    def predict(self) -> Predict:
-        """The function from a batch to logits, of the module as it is now."""
-        return self._family.predict(self.module, self._fixed)
-
-    def reuse(self) -> ActivationReuse | None:
-        """Reuse of first segments, for a model that has any; the builder then fuses segment by segment."""
-        family = self._family
-        if not isinstance(family, families.Segmented):
-            return None
-        segments, predict_segments = family.segments(self.module), family.predict_segments
-        if segments is None:
-            return None
-
-        def steps() -> Sequence[Predict]:
-            return predict_segments(self.module, self._fixed)
-
-        return ActivationReuse(self._pool, segments, steps, budget_on(self._device))
 
 
 def _evaluators(

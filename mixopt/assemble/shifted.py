@@ -95,4 +95,5 @@ def _beside(spec: StudySpec, assembly: Assembly, split: Samples, cut: int | None
         listener=listener,
     ).at(assembly.precision.mode, spec.compile)
     scorer = assembly.objective.scorer
-    return replace(assembly.objective, scorer=replace(scorer, evaluators={**scorer.evaluators, split.name: evaluator}))
+    engine = replace(scorer.engine, evaluators={**scorer.evaluators, split.name: evaluator})
+    return replace(assembly.objective, scorer=replace(scorer, engine=engine))

@@ -9,9 +9,9 @@ from torch import nn
 
 from mixopt.errors import SpecError
 from mixopt.imports import is_import_path
+from mixopt.scoring.engine import AnyEvaluator
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.own_objective import SCORE, OwnEvaluator, own_evaluator
-from mixopt.scoring.scorer import AnyEvaluator
 from mixopt.spec import StudySpec
 from mixopt.values.metrics import Metric, check_metric, metric_named, own_metric
 from mixopt.values.samples import VALIDATION

@@ -22,10 +22,10 @@ from mixopt.methods import Chosen
 from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import SweepPoint, Verification
 from mixopt.runs.folder import RunFolder
+from mixopt.scoring.engine import AnyEvaluator
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
-from mixopt.scoring.scorer import AnyEvaluator
 from mixopt.scoring.tally import Tally
 from mixopt.spec import StudySpec
 from mixopt.values.metrics import Metric

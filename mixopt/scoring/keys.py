@@ -82,7 +82,7 @@ class Keys:
 
     def of_gradient(self, mix: Mix, split: str, samples: NDArray[np.int64], scale: float) -> str:
         """The key of a gradient: it depends on all columns, the groups, the samples and the factor on the logits."""
-        digest = hashlib.sha256(b"gradient" + self._constant)
+        digest = hashlib.sha256(b"gradient by part" + self._constant)
         digest.update(split.encode())
         digest.update(json.dumps([mix.as_dict(), list(self._pool.fingerprints.values())]).encode())
         digest.update(np.asarray(samples, dtype="<i8").tobytes() + struct.pack("<d", scale))

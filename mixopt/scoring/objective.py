@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError
 from mixopt.scoring.cache import Gradient
+from mixopt.scoring.engine import AnyEvaluator
 from mixopt.scoring.looks import Looks, Seen
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.racing import LEVEL, looks, out_of_reach
 from mixopt.scoring.score import Score
-from mixopt.scoring.scorer import AnyEvaluator, Scorer
+from mixopt.scoring.scorer import Scorer
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.scoring.tally import Learned, Tally
 from mixopt.values.metrics import Metric, shown_metric

@@ -232,7 +232,7 @@ def test_ensembles_average_logits(objective: Objective) -> None:
     total: Any = 0
     for mix in mixes:
         objective.scorer.builder.apply(mix)
-        total = total + evaluator.logits(objective.scorer.predict())
+        total = total + evaluator.logits(objective.scorer.engine.predict())
     expected = (total / len(mixes)).argmax(dim=1).numpy()
     score = objective.score_ensemble(mixes, "test")
     assert np.array_equal(score.outcomes.predicted, expected)

@@ -157,7 +157,7 @@ def test_scores_before_and_after_a_gradient_are_the_same(objective: Objective) -
     assert not any(weight.requires_grad for weight in objective.scorer.builder.module.parameters())
     objective.scorer.builder.apply(mix)
     evaluator = objective.evaluators["test"]
-    assert np.array_equal(evaluator.run(objective.scorer.predict()).losses, before.outcomes.losses)
+    assert np.array_equal(evaluator.run(objective.scorer.engine.predict()).losses, before.outcomes.losses)
 
 
 def test_a_tuned_text_tower_gets_its_gradient(clip_pool: Path, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from mixopt.comparison.requests import default_rows, requests_of
 from mixopt.comparison.running import run_requests
 from mixopt.families.open_clip import OpenClip
 from mixopt.runs.compare import CompareResult
+from mixopt.scoring.engine import Engine
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.objective import Objective
-from mixopt.scoring.scorer import Scorer
 from mixopt.stages.plan import LEARNED
 from tests.listening import Recorder
 
@@ -111,8 +111,8 @@ def test_run_again_it_computes_nothing_and_says_the_same(
     def fail(*_: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in ("fuse", "_logit_sum", "_differentiate"):
-        monkeypatch.setattr(Scorer, name, fail)
+    for name in ("fuse", "logits", "slope"):
+        monkeypatch.setattr(Engine, name, fail)
     again = mixopt.compare(clip_pool_template, out=folder / "run", cache=folder / "cache", device="cpu")
     for before, after in zip(result.report.as_dict()["methods"], again.report.as_dict()["methods"], strict=True):
         volatile = ("computed", "seconds", "peak_memory")
@@ -171,7 +171,7 @@ def test_wrong_rows_are_told_before_any_work(
     def fail(*_: Any) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr(Scorer, "fuse", fail)
+    monkeypatch.setattr(Engine, "fuse", fail)
     with pytest.raises(SpecError, match="did you mean 'uniform'"):
         mixopt.compare(clip_pool_template, methods="unifrm", **run_options)
     assert not run_options["out"].exists()
@@ -270,7 +270,7 @@ def test_sources_of_a_search_that_cannot_be(
     def fail(*_: Any) -> None:
         raise AssertionError("something was scored")
 
-    monkeypatch.setattr(Scorer, "fuse", fail)
+    monkeypatch.setattr(Engine, "fuse", fail)
     with pytest.raises(SpecError, match=says):
         mixopt.search(clip_pool_template, trials=2, **options, **run_options)
 
@@ -362,7 +362,7 @@ def test_running_out_of_memory_fails_one_row(
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate 80 GiB")
 
-    monkeypatch.setattr(Scorer, "_differentiate", fail)
+    monkeypatch.setattr(Engine, "slope", fail)
     result = mixopt.compare(clip_pool_template, methods="uniform,learned", **run_options)
     assert "out of memory (tried to allocate 80 GiB); use a smaller --batch-size" in result.failed["learned"]
 

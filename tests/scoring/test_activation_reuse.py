@@ -66,7 +66,7 @@ def same(first: Outcomes, second: Outcomes) -> bool:
 
 
 def without_reuse(objective: Objective) -> Objective:
-    return replace(objective, scorer=replace(objective.scorer, reuse=None))
+    return replace(objective, scorer=replace(objective.scorer, engine=replace(objective.scorer.engine, reuse=None)))
 
 
 def compare(pool: Path, cache: Path, damage: Callable[[Objective], None] = lambda _: None, **options: Any) -> Objective:

@@ -15,9 +15,9 @@ from optuna.storages.journal import JournalFileBackend
 import mixopt
 from mixopt import DataError, Objective, ScoreError, SpecError, load_spec, open_objective
 from mixopt.runs.search import SearchResult
+from mixopt.scoring.engine import Engine
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.racing import out_of_reach
-from mixopt.scoring.scorer import Scorer
 from mixopt.scoring.tally import Tally
 from mixopt.stages.confirm import Choice
 from mixopt.stages.helpful import helpful
@@ -86,8 +86,8 @@ def test_run_again_it_computes_nothing_and_says_the_same(
     def fail(*_: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in ("fuse", "_differentiate"):
-        monkeypatch.setattr(Scorer, name, fail)
+    for name in ("fuse", "slope"):
+        monkeypatch.setattr(Engine, name, fail)
     again = mixopt.search(**options_of(clip_pool_template, searched.folder.parent))
     assert without_times(again) == without_times(searched)
     assert again.recipe == searched.recipe

@@ -30,8 +30,8 @@ from mixopt import (
     open_objective,
 )
 from mixopt import study as search
+from mixopt.scoring.engine import Engine
 from mixopt.scoring.score import Score
-from mixopt.scoring.scorer import Scorer
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix
 from mixopt.weights.saving import load_recipe
@@ -161,7 +161,7 @@ def test_a_finished_search_scores_nothing_again(
     def fail(*_: Any) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(Scorer, "fuse", fail)
+    monkeypatch.setattr(Engine, "fuse", fail)
     after = mixopt.search(**options)
     rows = [
         {key: entry[key] for key in ("name", "search", "test", "evaluations", "images")}
