@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("scoring", "ingredients", "trackers"),
     ("families", "data"),
     ("assemble",),
-    ("methods", "study"),
+    ("methods", "study", "workers"),
     ("comparison",),
     ("stages", "diagnosis"),
     ("runs",),

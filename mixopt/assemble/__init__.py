@@ -14,6 +14,7 @@ from mixopt.assemble.engine import bare_engine, recomputing
 from mixopt.assemble.engine import saved_dtype as saved_dtype
 from mixopt.assemble.family import check_data, family_of, tell_of
 from mixopt.data.own import driving_metric, own_functions, with_own
+from mixopt.data.own import own_number as own_number
 from mixopt.data.splits import add_steering
 from mixopt.data.splits import open_splits as open_splits_of
 from mixopt.errors import DataError
@@ -27,7 +28,6 @@ from mixopt.scoring.cache import OutcomeCache
 from mixopt.scoring.choose_batchnorm import AVERAGE, BatchNorm, choose_batchnorm
 from mixopt.scoring.choose_precision import AUTO, Precision, choose_precision
 from mixopt.scoring.device import limit_threads, resolve_device
-from mixopt.scoring.engine import AnyEvaluator
 from mixopt.scoring.evaluator import FP32, Evaluator, Predict
 from mixopt.scoring.keys import Keys
 from mixopt.scoring.ledger import Ledger
@@ -35,6 +35,7 @@ from mixopt.scoring.objective import Objective
 from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.scoring.scorer import Scorer
 from mixopt.scoring.stopwatch import Stopwatch
+from mixopt.scoring.work import AnyEvaluator
 from mixopt.spec import StudySpec
 from mixopt.values.groups import make_groups
 from mixopt.values.mix import Mix, constant

@@ -94,6 +94,4 @@ def _beside(spec: StudySpec, assembly: Assembly, split: Samples, cut: int | None
         cut=cut,
         listener=listener,
     ).at(assembly.precision.mode, spec.compile)
-    scorer = assembly.objective.scorer
-    engine = replace(scorer.engine, evaluators={**scorer.evaluators, split.name: evaluator})
-    return replace(assembly.objective, scorer=replace(scorer, engine=engine))
+    return replace(assembly.objective, scorer=assembly.objective.scorer.beside(split.name, evaluator))

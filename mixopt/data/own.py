@@ -9,9 +9,9 @@ from torch import nn
 
 from mixopt.errors import SpecError
 from mixopt.imports import is_import_path
-from mixopt.scoring.engine import AnyEvaluator
 from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.own_objective import SCORE, OwnEvaluator, own_evaluator
+from mixopt.scoring.work import AnyEvaluator
 from mixopt.spec import StudySpec
 from mixopt.values.metrics import Metric, check_metric, metric_named, own_metric
 from mixopt.values.samples import VALIDATION
@@ -25,9 +25,7 @@ def with_own(
     """The evaluators in the order of the splits, those of the user's own functions included and called once."""
     functions = own_functions(spec)
     own = {
-        name: own_evaluator(
-            name, path, module, device, _asked_number(spec) if name == VALIDATION else None
-        ).called_once()
+        name: own_evaluator(name, path, module, device, own_number(spec) if name == VALIDATION else None).called_once()
         for name, path in functions.items()
     }
     if VALIDATION in own and spec.compile:
@@ -43,7 +41,7 @@ def own_functions(spec: StudySpec) -> dict[str, str]:
     return {name: str(path) for name, path in paths.items() if path is not None and is_import_path(str(path))}
 
 
-def _asked_number(spec: StudySpec) -> str | None:
+def own_number(spec: StudySpec) -> str | None:
     """Which of the function's numbers drives: the metric's usual name stands for the first."""
     return None if spec.metric == DEFAULT_METRIC else spec.metric
 

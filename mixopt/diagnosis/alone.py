@@ -40,6 +40,10 @@ def alone(objective: Objective, images: float, spent: Spent, listener: Listener)
             "of a search or a comparison scores them)"
         )
     scores: dict[str, dict[str, float]] = {}
+    mixes = [checkpoint_mix(objective, name) for name in names]
+    objective.whole().expect(mixes)
+    for split, count in spent.samples.items():
+        objective.expect(mixes, split, count)
     for done, name in enumerate(names):
         listener.progress("checkpoints on every split", done, len(names))
         mix, scores[name] = checkpoint_mix(objective, name), {}
@@ -98,6 +102,8 @@ def tried(
         )
         return ()
     found = []
+    for split in tests:
+        objective.expect([mix for mix, _ in trials.values()], split)
     for number, (mix, value) in trials.items():
         scores = {}
         for split in tests:

@@ -91,13 +91,16 @@ def midpoints(objective: Objective, names: Sequence[str], samples: int, listener
         listener: Told about progress.
     """
     ends = {name: checkpoint_mix(objective, name) for name in names}
+    objective.expect(ends.values(), VALIDATION, samples)
     alone = {name: _value(objective, mix, samples) for name, mix in ends.items()}
     gains = np.full((2, len(names), len(names)), np.nan)
     pairs = list(combinations(range(len(names)), 2))
+    half_way = [combine([ends[names[first]], ends[names[second]]], [0.5, 0.5]) for first, second in pairs]
+    objective.expect(half_way, VALIDATION, samples)
     for done, (first, second) in enumerate(pairs):
         listener.progress("half-way between checkpoints", done, len(pairs))
         one, other = names[first], names[second]
-        between = _value(objective, combine([ends[one], ends[other]], [0.5, 0.5]), samples)
+        between = _value(objective, half_way[done], samples)
         found = between - (alone[one] + alone[other]) / 2
         gains[:, first, second] = gains[:, second, first] = found
     listener.progress("half-way between checkpoints", len(pairs), len(pairs))

@@ -154,6 +154,8 @@ def sweep_choice(
     scores: dict[float, Score | None] = {}
     if points == "few":
         objective = objective.needing("logits")
+    if points == "all":
+        objective.expect(along.values())
     for x in along if points == "all" else worth_scoring(objective, along, scores):
         try:
             scores[x] = objective.score(along[x])

@@ -65,15 +65,18 @@ def choose(
         if averaged is not None and not refused:
             predicted = {name: averaged.value([*chosen, name]) for name in waiting}
             waiting = _by_prediction(objective, ordered, predicted)
+        # Where this one is refused, the next ones are tried beside the same members.
+        objective.expect(_with_each(columns, chosen, waiting[: objective.ahead]), unsure=True)
         name, *waiting = waiting
         members = [*chosen, name]
-        candidate = combine([columns[member] for member in members], [1 / len(members)] * len(members))
+        (candidate,) = _with_each(columns, chosen, [name])
         value = objective.score(candidate).value
         added = accepts(value, best)
         step = {"name": name, "value": value, "added": added}
         curve.append({**step, "predicted": predicted[name]} if averaged is not None else step)
         refused = 0 if added else refused + 1
         if added:
+            objective.forget()
             chosen, soup, best = members, candidate, value
     notes: dict[str, Any] = {"rule": rule, "chosen": chosen}
     if order != "best":
@@ -81,6 +84,12 @@ def choose(
     if stop_after:
         notes["patience"] = stop_after
     return Chosen(soup, curves={"greedy": curve}, notes=notes)
+
+
+def _with_each(columns: Mapping[str, Mix], chosen: Sequence[str], others: Sequence[str]) -> list[Mix]:
+    """The uniform soups of the chosen columns and one more, for each of the others."""
+    every = [[columns[member] for member in (*chosen, other)] for other in others]
+    return [combine(members, [1 / len(members)] * len(members)) for members in every]
 
 
 def _ordered(
@@ -95,6 +104,7 @@ def _ordered(
         ranked = ranking(objective, columns)
         return [name for name, _ in ranked], ranked[0][1], None
     needing = objective.needing("logits")
+    needing.expect(columns.values())
     scores = {name: needing.score(mix) for name, mix in columns.items()}
     averaged = AveragedLogits(objective, scores, "order=ranked", "order=best or random")
     ranked = by_value(objective, {name: score.value for name, score in scores.items()})

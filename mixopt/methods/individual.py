@@ -29,6 +29,7 @@ def best_column(objective: Objective, columns: Mapping[str, Mix]) -> str:
 
 def ranking(objective: Objective, columns: Mapping[str, Mix]) -> list[tuple[str, float]]:
     """Columns and their scores, best first; equals keep their order."""
+    objective.expect(columns.values())
     return by_value(objective, {name: objective.score(mix).value for name, mix in columns.items()})
 
 

@@ -30,6 +30,7 @@ from mixopt.stages.announce import announce
 from mixopt.stages.plan import greedy_defaults
 from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
+from mixopt.workers import employed
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,20 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
     started = time.monotonic()
     requests = _rows_wanted(spec, listener)
     # Splits that steer a search's trials beside the validation split steer no method.
-    assembly = assemble(spec.model_copy(update={"select": {}, "shifts": "none"}), listener)
+    unsteered = spec.model_copy(update={"select": {}, "shifts": "none"})
+    with employed(unsteered, assemble(unsteered, listener), listener) as assembly:
+        return _compare_with(spec, folder, listener, assembly, requests, started)
+
+
+def _compare_with(
+    spec: StudySpec,
+    folder: RunFolder,
+    listener: Listener,
+    assembly: Assembly,
+    requests: Mapping[str, Request],
+    started: float,
+) -> CompareResult:
+    """The same, with a pool that is open."""
     objective = assembly.objective
     compared = _compared(spec, assembly)
     _check_same_comparison(folder, compared)

@@ -22,11 +22,11 @@ from mixopt.methods import Chosen
 from mixopt.reporting.rows import Failure, LabelledOutcomes, Row
 from mixopt.reporting.schema import SweepPoint, Verification
 from mixopt.runs.folder import RunFolder
-from mixopt.scoring.engine import AnyEvaluator
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.score import Score
 from mixopt.scoring.tally import Tally
+from mixopt.scoring.work import AnyEvaluator
 from mixopt.spec import StudySpec
 from mixopt.values.metrics import Metric
 from mixopt.values.mix import Mix
@@ -71,6 +71,8 @@ def score_rows(objective: Objective, entries: Mapping[str, Entry], listener: Lis
     """Every entry's row, scored on whole splits; one that failed, or whose scores are not finite, keeps its reason."""
     rows: list[Row | Failure] = []
     whole = objective.whole()
+    for split in objective.evaluators:
+        whole.expect([entry.mix for entry in entries.values() if entry.mix is not None], split)
     for done, (name, entry) in enumerate(entries.items()):
         listener.progress("scoring on every split", done, len(entries))
         try:
@@ -282,6 +284,8 @@ def _sweep(objective: Objective, choice: Chosen | Ensemble) -> tuple[SweepPoint,
             return None  # a point of a curve that is not finite is a gap in it
 
     tests = [name for name, each in objective.evaluators.items() if name != VALIDATION and not each.split.steers]
+    for split in (VALIDATION, *tests):
+        objective.expect(choice.sweep.values(), split)
     return tuple(
         SweepPoint(x=x, search=value(mix, VALIDATION), test={split: value(mix, split) for split in tests})
         for x, mix in choice.sweep.items()

@@ -41,6 +41,7 @@ from mixopt.stages.start import Start, find_start
 from mixopt.values.mix import Mix
 from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
+from mixopt.workers import employed
 
 # The row of what a search found.
 SEARCH_ROW = "search"
@@ -88,7 +89,14 @@ def search(
 def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchResult:
     """The steps of a search, each a function of what those before it gave."""
     started = time.monotonic()
-    assembly = assemble(spec, listener)
+    with employed(spec, assemble(spec, listener), listener) as assembly:
+        return _search_with(spec, folder, listener, assembly, started)
+
+
+def _search_with(
+    spec: StudySpec, folder: RunFolder, listener: Listener, assembly: Assembly, started: float
+) -> SearchResult:
+    """The same, with a pool that is open."""
     assembly = replace(assembly, objective=steered(spec, assembly.objective))
     plan = plan_search(spec, assembly)
     if plan.surface:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,26 @@ class Pass:
         if self.samples is None:
             return slice(self.start + place, self.start + end)
         return self.samples[place:end]
+
+    def part(self, first: int, last: int) -> Pass:
+        """The places from one to another, of which both begin a batch."""
+        ends = [end - first for end in self.ends if first < end < last]
+        samples = None if self.samples is None else self.samples[first:last]
+        return Pass(samples, self.start + first if samples is None else self.start, [*ends, last - first])
+
+    def parts(self, most: int, step: int) -> list[tuple[int, int]]:
+        """Places to cut the pass at, from one to another: whole batches, of ``step`` samples or a few more.
+
+        Args:
+            most: Samples per batch at most.
+            step: Samples per part.
+        """
+        cuts, place = [0], 0
+        while place < len(self):
+            place += self.size(place, most)
+            if place - cuts[-1] >= step or place == len(self):
+                cuts.append(place)
+        return list(pairwise(cuts))
 
     def in_order(self) -> Numbers | None:
         """``[k]``, the places in the pass of the samples in their own order; None where they are in it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,22 +16,19 @@ from torch import Tensor
 from mixopt.errors import DataError, PoolError, ScoreError, names
 from mixopt.scoring.activation_reuse import ActivationReuse, Resumed
 from mixopt.scoring.batchnorm import Recompute, negative_variance
-from mixopt.scoring.evaluator import Evaluator, Predict
+from mixopt.scoring.evaluator import Predict
 from mixopt.scoring.outcomes import Outcomes
-from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.scoring.stopwatch import Stopwatch
-from mixopt.scoring.work import Compute, OnBatch, Slope, Wanted
+from mixopt.scoring.work import AnyEvaluator, Compute, OnBatch, Slope, Wanted
 from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
 from mixopt.weights.builder import FastBuilder
 from mixopt.weights.pool import Pool
 
 ADVICE = "Leave the checkpoint that causes it out of the pool, or save in a wider --dtype"
-# Samples that a gradient is taken on at a time; those of several parts are added in order, whoever computed them. On a
-# GPU a part costs two passes over the stack, which outweigh the model's own.
-GRADIENT_PART = {"cpu": 32, "cuda": 512}
-
-AnyEvaluator = Evaluator | OwnEvaluator
+# Samples that a gradient is taken on at a time; those of several parts are added in order, whoever computed them. Every
+# part costs a pass over the stack: measured, smaller ones cost a tenth more on a CPU, and on a GPU far more.
+GRADIENT_PART = {"cpu": 64, "cuda": 512}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +54,9 @@ class Engine:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
-    def ahead(self) -> bool:
+    def ahead(self) -> int:
         """See `Work`: one mix at a time."""
-        return False
+        return 0
 
     def recomputes(self, mix: Mix) -> bool:
         """Whether this mix's BatchNorm statistics are set anew; a checkpoint alone keeps its own."""
@@ -135,6 +132,10 @@ class Engine:
 
     def forget(self) -> None:
         """See `Work`."""
+
+    def beside(self, name: str, evaluator: AnyEvaluator) -> Engine:
+        """See `Work`."""
+        return replace(self, evaluators={**self.evaluators, name: evaluator})
 
     def why_not_finite(self, mix: Mix, split: str, outcomes: Outcomes) -> ScoreError:
         """The error for outcomes that are no numbers; names the layer group held responsible."""

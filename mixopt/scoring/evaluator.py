@@ -62,7 +62,8 @@ class Evaluator:
     Attributes:
         batch_size: Samples per forward pass as asked for; fewer are used where they do not fit.
         feed: Brings the samples.
-        cut: As given.
+        cut: As given; all samples where none was.
+        is_raced: Whether one was given.
         batching: Which samples are run together.
 
     Raises:
@@ -92,7 +93,7 @@ class Evaluator:
         self._labels = torch.from_numpy(split.labels).to(device)
         self._highest = max(int(split.labels.max(initial=0)), *(split.among or (0,)))
         self.feed = Feed(split.arrays, device)
-        self.cut = len(split) if cut is None else cut
+        self.is_raced, self.cut = cut is not None, len(split) if cut is None else cut
         self.batching = self._by_length = batches_of(split.arrays, len(split), cut, self.batch_size)
 
     def at(self, precision: str, compiled: bool = False) -> Evaluator:
@@ -109,7 +110,7 @@ class Evaluator:
         return twin
 
     def on(self, module: nn.Module) -> Evaluator:
-        """The same: which module is run follows from what `run` is given."""
+        """The same: `run` is given what runs the module."""
         return self
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Any, Tensor]]:
@@ -143,10 +144,15 @@ class Evaluator:
             MixoptError: Not even one sample fits in memory.
         """
         through = self.batching.between(start, len(self.split) if stop is None else stop)
-        with torch.inference_mode():
-            found = outcomes_of([told(*batch) for batch in self._forward(predict, through, on_batch)])
-        places = through.in_order()
+        found, places = self.run_pass(predict, through, on_batch), through.in_order()
         return found if places is None else found.at(places)
+
+    def run_pass(
+        self, predict: Predict | Resumed, through: Pass, on_batch: Callable[[int], None] | None = None
+    ) -> Outcomes:
+        """As `run`, over a pass or a part of one, in its order."""
+        with torch.inference_mode():
+            return outcomes_of([told(*batch) for batch in self._forward(predict, through, on_batch)])
 
     def logits(
         self, predict: Predict | Resumed, stop: int | None = None, *, on_batch: Callable[[int], None] | None = None
@@ -158,10 +164,15 @@ class Evaluator:
             MixoptError: Not even one sample fits in memory.
         """
         through = self.batching.between(0, len(self.split) if stop is None else stop)
-        with torch.inference_mode():
-            found = torch.cat([logits.cpu() for logits, _ in self._forward(predict, through, on_batch)])
-        places = through.in_order()
+        found, places = self.logits_pass(predict, through, on_batch), through.in_order()
         return found if places is None else found[torch.from_numpy(places)]
+
+    def logits_pass(
+        self, predict: Predict | Resumed, through: Pass, on_batch: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """As `logits`, over a pass or a part of one, in its order."""
+        with torch.inference_mode():
+            return torch.cat([logits.cpu() for logits, _ in self._forward(predict, through, on_batch)])
 
     def outcomes_of(self, logits: Tensor) -> Outcomes:
         """What given logits ``[n, n_classes]`` predict and lose on the first samples of the fixed order."""

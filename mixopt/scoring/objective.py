@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError
 from mixopt.scoring.cache import Gradient
-from mixopt.scoring.engine import AnyEvaluator
 from mixopt.scoring.looks import Looks, Seen
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.racing import LEVEL, looks, out_of_reach
@@ -19,6 +18,7 @@ from mixopt.scoring.score import Score
 from mixopt.scoring.scorer import Scorer
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.scoring.tally import Learned, Tally
+from mixopt.scoring.work import AnyEvaluator
 from mixopt.values.metrics import Metric, shown_metric
 from mixopt.values.mix import Mix
 from mixopt.values.samples import SYNTHETIC, VALIDATION
@@ -96,6 +96,11 @@ class Objective:
         return self.samples + (0 if recompute is None else recompute.images * (1 + len(self.weights)))
 
     @property
+    def ahead(self) -> int:
+        """How many mixes its workers want to know of in advance; 0 where this process scores."""
+        return self.scorer.work.ahead
+
+    @property
     def reused(self) -> float:
         """The share of the forward passes, in segments times samples, that earlier ones spared."""
         reuse = self.scorer.reuse
@@ -140,6 +145,32 @@ class Objective:
         """What the outcomes of a mix on a split depend on."""
         return self.scorer.key(mix, split)
 
+    def expect(
+        self, mixes: Iterable[Mix], split: str = VALIDATION, count: int | None = None, *, unsure: bool = False
+    ) -> None:
+        """Tell workers, if there are any, of mixes that `score` will be asked for: they begin with all of them at once.
+
+        Args:
+            mixes: In the order in which they will be asked for.
+            split: As for `score`.
+            count: So many of the split's first samples, as for `outcomes`; by default those of a score.
+            unsure: They may not be asked for after all; they are begun where nothing else is to be done.
+        """
+        if self.ahead:
+            every = list(mixes)
+            for name in (split, *(self.weights if split == VALIDATION and count is None else ())):
+                looks = Looks([self.count(name) if count is None else count], needs=self.needs)
+                self.scorer.expect(every, name, looks, unsure=unsure)
+
+    def expect_race(self, mixes: Iterable[Mix], incumbent: Score, level: float = LEVEL) -> None:
+        """As `expect`, of mixes that `race` will be asked for."""
+        if self.ahead:
+            self.scorer.expect(mixes, VALIDATION, self._race(incumbent, level))
+
+    def forget(self) -> None:
+        """Leave what was expected and has not been asked for."""
+        self.scorer.work.forget()
+
     def score(self, mix: Mix, split: str = VALIDATION) -> Score:
         """Score a mix on the samples of the validation split that tune, or on a whole test split.
 
@@ -178,15 +209,9 @@ class Objective:
         Raises:
             As `score`.
         """
-        evaluator, count = self.evaluators[VALIDATION], self.count(VALIDATION)
-
-        def enough(seen: Outcomes) -> bool:
-            return out_of_reach(self._gains(self.signal, seen, incumbent), count, level)
-
-        stops = looks(count, evaluator.batch_size)
-        seen = self.scorer.see(mix, VALIDATION, Looks(stops, enough, self.needs), self.watch.on_batch)
+        seen = self.scorer.see(mix, VALIDATION, self._race(incumbent, level), self.watch.on_batch)
         score = self._tallied(seen, VALIDATION)
-        if len(seen.outcomes) == count:
+        if len(seen.outcomes) == self.count(VALIDATION):
             return score
         value, signal = (
             whole + metric.sign * float(self._gains(metric, seen.outcomes, incumbent).mean())
@@ -252,6 +277,15 @@ class Objective:
     def measure(self, outcomes: Outcomes, split: str) -> dict[str, float]:
         """Every metric by name, of the outcomes of a split's first samples."""
         return self.evaluators[split].measure(outcomes, self.metric)
+
+    def _race(self, incumbent: Score, level: float) -> Looks:
+        """How far a mix is looked at that is given up once it will not reach the incumbent."""
+        count = self.count(VALIDATION)
+
+        def enough(seen: Outcomes) -> bool:
+            return out_of_reach(self._gains(self.signal, seen, incumbent), count, level)
+
+        return Looks(looks(count, self.evaluators[VALIDATION].batch_size), enough, self.needs)
 
     def _score_mix(self, mix: Mix, split: str) -> Score:
         seen = self.scorer.see(mix, split, Looks([self.count(split)], needs=self.needs), self.watch.on_batch)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mixopt.errors import DataError, PoolError, ScoreError, SpecError, names
 from mixopt.imports import check_takes, import_function, source_hash
-from mixopt.scoring.batches import Batches, plain_batches
+from mixopt.scoring.batches import Batches, Pass, plain_batches
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.values.samples import ORDER_SEED, VALIDATION, Samples
 
@@ -128,6 +128,10 @@ class OwnEvaluator:
         predicted = np.full(len(values), -1, dtype=np.int64)
         return Outcomes(predicted, -values[order], others).rest(start)
 
+    def run_pass(self, predict: Any, through: Pass, on_batch: Callable[[int], None] | None = None) -> Outcomes:
+        """As `run`, from the first sample of a pass on."""
+        return self.run(predict, through.start, on_batch=on_batch)
+
     def measure(self, outcomes: Outcomes, driving: Any = None) -> dict[str, float]:
         """The driving number by name, and the others."""
         driving = self.metric or next(iter(outcomes.also), SCORE)
@@ -154,6 +158,10 @@ class OwnEvaluator:
             f"split {self.name} is scored by your own function ({self.path}), which gives no logits: ensembles cannot "
             "run"
         )
+
+    def logits_pass(self, predict: Any, through: Pass, on_batch: Any = None) -> Tensor:
+        """As `logits`."""
+        return self.logits(predict)
 
     def outcomes_of(self, logits: Tensor) -> NoReturn:
         """As `logits`."""

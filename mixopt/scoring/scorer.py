@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,13 +17,13 @@ from mixopt.errors import ScoreError, names
 from mixopt.scoring.activation_reuse import ActivationReuse
 from mixopt.scoring.batchnorm import Recompute
 from mixopt.scoring.cache import Gradient, OutcomeCache
-from mixopt.scoring.engine import ADVICE, AnyEvaluator, Engine
+from mixopt.scoring.engine import ADVICE, Engine
 from mixopt.scoring.keys import Keys
 from mixopt.scoring.ledger import Ledger
 from mixopt.scoring.looks import Looks, Seen
 from mixopt.scoring.outcomes import NO_OUTCOMES, Outcomes
 from mixopt.scoring.stopwatch import Stopwatch
-from mixopt.scoring.work import Compute, OnBatch, Wanted, Work
+from mixopt.scoring.work import AnyEvaluator, Compute, OnBatch, Wanted, Work
 from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
 from mixopt.weights.builder import FastBuilder
@@ -89,6 +89,11 @@ class Scorer:
         """What computes."""
         return self.workers or self.engine
 
+    def beside(self, name: str, evaluator: AnyEvaluator) -> Scorer:
+        """The same with one more split, or another one of this name."""
+        workers = None if self.workers is None else self.workers.beside(name, evaluator)
+        return replace(self, engine=self.engine.beside(name, evaluator), workers=workers)
+
     def key(self, mix: Mix, split: str) -> str:
         """What the outcomes of a mix on a split depend on, see `mixopt.scoring.keys`; the metric is not among it."""
         return self.keys.of_mix(mix, *self._condition(split, self.recomputes(mix)))
@@ -146,8 +151,6 @@ class Scorer:
             looks: How far each will be looked at.
             unsure: As for `Work.expect`.
         """
-        if not self.work.ahead:
-            return
         last = looks.stops[-1]
         wanted = []
         for mix in mixes:

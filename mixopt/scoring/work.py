@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.looks import Looks
 from mixopt.scoring.outcomes import NO_OUTCOMES, Outcomes
+from mixopt.scoring.own_objective import OwnEvaluator
 from mixopt.values.mix import Mix
 
+AnyEvaluator = Evaluator | OwnEvaluator
 OnBatch = Callable[[int], None]
 # From a first sample and one past the last to their outcomes, and the seconds that computing those took.
 Compute = Callable[[int, int], tuple[Outcomes, float]]
@@ -57,11 +60,11 @@ class Work(Protocol):
     """Computes what is not cached.
 
     Attributes:
-        ahead: Whether it can work on several mixes at once, and wants to be told early of those that will be asked for.
+        ahead: Of how many mixes it wants to know before they are asked for, as it works on several at once; or 0.
     """
 
     @property
-    def ahead(self) -> bool:
+    def ahead(self) -> int:
         """See above."""
 
     def scoring(self, wanted: Wanted, on_batch: OnBatch | None) -> AbstractContextManager[Compute]:
@@ -83,3 +86,6 @@ class Work(Protocol):
 
     def forget(self) -> None:
         """Leave what was expected and has not been asked for."""
+
+    def beside(self, name: str, evaluator: AnyEvaluator) -> Self:
+        """The same, which knows one more split, or another one of this name."""

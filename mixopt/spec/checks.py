@@ -14,6 +14,7 @@ AUTO = "auto"
 # Model families by the name of their module in `mixopt.families`; any other is named by import path.
 FAMILIES = ("open_clip", "transformers", "timm", "torchvision", "clip_classifier")
 SYNTHETIC_WEIGHT = 0.5
+MOST_WORKERS = 1024
 # What a column of a file of records can be.
 ROLES = ("text", "text_pair", "label", "image")
 _BETWEEN_FIELDS = re.compile(rf",\s*(?=(?:{'|'.join(ROLES)})\s*=)")
@@ -27,6 +28,16 @@ def known(kind: str, value: str, names: Iterable[str], more: str = "") -> str:
     if value not in (every := tuple(names)):
         raise ValueError(unknown(kind, value, every, more))
     return value
+
+
+def workers_of(value: Any) -> Any:
+    """A number of workers as text, or ``auto``."""
+    text = str(value).strip()
+    if value is None or text == AUTO:
+        return None if value is None else AUTO
+    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= MOST_WORKERS:
+        raise ValueError(f"expected a number from 1 to {MOST_WORKERS}, or auto (found {text})")
+    return str(int(text))
 
 
 def ingredients_of(value: Any) -> Ingredients:

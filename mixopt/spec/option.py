@@ -17,6 +17,7 @@ DATA = "Data"
 CHOICE = "The choice"
 SEARCH = "The search"
 RUN = "The run"
+WORKERS = "Workers"
 
 # Commands that have an option.
 ONLY_SEARCH = ("search",)

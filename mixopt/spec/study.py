@@ -10,7 +10,7 @@ from pydantic import ConfigDict, ValidationInfo, field_validator, model_validato
 from mixopt.imports import is_import_path
 from mixopt.spec import checks
 from mixopt.spec.checks import AUTO, FAMILIES, known
-from mixopt.spec.options import Fields
+from mixopt.spec.worker_options import WorkerFields
 from mixopt.values.metrics import METRICS, find_metric
 from mixopt.values.samples import SYNTHETIC, UNLABELLED, VALIDATION
 
@@ -21,10 +21,11 @@ PRESETS: dict[str, dict[str, Any]] = {"fast": {"trials": 30}, "default": {}, "th
 DTYPES = ("ingredients", "fp32", "fp16", "bf16")
 
 
-class StudySpec(Fields):
+class StudySpec(WorkerFields):
     """Everything a run depends on. Every field is a key of the TOML files and a flag.
 
-    The fields, and what each of them is, stand in `mixopt.spec.options`; ``mixopt guide options`` lists them.
+    The fields, and what each of them is, stand in `mixopt.spec.options` and the modules beside it; ``mixopt guide
+    options`` lists them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -106,6 +107,13 @@ class StudySpec(Fields):
             )
         if UNLABELLED in getattr(info.data.get("data"), "test", {}):
             raise ValueError(f"a test split is called {UNLABELLED} already; give that another name")
+        return value
+
+    @field_validator("scheduler")
+    @classmethod
+    def _one_kind_of_workers(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("workers") is not None:
+            raise ValueError("has workers of its own, and workers asks for some of this machine; leave out one")
         return value
 
     @field_validator("pareto")

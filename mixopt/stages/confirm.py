@@ -80,6 +80,7 @@ def choose_candidate(objective: Objective, start: Mix, candidates: Sequence[Mix]
     whole = objective.whole()
     if not objective.held_out:
         return Choice(candidates[0], 0, 1.0, math.nan, math.nan)
+    whole.expect([start, *candidates])
     reference = whole.score(start)
     best, lost = Choice(start, None, 0.0, 0.0, math.nan), 0
     luck = max(1.0, 2 * math.log(len(candidates)))

@@ -178,12 +178,15 @@ def _middle(objective: Objective, explored: Explored, reference: Score) -> Mix |
     Of those that were scored on all samples; None where they are fewer than two.
     """
     whole, level = objective.whole(), []
-    for study, space in explored.rounds:
-        for trial in studies.complete_trials(study):
-            if trial.user_attrs.get("estimated"):
-                continue
-            mix = space.to_mix(np.array([trial.params[label] for label in space.labels]))
-            gain = Mean.of(held_gains(objective, objective.tuning, whole.score(mix), reference, objective.signal))
-            if gain.value >= -gain.error:
-                level.append(mix)
+    mixes = [
+        space.to_mix(np.array([trial.params[label] for label in space.labels]))
+        for study, space in explored.rounds
+        for trial in studies.complete_trials(study)
+        if not trial.user_attrs.get("estimated")
+    ]
+    whole.expect(mixes)
+    for mix in mixes:
+        gain = Mean.of(held_gains(objective, objective.tuning, whole.score(mix), reference, objective.signal))
+        if gain.value >= -gain.error:
+            level.append(mix)
     return combine(level, [1 / len(level)] * len(level)) if len(level) > 1 else None

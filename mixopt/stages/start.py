@@ -111,6 +111,7 @@ def _source_mixes(plan: SearchPlan, objective: Objective, baselines: Mapping[str
 
 def _best(objective: Objective, mixes: Mapping[str, Mix]) -> str:
     """The name of the best mix by what steers; of equals, the last in the table, which is the richer one."""
+    objective.expect(mixes.values())
     values = {name: objective.score(mix).signal for name, mix in mixes.items()}
     best = next(iter(values))
     for name, value in values.items():

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna import samplers
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from mixopt.errors import SpecError
@@ -25,6 +25,7 @@ SPACE_LEARNERS = ("cmaes", "nsgaii", "tpe", "gp")
 Stored = Callable[[CmaEsSampler, Sequence[FrozenTrial]], Optimizer | None]
 SURFACE = "surface"
 SURFACE_POPULATION = 8
+STARTUP = 10  # of TPE and of Gaussian processes: Optuna's default
 POPULATION = 20  # of NSGA-II; Optuna's 50 would make four generations of 200 trials
 
 
@@ -94,9 +95,9 @@ def _sampler_of(
     if name == "nsgaii":
         return NSGAIISampler(population_size=population or POPULATION, seed=seed)
     if name == "tpe":
-        return TPESampler(seed=seed)
+        return TPESampler(n_startup_trials=STARTUP, seed=seed)
     if name == "gp":
-        return GPSampler(seed=seed)
+        return GPSampler(n_startup_trials=STARTUP, seed=seed)
     if name == "random":
         return RandomSampler(seed=seed)
     sampler = _foreign_sampler(name, seed)
@@ -115,6 +116,20 @@ def population_of(name: str, dims: int, population: int | None) -> int:
     if name in (known := {"nsgaii": POPULATION, SURFACE: SURFACE_POPULATION}):
         return known[name]
     return 4 + math.floor(3 * math.log(dims)) if name == "cmaes" else 1
+
+
+def draws_alone(name: str, number: int) -> bool:
+    """Whether a trial's parameters do not depend on the values of trials before it.
+
+    Args:
+        name: As for `make_sampler`.
+        number: The trial's.
+    """
+    if name in ("tpe", "gp"):  # which begin with random draws
+        return number < STARTUP
+    if name == "random":
+        return True
+    return is_import_path(name) and isinstance(_foreign_sampler(name, 0), (RandomSampler, QMCSampler))
 
 
 def start_attributes(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mixopt.scoring.score import Score
 from mixopt.spaces import Space
 from mixopt.study.boundary import name_of
 from mixopt.study.readable import attributes_of, name_objectives
-from mixopt.study.samplers import BOX, start_attributes
+from mixopt.study.samplers import BOX, draws_alone, start_attributes
 from mixopt.study.schedule import Schedule, samplers_of
 from mixopt.study.storage import write_together
 from mixopt.study.studies import best_trial, mix_of
@@ -115,6 +115,8 @@ def run_trials(
         with objective.stopwatch("optimizer"), write_together(study):
             for number in batch:
                 _ask(study, space, number, fresh_sampler)
+        if objective.ahead:
+            _ask_ahead(study, objective, space, schedule, batch, fresh_sampler)
         if not _tell_batch(study, objective, space, batch, schedule, announce):
             return False
 
@@ -203,6 +205,29 @@ def _ask(
         _suggest(trial, space)
 
 
+def _ask_ahead(
+    study: optuna.Study,
+    objective: Objective,
+    space: Space,
+    schedule: Schedule,
+    batch: range,
+    fresh_sampler: Callable[[Sequence[FrozenTrial]], BaseSampler],
+) -> None:
+    """Ask the trials after a batch where their sampler does not need its values, so that no worker waits for it.
+
+    They are those that would be asked later, and stand as running in the study until it is their turn.
+    """
+    complete = sum(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)[: batch.start])
+    last = batch.stop + min(max(len(batch), objective.ahead), schedule.trials - complete - len(batch))
+    later = [number for number in range(batch.stop, last) if draws_alone(schedule.sampler, number)]
+    with objective.stopwatch("optimizer"), write_together(study):
+        for number in later:
+            _ask(study, space, number, fresh_sampler)
+    if not schedule.race:
+        known = study.get_trials(deepcopy=False)
+        objective.expect([_mix_at(known[number], space) for number in (*batch, *later)])
+
+
 def _tell_batch(
     study: optuna.Study,
     objective: Objective,
@@ -213,20 +238,25 @@ def _tell_batch(
 ) -> bool:
     """Score and tell the batch's running trials in number order; False where the deadline passed first."""
     incumbent: Score | None = None
-    for number in batch:
-        frozen = study.get_trials(deepcopy=False)[number]
-        if frozen.state != TrialState.RUNNING:
-            continue
+    running = [
+        each for each in map(study.get_trials(deepcopy=False).__getitem__, batch) if not each.state.is_finished()
+    ]
+    mixes = {each.number: _mix_at(each, space) for each in running}
+    if not schedule.race:
+        objective.expect(mixes.values())
+    for frozen in running:
         if _late(schedule.deadline):
+            objective.forget()
             return False
+        number, mix = frozen.number, mixes[frozen.number]
         trial = Trial(study, frozen._trial_id)
-        mix = space.to_mix(np.array([frozen.params[label] for label in space.labels]))
         score: Score | None = None
         started = time.perf_counter()
         try:
             if schedule.race and incumbent is None:
                 before = study.get_trials(deepcopy=False)[: batch[0]]
                 incumbent = objective.score(mix_of(best_trial(study, before), space))
+                objective.expect_race(mixes.values(), incumbent, schedule.level)
             score = objective.score(mix) if incumbent is None else objective.race(mix, incumbent, schedule.level)
             record = _record_of(objective, score)
         except ScoreError as error:
@@ -281,6 +311,10 @@ def _record_of(objective: Objective, score: Score) -> dict[str, Any]:
 def _values(study: optuna.Study, record: Mapping[str, Any], score: Score) -> list[float]:
     """What the study is told of a score."""
     return list(record["signals"].values()) if len(study.directions) > 1 else [score.signal]
+
+
+def _mix_at(trial: FrozenTrial, space: Space) -> Mix:
+    return space.to_mix(np.array([trial.params[label] for label in space.labels]))
 
 
 def _late(deadline: float | None) -> bool:

@@ -1,0 +1,105 @@
+"""Workers: processes that score in place of a run's own, on this machine or on others."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import joblib
+import torch
+from filelock import FileLock, Timeout
+
+from mixopt.assemble import Assembly
+from mixopt.errors import RunError
+from mixopt.files import make_folder
+from mixopt.listener import Listener
+from mixopt.memory import gigabytes
+from mixopt.scoring.crew import Crew
+from mixopt.spec import AUTO, StudySpec
+from mixopt.workers.processes import Processes
+from mixopt.workers.shared import share_pool, share_spec
+
+_LOCK = "run.lock"
+
+
+@contextmanager
+def employed(spec: StudySpec, assembly: Assembly, listener: Listener) -> Iterator[Assembly]:
+    """The assembly, scored by workers while the block is open, where any are asked for.
+
+    On one machine the checkpoints' memory is given back here, and lies once in files that all processes map.
+
+    Args:
+        spec: The options.
+        assembly: The run's own.
+        listener: Told of workers.
+
+    Raises:
+        RunError: There is no room for what they share, or a scheduler or its workers cannot be used.
+    """
+    if spec.workers is None and spec.scheduler is None:
+        yield assembly
+        return
+    with _shared_folder(spec, assembly) as folder:
+        hands = Processes(folder, devices_of(spec.workers or AUTO, assembly.device))
+        try:
+            listener.info(f"workers: {hands.count} on this machine, {assembly.device.type}, one thread each")
+            objective = assembly.objective
+            for name, evaluator in objective.evaluators.items():
+                hands.share(name, evaluator)
+            crew = Crew(hands, objective.scorer.engine, listener, verbose=spec.verbose)
+            scorer = replace(objective.scorer, workers=crew)
+            yield replace(assembly, objective=replace(objective, scorer=scorer))
+        finally:
+            hands.close()
+
+
+def devices_of(workers: str, device: torch.device) -> list[str]:
+    """The device of each worker.
+
+    Args:
+        workers: A number, or ``auto``: one for each GPU or core that this process may use.
+        device: The run's own; where it is a GPU, workers take GPUs in turn.
+    """
+    if device.type == "cuda":
+        visible = torch.cuda.device_count()
+        number = visible if workers == AUTO else int(workers)
+        return [f"cuda:{place % visible}" for place in range(number)]
+    return ["cpu"] * (joblib.cpu_count() if workers == AUTO else int(workers))
+
+
+@contextmanager
+def _shared_folder(spec: StudySpec, assembly: Assembly) -> Iterator[Path]:
+    """A folder in the cache that is there while the block is open, with all that workers need."""
+    parent = spec.cache / "workers"
+    make_folder(parent, spec.cache)
+    _remove_leftovers(parent)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    lock = FileLock(folder / _LOCK)
+    with lock:
+        try:
+            pool = assembly.objective.pool
+            try:
+                shared = share_pool(folder, pool)
+            except OSError as error:
+                raise RunError(
+                    f"{folder}: {error.strerror or error}; workers share the checkpoints through a file of "
+                    f"{gigabytes(pool.stack.nbytes)} there: free space, or choose another folder with --cache"
+                ) from error
+            # In place: whatever works with the pool's stack goes on with the mapped one, and its memory is free.
+            pool.stack.data = shared.stack
+            chosen = {**assembly.resolved, "batchnorm": assembly.batchnorm.mode}
+            share_spec(folder, spec, chosen)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove what killed runs shared: folders whose lock nobody holds."""
+    for folder in parent.iterdir():
+        with suppress(OSError, Timeout), FileLock(folder / _LOCK).acquire(blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
