@@ -19,6 +19,8 @@ from mixopt.files import make_folder
 from mixopt.listener import Listener
 from mixopt.memory import gigabytes
 from mixopt.scoring.crew import Crew
+from mixopt.scoring.crew.hands import Hands
+from mixopt.scoring.objective import Objective
 from mixopt.spec import AUTO, StudySpec
 from mixopt.workers.processes import Processes
 from mixopt.workers.shared import share_pool, share_spec
@@ -43,18 +45,29 @@ def employed(spec: StudySpec, assembly: Assembly, listener: Listener) -> Iterato
     if spec.workers is None and spec.scheduler is None:
         yield assembly
         return
-    with _shared_folder(spec, assembly) as folder:
+    with shared_folder(spec, assembly) as folder:
         hands = Processes(folder, devices_of(spec.workers or AUTO, assembly.device))
         try:
             listener.info(f"workers: {hands.count} on this machine, {assembly.device.type}, one thread each")
             objective = assembly.objective
-            for name, evaluator in objective.evaluators.items():
-                hands.share(name, evaluator)
-            crew = Crew(hands, objective.scorer.engine, listener, verbose=spec.verbose)
-            scorer = replace(objective.scorer, workers=crew)
-            yield replace(assembly, objective=replace(objective, scorer=scorer))
+            yield replace(assembly, objective=scored_by(hands, objective, listener, verbose=spec.verbose))
         finally:
             hands.close()
+
+
+def scored_by(hands: Hands, objective: Objective, listener: Listener, *, verbose: bool = False) -> Objective:
+    """The objective, scored by workers, who are told its splits.
+
+    Args:
+        hands: The workers.
+        objective: Of a pool that they see.
+        listener: Told of workers.
+        verbose: As for `Crew`.
+    """
+    for name, evaluator in objective.evaluators.items():
+        hands.share(name, evaluator)
+    crew = Crew(hands, objective.scorer.engine, listener, verbose=verbose)
+    return replace(objective, scorer=replace(objective.scorer, workers=crew))
 
 
 def devices_of(workers: str, device: torch.device) -> list[str]:
@@ -72,8 +85,12 @@ def devices_of(workers: str, device: torch.device) -> list[str]:
 
 
 @contextmanager
-def _shared_folder(spec: StudySpec, assembly: Assembly) -> Iterator[Path]:
-    """A folder in the cache that is there while the block is open, with all that workers need."""
+def shared_folder(spec: StudySpec, assembly: Assembly) -> Iterator[Path]:
+    """A folder in the cache that is there while the block is open, with all that workers need but the splits.
+
+    Raises:
+        RunError: There is no room for the checkpoints.
+    """
     parent = spec.cache / "workers"
     make_folder(parent, spec.cache)
     _remove_leftovers(parent)
