@@ -107,6 +107,8 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "matplotlib" not in found
     if name != "data.arrow":
         assert "pyarrow" not in found
+    if name != "workers.processes":
+        assert "pebble" not in found
     for tracker in ("mlflow", "tensorboard", "trackio", "wandb"):
         if name != f"trackers.{tracker}":
             assert tracker not in found

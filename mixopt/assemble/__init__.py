@@ -14,7 +14,6 @@ from mixopt.assemble.engine import bare_engine, recomputing
 from mixopt.assemble.engine import saved_dtype as saved_dtype
 from mixopt.assemble.family import check_data, family_of, tell_of
 from mixopt.data.own import driving_metric, own_functions, with_own
-from mixopt.data.own import own_number as own_number
 from mixopt.data.splits import add_steering
 from mixopt.data.splits import open_splits as open_splits_of
 from mixopt.errors import DataError

@@ -27,6 +27,7 @@ ORDER = (
     "recipes",
     "several-splits",
     "performance",
+    "workers",
     "trackers",
     "trust",
     "python",

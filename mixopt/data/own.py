@@ -25,7 +25,9 @@ def with_own(
     """The evaluators in the order of the splits, those of the user's own functions included and called once."""
     functions = own_functions(spec)
     own = {
-        name: own_evaluator(name, path, module, device, own_number(spec) if name == VALIDATION else None).called_once()
+        name: own_evaluator(
+            name, path, module, device, _asked_number(spec) if name == VALIDATION else None
+        ).called_once()
         for name, path in functions.items()
     }
     if VALIDATION in own and spec.compile:
@@ -41,7 +43,7 @@ def own_functions(spec: StudySpec) -> dict[str, str]:
     return {name: str(path) for name, path in paths.items() if path is not None and is_import_path(str(path))}
 
 
-def own_number(spec: StudySpec) -> str | None:
+def _asked_number(spec: StudySpec) -> str | None:
     """Which of the function's numbers drives: the metric's usual name stands for the first."""
     return None if spec.metric == DEFAULT_METRIC else spec.metric
 

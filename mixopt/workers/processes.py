@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
 
 from mixopt.scoring.crew.hands import Loss
-from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.jobs import Answer, Job
 from mixopt.scoring.work import AnyEvaluator
 from mixopt.workers.shared import share_split
@@ -53,8 +52,7 @@ class Processes:
 
     def share(self, token: str, evaluator: AnyEvaluator) -> None:
         """See `Hands`."""
-        if isinstance(evaluator, Evaluator):
-            share_split(self._folder, token, evaluator)
+        share_split(self._folder, token, evaluator)
 
     def submit(self, job: Job) -> Future[Answer]:
         """See `Hands`."""

@@ -22,6 +22,8 @@ from torch import Tensor
 from mixopt.errors import RunError
 from mixopt.files import write_json
 from mixopt.scoring.evaluator import Evaluator
+from mixopt.scoring.own_objective import OwnEvaluator
+from mixopt.scoring.work import AnyEvaluator
 from mixopt.spec import StudySpec
 from mixopt.untrusted.arrays import packed, unpacked
 from mixopt.values.samples import Samples
@@ -41,11 +43,13 @@ class SharedSplit:
         samples: The split.
         batch_size: Samples per forward pass as asked for.
         cut: As for `Evaluator`; None for none.
+        function: Import path of the user's own function that scores it, and the number that drives; or None.
     """
 
     samples: Samples
     batch_size: int
     cut: int | None
+    function: tuple[str, str | None] | None
 
 
 def share_pool(folder: Path, pool: Pool) -> Pool:
@@ -120,7 +124,7 @@ def open_spec(folder: Path) -> StudySpec:
     return StudySpec.model_validate(json.loads((folder / SPEC).read_text(encoding="utf-8")))
 
 
-def share_split(folder: Path, token: str, evaluator: Evaluator) -> None:
+def share_split(folder: Path, token: str, evaluator: AnyEvaluator) -> None:
     """Tell where a split's arrays lie; those that are not mapped from a file are written into the folder.
 
     Args:
@@ -140,7 +144,8 @@ def share_split(folder: Path, token: str, evaluator: Evaluator) -> None:
         "steers": split.steers,
         "among": split.among,
         "batch_size": evaluator.batch_size,
-        "cut": evaluator.cut if evaluator.is_raced else None,
+        "cut": evaluator.cut if isinstance(evaluator, Evaluator) and evaluator.is_raced else None,
+        "function": (evaluator.path, evaluator.metric) if isinstance(evaluator, OwnEvaluator) else None,
     }
     content = packed({"labels": split.labels, "digests": split.digests, "told": np.array(json.dumps(plain))})
     # Renamed when it is complete: a worker may look at any moment.
@@ -167,7 +172,8 @@ def open_split(folder: Path, token: str) -> SharedSplit:
         steers=told["steers"],
         among=None if told["among"] is None else tuple(told["among"]),
     )
-    return SharedSplit(samples, told["batch_size"], told["cut"])
+    function = None if told["function"] is None else tuple(told["function"])
+    return SharedSplit(samples, told["batch_size"], told["cut"], function)
 
 
 def content_of(folder: Path) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from mixopt import families
-from mixopt.assemble import functions_of, own_number
 from mixopt.assemble.engine import bare_engine, recomputing
 from mixopt.assemble.family import family_of
 from mixopt.errors import RunError
@@ -95,7 +95,6 @@ class _Splits(Mapping[str, AnyEvaluator]):
         self._folder, self._spec, self._family, self._engine = folder, spec, family, engine
         self._device = next(iter(engine.builder.module.parameters())).device
         self._listener = listener
-        self._own = functions_of(spec)
         self._opened: dict[str, AnyEvaluator] = {}
 
     def __getitem__(self, token: str) -> AnyEvaluator:
@@ -111,13 +110,14 @@ class _Splits(Mapping[str, AnyEvaluator]):
 
     def _open(self, token: str) -> AnyEvaluator:
         device = self._device
-        if token in self._own:
-            metric = own_number(self._spec) if token == VALIDATION else None
-            return own_evaluator(token, self._own[token], self._engine.builder.module, device, metric)
         try:
             found = open_split(self._folder, token)
         except OSError as error:
             raise _unseen(error) from error
+        if found.function is not None:
+            path, metric = found.function
+            own = own_evaluator(found.samples.name, path, self._engine.builder.module, device, metric)
+            return replace(own, opened=found.samples)
         evaluator = Evaluator(
             found.samples, self._family.encoding, device, found.batch_size, cut=found.cut, listener=self._listener
         )

@@ -13,7 +13,6 @@ from mixopt import Objective, load_spec
 from mixopt.assemble import assemble
 from mixopt.listener import Listener
 from mixopt.scoring.crew.hands import Loss
-from mixopt.scoring.evaluator import Evaluator
 from mixopt.scoring.jobs import Answer, Job
 from mixopt.scoring.work import AnyEvaluator
 from mixopt.workers import scored_by, shared_folder
@@ -57,8 +56,7 @@ class Scripted:
 
     def share(self, token: str, evaluator: AnyEvaluator) -> None:
         """See `Hands`."""
-        if isinstance(evaluator, Evaluator):
-            share_split(self._folder, token, evaluator)
+        share_split(self._folder, token, evaluator)
 
     def submit(self, job: Job) -> Future[Answer]:
         """See `Hands`."""
