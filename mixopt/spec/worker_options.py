@@ -30,7 +30,7 @@ class WorkerFields(Fields):
         str | None,
         Field(min_length=1),
         Option(
-            "Score on the workers of a Dask scheduler, such as tcp://head:8786, which see the same files (the extra dask).",
+            "Score on the workers of a Dask scheduler, such as tcp://head:8786, that see the same files (extra: dask).",
             WORKERS,
             RUNS,
             metavar="ADDRESS",
