@@ -141,6 +141,7 @@ class Surrogate:
         self.metric = self.signal = direction
         self.samples = 0
         self.weights: dict[str, float] = {}
+        self.ahead = 0
         self._space = space
         self._fit = fit
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mixopt.errors import ScoreError, listing
@@ -18,13 +16,13 @@ from mixopt.listener import Listener, TrialEvent
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.spaces import Space
+from mixopt.study.asking import ask, ask_ahead, mix_at, suggest
 from mixopt.study.boundary import name_of
 from mixopt.study.readable import attributes_of, name_objectives
-from mixopt.study.samplers import BOX, draws_alone, start_attributes
+from mixopt.study.samplers import BOX, start_attributes
 from mixopt.study.schedule import Schedule, samplers_of
 from mixopt.study.storage import write_together
 from mixopt.study.studies import best_trial, mix_of
-from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
 
 FAILURES_ALLOWED = 2
@@ -44,7 +42,7 @@ def optuna_objective(objective: Objective, space: Space) -> Callable[[Trial], fl
     """
 
     def call(trial: Trial) -> float:
-        mix = _suggest(trial, space)
+        mix = suggest(trial, space)
         trial.set_user_attr("coefficients", mix.coefficients.tolist())
         score = objective.score(mix)
         for key, value in {**attributes_of(objective, mix, score), **_record_of(objective, score)}.items():
@@ -114,10 +112,12 @@ def run_trials(
                 return True
         with objective.stopwatch("optimizer"), write_together(study):
             for number in batch:
-                _ask(study, space, number, fresh_sampler)
+                ask(study, space, number, fresh_sampler)
         if objective.ahead:
-            _ask_ahead(study, objective, space, schedule, batch, fresh_sampler)
+            ask_ahead(study, objective, space, schedule, batch, fresh_sampler)
         if not _tell_batch(study, objective, space, batch, schedule, announce):
+            if objective.ahead:
+                objective.forget()
             return False
 
 
@@ -184,50 +184,6 @@ def _announce(study: optuna.Study, listener: Listener, metric: str, finished: _F
     )
 
 
-def _ask(
-    study: optuna.Study, space: Space, number: int, fresh_sampler: Callable[[Sequence[FrozenTrial]], BaseSampler]
-) -> None:
-    """Make sure that trial ``number`` exists and has all its parameters."""
-    known = study.get_trials(deepcopy=False)
-    asked = known[number] if number < len(known) else None
-    if asked and (asked.state != TrialState.RUNNING or len(asked.params) == space.dims):
-        return
-    study.sampler = fresh_sampler(known[:number])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        trial = Trial(study, asked._trial_id) if asked else study.ask()
-        if asked:
-            # Killed half-way through its parameters: what was drawn one by one is drawn again, so that the
-            # sampler's random state is where it was.
-            for label in asked.params:
-                if label not in trial.relative_params:
-                    study.sampler.sample_independent(study, asked, label, BOX)
-        _suggest(trial, space)
-
-
-def _ask_ahead(
-    study: optuna.Study,
-    objective: Objective,
-    space: Space,
-    schedule: Schedule,
-    batch: range,
-    fresh_sampler: Callable[[Sequence[FrozenTrial]], BaseSampler],
-) -> None:
-    """Ask the trials after a batch where their sampler does not need its values, so that no worker waits for it.
-
-    They are those that would be asked later, and stand as running in the study until it is their turn.
-    """
-    complete = sum(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)[: batch.start])
-    last = batch.stop + min(max(len(batch), objective.ahead), schedule.trials - complete - len(batch))
-    later = [number for number in range(batch.stop, last) if draws_alone(schedule.sampler, number)]
-    with objective.stopwatch("optimizer"), write_together(study):
-        for number in later:
-            _ask(study, space, number, fresh_sampler)
-    if not schedule.race:
-        known = study.get_trials(deepcopy=False)
-        objective.expect([_mix_at(known[number], space) for number in (*batch, *later)])
-
-
 def _tell_batch(
     study: optuna.Study,
     objective: Objective,
@@ -238,15 +194,13 @@ def _tell_batch(
 ) -> bool:
     """Score and tell the batch's running trials in number order; False where the deadline passed first."""
     incumbent: Score | None = None
-    running = [
-        each for each in map(study.get_trials(deepcopy=False).__getitem__, batch) if not each.state.is_finished()
-    ]
-    mixes = {each.number: _mix_at(each, space) for each in running}
-    if not schedule.race:
+    known = study.get_trials(deepcopy=False)
+    running = [known[number] for number in batch if known[number].state == TrialState.RUNNING]
+    mixes = {each.number: mix_at(each, space) for each in running}
+    if objective.ahead and not schedule.race:
         objective.expect(mixes.values())
     for frozen in running:
         if _late(schedule.deadline):
-            objective.forget()
             return False
         number, mix = frozen.number, mixes[frozen.number]
         trial = Trial(study, frozen._trial_id)
@@ -256,7 +210,8 @@ def _tell_batch(
             if schedule.race and incumbent is None:
                 before = study.get_trials(deepcopy=False)[: batch[0]]
                 incumbent = objective.score(mix_of(best_trial(study, before), space))
-                objective.expect_race(mixes.values(), incumbent, schedule.level)
+                if objective.ahead:
+                    objective.expect_race(mixes.values(), incumbent, schedule.level)
             score = objective.score(mix) if incumbent is None else objective.race(mix, incumbent, schedule.level)
             record = _record_of(objective, score)
         except ScoreError as error:
@@ -291,11 +246,6 @@ def _stop_after_failures(study: optuna.Study, number: int) -> None:
         )
 
 
-def _suggest(trial: Trial, space: Space) -> Mix:
-    point = [trial.suggest_float(label, BOX.low, BOX.high) for label in space.labels]
-    return space.to_mix(np.array(point))
-
-
 def _record_of(objective: Objective, score: Score) -> dict[str, Any]:
     record: dict[str, Any] = {"images": score.images, "seconds": score.seconds, "seen": len(score.outcomes)}
     record["metrics"] = score.metrics
@@ -311,10 +261,6 @@ def _record_of(objective: Objective, score: Score) -> dict[str, Any]:
 def _values(study: optuna.Study, record: Mapping[str, Any], score: Score) -> list[float]:
     """What the study is told of a score."""
     return list(record["signals"].values()) if len(study.directions) > 1 else [score.signal]
-
-
-def _mix_at(trial: FrozenTrial, space: Space) -> Mix:
-    return space.to_mix(np.array([trial.params[label] for label in space.labels]))
 
 
 def _late(deadline: float | None) -> bool:

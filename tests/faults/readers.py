@@ -145,6 +145,7 @@ class Near:
         self.samples = 3
         self.metric = self.signal = METRICS["accuracy"]
         self.weights: dict[str, float] = {}
+        self.ahead = 0
         self.recalled: list[tuple[Any, int, float]] = []
 
     def score(self, mix: Mix) -> Score:

@@ -42,6 +42,7 @@ class Near:
         self.samples = 3
         self.metric = self.signal = METRICS["accuracy"]
         self.weights: dict[str, float] = {}
+        self.ahead = 0
         split = SimpleNamespace(labels=np.arange(SAMPLES) % CLASSES)
         self.evaluators = {VALIDATION: SimpleNamespace(split=split, device=torch.device("cpu"))}
         self.calls = 0

@@ -60,7 +60,7 @@ class Crew:
     @property
     def ahead(self) -> int:
         """See `Work`: as many as give every worker a part, and another one to go on with."""
-        return 1 + -(-2 * self._hands.count // LOOKS)
+        return 3 if self._hands.count > LOOKS else 2
 
     def expect(self, wanted: Iterable[Wanted], *, unsure: bool = False) -> None:
         """See `Work`."""
@@ -160,7 +160,9 @@ class Crew:
         """How a pass is given out: places in it of its samples in their own order, if that is another; and the cuts."""
         evaluator = self._engine.evaluators[split]
         through = evaluator.batching.between(start, stop)
-        step = len(through) if self._engine.recomputes(mix) else -(-len(evaluator.split) // LOOKS)
+        # As many as looks of a race, or as workers: batches are the same, however many make a part.
+        parts = 1 if self._engine.recomputes(mix) else max(LOOKS, self._hands.count)
+        step = max(1, -(-len(evaluator.split) // parts))
         return through.in_order(), through.parts(evaluator.batch_size, step)
 
     def _token(self, split: str) -> str:
