@@ -224,3 +224,14 @@ def test_the_place_of_a_mix_gives_the_mix_again(
         point = surrogate.place(space, mix)
         assert np.all(np.abs(point) <= 1)
         assert space.to_mix(point).coefficients == pytest.approx(mix.coefficients, abs=1e-9)
+
+
+def test_workers(run: Run, clip_pool: Path) -> None:
+    pool = ("--models", str(clip_pool))
+    speeds = run("workers", "speed", *pool, "--samples", "96", "--mixes", "1", "--turns", "1")["rows"]
+    assert list(speeds) == ["1 worker", "2 workers", "this process"]
+    assert speeds["1 worker"]["times_one_worker"] == 1
+    (row,) = run("workers", "simulated", *pool, "--counts", "2", "--trials", "4", "--seconds", "0.05")["rows"]
+    assert row["seconds"] > 0.05
+    assert row["cost"] == pytest.approx(row["seconds"] / 0.05 - 1)
+    assert 0 < row["parent"] < row["seconds"]

@@ -109,13 +109,6 @@ class StudySpec(WorkerFields):
             raise ValueError(f"a test split is called {UNLABELLED} already; give that another name")
         return value
 
-    @field_validator("scheduler")
-    @classmethod
-    def _one_kind_of_workers(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("workers") is not None:
-            raise ValueError("has workers of its own, and workers asks for some of this machine; leave out one")
-        return value
-
     @field_validator("pareto")
     @classmethod
     def _several_objectives(cls, value: bool, info: ValidationInfo) -> bool:

@@ -1,10 +1,10 @@
-"""Options that say who computes: this process, workers of this machine, or those of others."""
+"""Options that say who computes: this process, or workers of this machine."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from mixopt.spec import checks
 from mixopt.spec.option import RUNS, WORKERS, Option
@@ -26,23 +26,4 @@ class WorkerFields(Fields):
             metavar="N|auto",
         ),
     ] = None
-    scheduler: Annotated[
-        str | None,
-        Field(min_length=1),
-        Option(
-            "Score on the workers of a Dask scheduler, such as tcp://head:8786, that see the same files (extra: dask).",
-            WORKERS,
-            RUNS,
-            metavar="ADDRESS",
-        ),
-    ] = None
-    mixed_devices: Annotated[
-        bool,
-        Option(
-            "Let workers on different kinds of devices score, whose last bits differ; such scores are kept apart in "
-            "the cache.",
-            WORKERS,
-            RUNS,
-        ),
-    ] = False
     verbose: Annotated[bool, Option("Say every ten seconds what each worker has done.", WORKERS, RUNS)] = False

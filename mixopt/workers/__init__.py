@@ -1,4 +1,4 @@
-"""Workers: processes that score in place of a run's own, on this machine or on others."""
+"""Workers: processes that score in place of a run's own."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def employed(spec: StudySpec, assembly: Assembly, listener: Listener) -> Iterato
         listener: Told of workers.
 
     Raises:
-        RunError: There is no room for what they share, or a scheduler or its workers cannot be used.
+        RunError: There is no room for what they share.
     """
-    if spec.workers is None and spec.scheduler is None:
+    if spec.workers is None:
         yield assembly
         return
     with shared_folder(spec, assembly) as folder:
-        hands = Processes(folder, devices_of(spec.workers or AUTO, assembly.device))
+        hands = Processes(folder, devices_of(spec.workers, assembly.device))
         try:
             listener.info(f"workers: {hands.count} on this machine, {assembly.device.type}, one thread each")
             objective = assembly.objective

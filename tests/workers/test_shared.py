@@ -140,11 +140,6 @@ def test_numbers_of_workers(value: Any, expected: str | None, clip_pool_template
     assert load_spec({"models": clip_pool_template, "workers": value}).workers == expected
 
 
-def test_workers_of_this_machine_or_of_a_scheduler(clip_pool_template: Path) -> None:
-    with pytest.raises(SpecError, match=r"scheduler.*leave out one"):
-        load_spec({"models": clip_pool_template, "workers": 2, "scheduler": "tcp://head:8786"})
-
-
 def test_options_are_those_that_the_run_resolved(clip_pool_template: Path, tmp_path: Path) -> None:
     spec = load_spec({"models": clip_pool_template, "cache": tmp_path / "cache", "device": "cpu", "limit": 40})
     shared.share_spec(tmp_path, spec, {"precision": "bf16", "batchnorm": "average"})
