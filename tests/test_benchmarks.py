@@ -235,3 +235,10 @@ def test_workers(run: Run, clip_pool: Path) -> None:
     assert row["seconds"] > 0.05
     assert row["cost"] == pytest.approx(row["seconds"] / 0.05 - 1)
     assert 0 < row["parent"] < row["seconds"]
+
+
+def test_worker_kills(run: Run, clip_pool: Path) -> None:
+    arguments = ("--samples", "96", "--trials", "20", "--killed", "1", "--runs", "0", "--every", "4")
+    workers, runs = run("worker_kills", "--models", str(clip_pool), *arguments)["rows"]
+    assert (workers["killed"], workers["same"]) == (1, workers["searches"])
+    assert runs["searches"] == 0

@@ -108,4 +108,4 @@ def crewed(
     assembly = assemble(spec, heard)
     with shared_folder(spec, assembly) as folder:
         hands = Scripted(folder, count, script or {})
-        yield scored_by(hands, assembly.objective, heard), hands
+        yield scored_by(hands, assembly.objective, heard, verbose=spec.verbose), hands

@@ -167,9 +167,9 @@ def test_what_a_lost_worker_had_is_given_out_again(clip_pool_template: Path, tmp
     lost: dict[int, BaseException | None] = {0: DiedError(), 1: IdleError(), 4: DiedError()}
     with crewed(clip_pool_template, tmp_path / "crew", lost, listener=heard.listener) as (objective, _):
         assert same(objective.score(mix).outcomes, one.score(mix).outcomes)
-    assert [text for text in heard.warnings if "died" in text] == [
-        "a worker died; what it worked on is given out again",
+    assert sorted(text for text in heard.warnings if "died" in text) == [
         "a worker died in its sleep; what it worked on is given out again",
+        "a worker died; what it worked on is given out again",
         "a worker died; what it worked on is given out again",
     ]
     assert "worker 1 (cpu) has joined" in heard.infos
@@ -235,3 +235,16 @@ def _never_starts(hands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return future
 
     monkeypatch.setattr(hands, "submit", waiting)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_each_worker_has_done_is_told_on_demand(
+    verbose: bool, clip_pool_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixopt.scoring.crew.told._EVERY", 0.0)
+    heard = Recorder()
+    with crewed(clip_pool_template, tmp_path, listener=heard.listener, verbose=verbose) as (objective, _):
+        objective.score(mixes_of(objective, 1)[0])
+    told = [text for text in heard.infos if "images/s" in text]
+    assert any(text.startswith("worker 1 (cpu): ") for text in told) == verbose
+    assert any(text.startswith("all workers: ") for text in told) == verbose
