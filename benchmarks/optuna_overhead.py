@@ -50,6 +50,7 @@ class Free:
         self.stopwatch = Stopwatch()
         self.metric = self.signal = METRICS["accuracy"]
         self.weights: dict[str, float] = {}
+        self.ahead = 0
         self.evaluators: dict[str, Any] = {VALIDATION: None}
         self._best = np.random.default_rng(1).dirichlet(np.ones(columns), size=groups)
 

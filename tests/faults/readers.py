@@ -33,6 +33,7 @@ from tests.faults import box, formats, pickles, tables, trees
 from tests.faults import studies as storages
 from tests.faults.families import ENCODING
 from tests.faults.mutations import BYTES, PLACES, Mutation
+from tests.unhurried import Unhurried
 
 SIZES = {f"layers.{number}.{part}": 4 for number in (0, 2) for part in ("weight", "bias")}
 COLUMNS = ("a", "b", "c", "d")
@@ -137,7 +138,7 @@ def read_page(listener: Listener) -> Any:
     return found.to_json()
 
 
-class Near:
+class Near(Unhurried):
     """Scores a mix by its distance from a point: a stand-in for `mixopt.Objective`."""
 
     def __init__(self) -> None:
@@ -145,7 +146,6 @@ class Near:
         self.samples = 3
         self.metric = self.signal = METRICS["accuracy"]
         self.weights: dict[str, float] = {}
-        self.ahead = 0
         self.recalled: list[tuple[Any, int, float]] = []
 
     def score(self, mix: Mix) -> Score:

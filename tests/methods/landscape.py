@@ -21,6 +21,7 @@ from mixopt.values.metrics import METRICS
 from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool, open_pool
 from tests.conftest import random_states
+from tests.unhurried import Unhurried
 
 STEPS = ("step_100", "step_200", "step_300", "step_400", "step_500")
 SAMPLES = 24
@@ -38,7 +39,7 @@ def random_pool(folder: Path, seed: int = 0, ingredients: int = len(STEPS), base
     return open_pool(paths, ("base", pretrained) if base else None)
 
 
-class Landscape:
+class Landscape(Unhurried):
     """An objective: 1 minus (or, for nll, plus) the squared distance of the rows to an optimum.
 
     Attributes:

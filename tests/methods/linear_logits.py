@@ -17,11 +17,12 @@ from mixopt.values.metrics import METRICS
 from mixopt.values.samples import VALIDATION
 from mixopt.weights.builder import tensor_rows
 from mixopt.weights.pool import Pool
+from tests.unhurried import Unhurried
 
 SAMPLES, CLASSES = 300, 4
 
 
-class LinearLogits:
+class LinearLogits(Unhurried):
     """Logits are ``row @ own``, where ``own[column]`` are a column's and row the mean over tensors, and a bend.
 
     Attributes:

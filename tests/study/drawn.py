@@ -26,6 +26,7 @@ from mixopt.values.metrics import METRICS, Metric
 from mixopt.values.mix import Mix, constant
 from mixopt.values.samples import VALIDATION
 from tests.surface.worlds import kept_of, seen
+from tests.unhurried import Unhurried
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +38,7 @@ OPTIMUM = np.array([0.4, -0.2, 0.4, -0.2])  # both layer groups move alike
 CLASSES = 4
 
 
-class Drawn:
+class Drawn(Unhurried):
     """What mixes of `SPACE` do, as an objective of one split or several says it.
 
     Args:

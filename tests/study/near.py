@@ -23,6 +23,7 @@ from mixopt.values.kept_logits import KeptLogits
 from mixopt.values.metrics import METRICS
 from mixopt.values.mix import Mix, constant
 from mixopt.values.samples import VALIDATION
+from tests.unhurried import Unhurried
 from tests.values.kept import rounded
 
 POPULATION = 4
@@ -34,7 +35,7 @@ SAMPLES, CLASSES = 12, 3
 IDENTITY = {**{f"checkpoint {name}": "0" * 12 for name in COLUMNS}, "metric": "accuracy", "seed": 5}
 
 
-class Near:
+class Near(Unhurried):
     """Scores a mix by its distance from a point, and fails where told to."""
 
     def __init__(self, failing: Callable[[int], bool] = lambda call: False) -> None:
@@ -42,7 +43,6 @@ class Near:
         self.samples = 3
         self.metric = self.signal = METRICS["accuracy"]
         self.weights: dict[str, float] = {}
-        self.ahead = 0
         split = SimpleNamespace(labels=np.arange(SAMPLES) % CLASSES)
         self.evaluators = {VALIDATION: SimpleNamespace(split=split, device=torch.device("cpu"))}
         self.calls = 0
