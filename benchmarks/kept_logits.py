@@ -94,7 +94,7 @@ def _pool(models: str) -> Iterator[tuple[str, Batches, float]]:
         )
         evaluator = objective.evaluators["validation"]
         started = time.perf_counter()
-        objective.scorer.fuse(uniform_soup(objective.pool))
+        objective.scorer.engine.fuse(uniform_soup(objective.pool))
         logits = evaluator.logits(objective.scorer.engine.predict())
         forward = time.perf_counter() - started
         batches = _batches(logits, torch.from_numpy(evaluator.split.labels))

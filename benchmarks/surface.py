@@ -201,7 +201,7 @@ def forward(models: str) -> dict[str, Any]:
     objective = assemble(load_spec(options), Listener()).objective
     names = [name for name in objective.pool.columns if name != objective.pool.base]
     row = [1 / len(names) if name in names else 0.0 for name in objective.pool.columns]
-    objective.scorer.fuse(constant(make_groups("whole", objective.pool.sizes), objective.pool.columns, row))
+    objective.scorer.engine.fuse(constant(make_groups("whole", objective.pool.sizes), objective.pool.columns, row))
     evaluator: Any = objective.evaluators[VALIDATION]
     started = time.perf_counter()
     evaluator.run(objective.scorer.engine.predict())

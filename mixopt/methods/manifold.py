@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mixopt.errors import SpecError, listing
-from mixopt.methods import Chosen, layer_groups
+from mixopt.methods import Chosen
 from mixopt.methods._cobyla import Vector, minimize_in_box
+from mixopt.methods._components import Parts, components_of, parts_of
 from mixopt.methods.individual import ranking
 from mixopt.scoring.objective import Objective
-from mixopt.values.groups import Groups
 from mixopt.values.metrics import Metric
 from mixopt.values.mix import Coefficients, Mix, rows_on
-from mixopt.weights.builder import tensor_rows
-from mixopt.weights.pool import Pool
 
 LATER_BOUNDS = (0.3, 1.0)
 FACTOR_BOUNDS = (0.75, 1.25)
@@ -96,7 +93,7 @@ def choose(objective: Objective, columns: Mapping[str, Mix], *, seed: int, optio
     Raises:
         SpecError: There is no such group scheme.
     """
-    parts = _parts(objective.pool, columns, _components(objective, options.prefix, options.groups))
+    parts = parts_of(objective.pool, columns, components_of(objective, options.prefix, options.groups))
     rules = _Rules(options, options.budget * len(parts.live))
     ranked = ranking(objective, columns)[: options.models]
     rows = {name: rows_on(columns[name], parts.groups) for name, _ in ranked}
@@ -167,31 +164,6 @@ class _Rules:
 
 
 @dataclass(frozen=True, eq=False)
-class _Parts:
-    """Layer groups that lie within the components and within the columns' own groups.
-
-    ``component`` ``[len(groups)]`` is each group's number among the live components, or -1 where it is in a dead one.
-    """
-
-    groups: Groups
-    columns: tuple[str, ...]
-    live: tuple[str, ...]
-    dead: tuple[str, ...]
-    component: NDArray[np.intp]
-
-    def between(self, first: Coefficients, second: Coefficients, lambdas: Vector) -> Mix:
-        """``lambda * first + (1 - lambda) * second`` per component; dead groups stay as in ``first``."""
-        share = np.append(lambdas, 1.0)[self.component][:, None]
-        return Mix(self.groups, self.columns, share * first + (1 - share) * second)
-
-    def weighted(self, rows: list[Coefficients], weights: Coefficients) -> Mix:
-        """The sum of rows by weights ``[len(rows), len(live)]``; dead groups are those of the first rows."""
-        dead = np.eye(len(rows))[:, :1]
-        shares = np.hstack([weights, dead])[:, self.component, None]
-        return Mix(self.groups, self.columns, np.sum(shares * np.array(rows), axis=0))
-
-
-@dataclass(frozen=True, eq=False)
 class _Tried:
     lambdas: Vector
     value: float
@@ -239,7 +211,7 @@ def unroll(lambdas: Coefficients) -> Coefficients:
 
 def _try(
     objective: Objective,
-    parts: _Parts,
+    parts: Parts,
     pair: tuple[Coefficients, Coefficients],
     best: float,
     count: int,
@@ -277,7 +249,7 @@ def _try(
 
 
 def _optimise_jointly(
-    objective: Objective, parts: _Parts, rows: list[Coefficients], coefficients: Coefficients, calls: int
+    objective: Objective, parts: Parts, rows: list[Coefficients], coefficients: Coefficients, calls: int
 ) -> _Joint:
     """Phase 2: a factor on every coefficient, all rescaled to sum to 1 per component."""
 
@@ -298,43 +270,3 @@ def _optimise_jointly(
 def _reaches(metric: Metric, value: float, factor: float, reference: float) -> bool:
     """Whether a value is at least ``factor`` times another; for metrics to minimise, at most the factor-th part."""
     return value >= factor * reference if metric.direction == "maximize" else factor * value <= reference
-
-
-def _components(objective: Objective, prefix: int, scheme: str | None) -> dict[str, list[str]]:
-    """Component to tensors: by prefix of all the pool's tensors, by scheme of those that are mixed."""
-    if scheme is not None:
-        return layer_groups(objective, scheme).as_dict()
-    found: dict[str, list[str]] = {}
-    for name in [*objective.pool.sizes, *objective.pool.fixed]:
-        found.setdefault(".".join(name.split(".")[:prefix]), []).append(name)
-    return found
-
-
-def _parts(pool: Pool, columns: Mapping[str, Mix], components: Mapping[str, list[str]]) -> _Parts:
-    """Live and dead components, and the layer groups that lie within them all."""
-    varying = _varying(pool, columns)
-    live = [name for name, tensors in components.items() if not varying.isdisjoint(tensors)]
-    mixed = {name: tuple(tensor for tensor in tensors if tensor in pool.sizes) for name, tensors in components.items()}
-    groups = Groups(tuple((name, tensors) for name, tensors in mixed.items() if tensors))
-    for other in dict.fromkeys(mix.groups for mix in columns.values()):
-        groups = groups.refine(other)
-    number = {tensor: live.index(name) if name in live else -1 for name, tensors in mixed.items() for tensor in tensors}
-    return _Parts(
-        groups=groups,
-        columns=pool.columns,
-        live=tuple(live),
-        dead=tuple(name for name in components if name not in live),
-        component=np.array([number[tensors[0]] for _, tensors in groups.items], dtype=np.intp),
-    )
-
-
-def _varying(pool: Pool, columns: Mapping[str, Mix]) -> set[str]:
-    """The mixed tensors that differ between the columns: in coefficients, and in the checkpoints that they use."""
-    used = {checkpoint for mix in columns.values() for checkpoint in mix.support()}
-    rows = np.array([tensor_rows(mix, pool) for mix in columns.values()])
-    differs = np.any(rows != rows[0], axis=(0, 2))
-    return {
-        tensor.name
-        for tensor, differing in zip(pool.mixed, differs, strict=True)
-        if differing and len({pool.hashes[checkpoint][tensor.name] for checkpoint in used}) > 1
-    }

@@ -161,7 +161,7 @@ def export(spec: StudySpec, assembly: Assembly, folder: RunFolder, name: str, mi
         reading=reading_of(pool, spec.weights),
         version=__version__,
     )
-    statistics = objective.scorer.statistics(mix)
+    statistics = objective.scorer.engine.statistics(mix)
     companions = family.companions()
     if not spec.force:
         _check_companions(folder, companions)

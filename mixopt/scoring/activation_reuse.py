@@ -94,6 +94,11 @@ class ActivationReuse:
         boundaries = [self._kept[key] for key in keys if key in self._kept]
         return Resumed(self, self._steps(), boundaries) if boundaries else None
 
+    @property
+    def share(self) -> float:
+        """The share of the forward passes, in segments times samples, that earlier ones spared."""
+        return round(self.skipped / self.total, 4) if self.total else 0.0
+
     def count(self, samples: int) -> None:
         """Add a pass over so many samples to the total."""
         self.total += len(self._members) * samples

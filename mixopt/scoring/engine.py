@@ -62,6 +62,21 @@ class Engine:
         """Whether this mix's BatchNorm statistics are set anew; a checkpoint alone keeps its own."""
         return self.recompute is not None and len(mix.support()) > 1
 
+    def statistics_images(self, mix: Mix) -> int:
+        """Samples that scoring a mix runs through the model beside those of the split."""
+        return self.recompute.images if self.recompute is not None and self.recomputes(mix) else 0
+
+    def statistics(self, mix: Mix) -> dict[str, Tensor]:
+        """The BatchNorm statistics that a mix is scored with, where they are recomputed; empty where they are not.
+
+        Returns:
+            Tensor name to CPU tensor, in the dtype it is saved in.
+        """
+        if self.recompute is None or not self.recomputes(mix):
+            return {}
+        self.fuse(mix)
+        return self.recompute.statistics()
+
     def fuse(self, mix: Mix) -> None:
         """Write a mix into the module."""
         with self.stopwatch("fuse"):

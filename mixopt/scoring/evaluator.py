@@ -29,8 +29,7 @@ from mixopt.values.samples import Encoding, Samples
 # From what an encoding collates to logits [b, n_classes], or what holds them, see `mixopt.scoring.logits`.
 Predict = Callable[[Any], Any]
 
-# Raise it whenever the same weights and samples could give other outcomes than before.
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 3  # raise it whenever the same weights and samples could give other outcomes than before
 
 # Measured for small and base-size vision transformers; on a CPU, larger batches fall out of its caches.
 BATCH_SIZES = {"cpu": 100, "cuda": 500}
@@ -45,8 +44,7 @@ class Evaluator:
 
     Where samples are padded, batches hold those of like lengths, see `mixopt.scoring.batches`; else they are in order.
 
-    Samples stay as they were encoded and are collated batch by batch on the device; nothing is read from disk per trial
-    beyond the memory-mapped decoded copy, and that only where the split is not resident on the device (see `Feed`).
+    Samples stay as they were encoded and are collated batch by batch on the device, see `Feed` for where they lie.
 
     Args:
         split: The samples.
@@ -62,8 +60,7 @@ class Evaluator:
     Attributes:
         batch_size: Samples per forward pass as asked for; fewer are used where they do not fit.
         feed: Brings the samples.
-        cut: As given; all samples where none was.
-        is_raced: Whether one was given.
+        cut: As given.
         batching: Which samples are run together.
 
     Raises:
@@ -93,7 +90,7 @@ class Evaluator:
         self._labels = torch.from_numpy(split.labels).to(device)
         self._highest = max(int(split.labels.max(initial=0)), *(split.among or (0,)))
         self.feed = Feed(split.arrays, device)
-        self.is_raced, self.cut = cut is not None, len(split) if cut is None else cut
+        self.cut = cut
         self.batching = self._by_length = batches_of(split.arrays, len(split), cut, self.batch_size)
 
     def at(self, precision: str, compiled: bool = False) -> Evaluator:
@@ -106,7 +103,8 @@ class Evaluator:
         twin.precision = _known(precision)
         twin._compiled = compiled_pass(self.device) if compiled else None
         # What is compiled has batches of one shape, whoever is in them: full ones are the fewest.
-        twin.batching = plain_batches(len(self.split), self.cut) if compiled else self._by_length
+        end = len(self.split) if self.cut is None else self.cut
+        twin.batching = plain_batches(len(self.split), end) if compiled else self._by_length
         return twin
 
     def on(self, module: nn.Module) -> Evaluator:
@@ -160,8 +158,7 @@ class Evaluator:
         """The logits of the samples of the fixed order up to ``stop``, ``[n, n_classes]`` float32 on the CPU.
 
         Raises:
-            DataError: A label lies beyond the model's classes.
-            MixoptError: Not even one sample fits in memory.
+            MixoptError: As for `run`.
         """
         through = self.batching.between(0, len(self.split) if stop is None else stop)
         found, places = self.logits_pass(predict, through, on_batch), through.in_order()
@@ -175,7 +172,7 @@ class Evaluator:
             return torch.cat([logits.cpu() for logits, _ in self._forward(predict, through, on_batch)])
 
     def outcomes_of(self, logits: Tensor) -> Outcomes:
-        """What given logits ``[n, n_classes]`` predict and lose on the first samples of the fixed order."""
+        """What logits ``[n, n_classes]`` predict and lose on the first samples."""
         return outcomes_of([told(logits, torch.from_numpy(self.split.labels[: len(logits)]))])
 
     def measure(self, outcomes: Outcomes, driving: Metric | None = None) -> dict[str, float]:

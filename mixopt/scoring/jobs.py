@@ -86,7 +86,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Outcomes of some samples, as the cache stores them, in the order of the pass.
+    """Outcomes of some samples as the cache stores them, or logits ``[k, n_classes]`` float32; in the pass's order.
 
     Attributes:
         rows: The mix.
@@ -95,6 +95,7 @@ class Part:
         stop: One past its last.
         first: The part: its first place in the pass.
         last: One past its last.
+        logits: Whether logits are wanted.
     """
 
     rows: Rows
@@ -103,40 +104,22 @@ class Part:
     stop: int
     first: int
     last: int
+    logits: bool = False
 
     @property
     def count(self) -> int:
         """See `Job`."""
         return self.last - self.first
 
-    def run(self, engine: Engine, fuse: Callable[[Rows], Mix]) -> Mapping[str, NDArray[Any]]:
+    def run(self, engine: Engine, fuse: Callable[[Rows], Mix]) -> Mapping[str, NDArray[Any]] | NDArray[np.float32]:
         """See `Job`."""
         evaluator = engine.evaluators[self.split]
         part = evaluator.batching.between(self.start, self.stop).part(self.first, self.last)
-        return arrays_of(evaluator.run_pass(engine.forward(fuse(self.rows), self.split), part))
-
-
-@dataclass(frozen=True, eq=False)
-class LogitsPart:
-    """Logits ``[k, n_classes]`` float32 of a part of the pass over a split's first samples; attributes as of `Part`."""
-
-    rows: Rows
-    split: str
-    stop: int
-    first: int
-    last: int
-
-    @property
-    def count(self) -> int:
-        """See `Job`."""
-        return self.last - self.first
-
-    def run(self, engine: Engine, fuse: Callable[[Rows], Mix]) -> NDArray[np.float32]:
-        """See `Job`."""
-        evaluator = engine.evaluators[self.split]
-        part = evaluator.batching.between(0, self.stop).part(self.first, self.last)
-        found: NDArray[np.float32] = evaluator.logits_pass(engine.forward(fuse(self.rows), self.split), part).numpy()
-        return found
+        forward = engine.forward(fuse(self.rows), self.split)
+        if self.logits:
+            found: NDArray[np.float32] = evaluator.logits_pass(forward, part).numpy()
+            return found
+        return arrays_of(evaluator.run_pass(forward, part))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mixopt.scoring.outcomes import Outcomes
+from mixopt.scoring.racing import looks, out_of_reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,3 +44,18 @@ class Looks:
     stops: Sequence[int]
     enough: Callable[[Outcomes], bool] = lambda _: False
     needs: Sequence[str] = ()
+
+
+def raced(
+    total: int, batch: int, gains: Callable[[Outcomes], NDArray[np.float64]], level: float, needs: Sequence[str]
+) -> Looks:
+    """At even distances, until a mix will not reach an incumbent any more; see `mixopt.scoring.racing`.
+
+    Args:
+        total: Samples in all.
+        batch: Samples per batch: looks are at whole ones.
+        gains: How much better than the incumbent a mix is on each sample seen.
+        level: Give up where the chance that it ends as good is below this.
+        needs: As of `Looks`.
+    """
+    return Looks(looks(total, batch), lambda seen: out_of_reach(gains(seen), total, level), needs)

@@ -5,37 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import MixoptError
 from mixopt.scoring.cache import Gradient
-from mixopt.scoring.looks import Looks, Seen
+from mixopt.scoring.looks import Looks, Seen, raced
 from mixopt.scoring.outcomes import Outcomes
-from mixopt.scoring.racing import LEVEL, looks, out_of_reach
+from mixopt.scoring.racing import LEVEL
 from mixopt.scoring.score import Score
 from mixopt.scoring.scorer import Scorer
 from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.scoring.tally import Learned, Tally
+from mixopt.scoring.watch import Watch
 from mixopt.scoring.work import AnyEvaluator
 from mixopt.values.metrics import Metric, shown_metric
 from mixopt.values.mix import Mix
 from mixopt.values.samples import SYNTHETIC, VALIDATION
 from mixopt.weights.pool import Pool
-
-
-@dataclass(frozen=True, eq=False)
-class Watch:
-    """Who is told while an objective works.
-
-    Attributes:
-        on_score: Told the content key of every mix scored on the validation split.
-        on_batch: Told how many samples each batch held.
-    """
-
-    on_score: Callable[[str], None] | None = None
-    on_batch: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +50,23 @@ class Objective:
     tuning: int
     weights: Mapping[str, float] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
-    watch: Watch = Watch()
+    watch: Watch = field(default_factory=Watch)
     needs: tuple[str, ...] = ()
 
     @property
     def pool(self) -> Pool:
         """The checkpoints."""
-        return self.scorer.pool
+        return self.scorer.engine.pool
 
     @property
     def evaluators(self) -> Mapping[str, AnyEvaluator]:
         """Split name to evaluator; ``validation`` is the split that selects."""
-        return self.scorer.evaluators
+        return self.scorer.engine.evaluators
 
     @property
     def stopwatch(self) -> Stopwatch:
         """Told where time goes."""
-        return self.scorer.stopwatch
+        return self.scorer.engine.stopwatch
 
     @property
     def samples(self) -> int:
@@ -92,7 +81,7 @@ class Objective:
     @property
     def images(self) -> int:
         """Samples that scoring a mix of several checkpoints runs through a model."""
-        recompute = self.scorer.recompute
+        recompute = self.scorer.engine.recompute
         return self.samples + (0 if recompute is None else recompute.images * (1 + len(self.weights)))
 
     @property
@@ -103,18 +92,12 @@ class Objective:
     @property
     def reused(self) -> float:
         """The share of the forward passes, in segments times samples, that earlier ones spared."""
-        reuse = self.scorer.reuse
-        return round(reuse.skipped / reuse.total, 4) if reuse and reuse.total else 0.0
+        return 0.0 if self.scorer.engine.reuse is None else self.scorer.engine.reuse.share
 
     def counting(
         self, on_score: Callable[[str], None] | None = None, on_batch: Callable[[int], None] | None = None
     ) -> Objective:
-        """The same with a tally of its own, to hand to one method.
-
-        Args:
-            on_score: As in `Watch`.
-            on_batch: As in `Watch`.
-        """
+        """The same with a tally of its own, to hand to one method; arguments as of `Watch`."""
         return replace(self, tally=Tally(), watch=Watch(on_score, on_batch))
 
     def weighing(self, weights: Mapping[str, float]) -> Objective:
@@ -187,13 +170,9 @@ class Objective:
         if not self.weights or split != VALIDATION:
             return score
         beside = {name: self._score_mix(mix, name) for name in self.weights}
-        every = [score, *beside.values()]
-        signal = (1 - sum(self.weights.values())) * score.signal
-        signal += sum(weight * beside[name].signal for name, weight in self.weights.items())
-        images, seconds = sum(each.images for each in every), sum(each.seconds for each in every)
-        self.tally.ask(self.key(mix, VALIDATION), images, seconds)
-        cached = all(each.cached for each in every)
-        return replace(score, signal=signal, images=images, seconds=seconds, cached=cached, beside=beside)
+        found = score.weighed(beside, self.weights)
+        self.tally.ask(self.key(mix, VALIDATION), found.images, found.seconds)
+        return found
 
     def race(self, mix: Mix, incumbent: Score, level: float = LEVEL) -> Score:
         """Score a mix on the samples that tune, but give it up once it will not reach the incumbent.
@@ -214,7 +193,7 @@ class Objective:
         if len(seen.outcomes) == self.count(VALIDATION):
             return score
         value, signal = (
-            whole + metric.sign * float(self._gains(metric, seen.outcomes, incumbent).mean())
+            whole + metric.sign * float(self._gains(metric, incumbent, seen.outcomes).mean())
             for whole, metric in ((incumbent.value, self.metric), (incumbent.signal, self.signal))
         )
         return replace(score, value=value, signal=signal, estimated=True)
@@ -239,7 +218,8 @@ class Objective:
         if split == VALIDATION:
             self.tally.members |= fresh.keys()
         return self._tallied(
-            replace(seen, images=sum(count + self.scorer.statistics_images(mix) for mix in fresh.values())), split
+            replace(seen, images=sum(count + self.scorer.engine.statistics_images(mix) for mix in fresh.values())),
+            split,
         )
 
     def gradient(self, mix: Mix, samples: NDArray[np.int64], scale: float = 1.0) -> Gradient:
@@ -257,7 +237,7 @@ class Objective:
             ScoreError: The loss is not finite.
         """
         found, took = self.scorer.gradient(mix, samples, scale, self.tuning, self.watch.on_batch)
-        self._count_runs(took)
+        self.tally.ran(took.key, took.runs)
         self.tally.learned.setdefault(took.key, Learned(took.images, took.seconds, took.images / self.tuning))
         self.scorer.check_gradient(mix, found)
         return found
@@ -280,12 +260,8 @@ class Objective:
 
     def _race(self, incumbent: Score, level: float) -> Looks:
         """How far a mix is looked at that is given up once it will not reach the incumbent."""
-        count = self.count(VALIDATION)
-
-        def enough(seen: Outcomes) -> bool:
-            return out_of_reach(self._gains(self.signal, seen, incumbent), count, level)
-
-        return Looks(looks(count, self.evaluators[VALIDATION].batch_size), enough, self.needs)
+        gains = partial(self._gains, self.signal, incumbent)
+        return raced(self.count(VALIDATION), self.evaluators[VALIDATION].batch_size, gains, level, self.needs)
 
     def _score_mix(self, mix: Mix, split: str) -> Score:
         seen = self.scorer.see(mix, split, Looks([self.count(split)], needs=self.needs), self.watch.on_batch)
@@ -293,7 +269,7 @@ class Objective:
 
     def _tallied(self, seen: Seen, split: str) -> Score:
         """What was seen as a score, tallied where the split selects."""
-        self._count_runs(seen)
+        self.tally.ran(seen.key, seen.runs)
         if split == VALIDATION:
             self.tally.ask(seen.key, seen.images, seen.seconds)
             if self.watch.on_score:
@@ -311,10 +287,7 @@ class Objective:
             signal=self.signal.of(labels, seen.outcomes) if shown == self.metric.name else math.nan,
         )
 
-    def _count_runs(self, seen: Seen) -> None:
-        self.tally.runs.update({(seen.key, first): seconds for first, seconds in seen.runs.items()})
-
-    def _gains(self, metric: Metric, seen: Outcomes, incumbent: Score) -> NDArray[np.float64]:
+    def _gains(self, metric: Metric, incumbent: Score, seen: Outcomes) -> NDArray[np.float64]:
         """How much better than the incumbent on each sample seen."""
         labels = self.evaluators[VALIDATION].split.labels[: len(seen)]
         return metric.gains(labels, seen, incumbent.outcomes.first(len(seen)))

@@ -68,11 +68,6 @@ class OwnEvaluator:
         """All at once, in order."""
         return plain_batches(len(self.split), len(self.split))
 
-    @property
-    def cut(self) -> int:
-        """None: every call gives all scores."""
-        return len(self.split)
-
     def called_once(self) -> OwnEvaluator:
         """The same, with as many samples as the function gives scores now, and a metric that it gives.
 

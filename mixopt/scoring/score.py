@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mixopt.scoring.outcomes import Outcomes
 
@@ -35,3 +35,22 @@ class Score:
     signal: float = math.nan
     estimated: bool = False
     beside: Mapping[str, Score] = field(default_factory=dict)
+
+    def weighed(self, beside: Mapping[str, Score], weights: Mapping[str, float]) -> Score:
+        """The same with a signal that is a weighted mean over several splits.
+
+        Args:
+            beside: The scores on the others, by split.
+            weights: What those weigh, together below 1; this one has the rest.
+        """
+        every = [self, *beside.values()]
+        signal = (1 - sum(weights.values())) * self.signal
+        signal += sum(weight * beside[name].signal for name, weight in weights.items())
+        return replace(
+            self,
+            signal=signal,
+            images=sum(each.images for each in every),
+            seconds=sum(each.seconds for each in every),
+            cached=all(each.cached for each in every),
+            beside=beside,
+        )

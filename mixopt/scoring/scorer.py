@@ -5,32 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mixopt.errors import ScoreError, names
-from mixopt.scoring.activation_reuse import ActivationReuse
-from mixopt.scoring.batchnorm import Recompute
 from mixopt.scoring.cache import Gradient, OutcomeCache
 from mixopt.scoring.engine import ADVICE, Engine
 from mixopt.scoring.keys import Keys
 from mixopt.scoring.ledger import Ledger
+from mixopt.scoring.logit_sums import LogitSums
 from mixopt.scoring.looks import Looks, Seen
 from mixopt.scoring.outcomes import NO_OUTCOMES, Outcomes
-from mixopt.scoring.stopwatch import Stopwatch
 from mixopt.scoring.work import AnyEvaluator, Compute, OnBatch, Wanted, Work
 from mixopt.values.mix import Mix
 from mixopt.values.samples import VALIDATION
-from mixopt.weights.builder import FastBuilder
-from mixopt.weights.pool import Pool
-
-# Ensembles whose logits are kept: the one that is grown, and the one before.
-_KEPT_SUMS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,37 +44,7 @@ class Scorer:
     ran: set[str] = field(default_factory=set)
     ledger: Ledger | None = None
     workers: Work | None = None
-    _sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
-
-    @property
-    def pool(self) -> Pool:
-        """The checkpoints."""
-        return self.engine.pool
-
-    @property
-    def builder(self) -> FastBuilder:
-        """Fuses mixes of the pool into its module."""
-        return self.engine.builder
-
-    @property
-    def evaluators(self) -> Mapping[str, AnyEvaluator]:
-        """Split name to evaluator; ``validation`` is the split that selects."""
-        return self.engine.evaluators
-
-    @property
-    def recompute(self) -> Recompute | None:
-        """Sets the BatchNorm statistics of mixes of several checkpoints; None averages them."""
-        return self.engine.recompute
-
-    @property
-    def reuse(self) -> ActivationReuse | None:
-        """Reuses what the first segments gave for an earlier mix."""
-        return self.engine.reuse
-
-    @property
-    def stopwatch(self) -> Stopwatch:
-        """Told where time goes."""
-        return self.engine.stopwatch
+    _sums: LogitSums = field(default_factory=LogitSums, repr=False)
 
     @property
     def work(self) -> Work:
@@ -96,7 +58,7 @@ class Scorer:
 
     def key(self, mix: Mix, split: str) -> str:
         """What the outcomes of a mix on a split depend on, see `mixopt.scoring.keys`; the metric is not among it."""
-        return self.keys.of_mix(mix, *self._condition(split, self.recomputes(mix)))
+        return self.keys.of_mix(mix, *self._condition(split, self.engine.recomputes(mix)))
 
     def known_mixes(self, split: str) -> list[Mix]:
         """The mixes of these checkpoints whose outcomes on a split the cache holds, of all of its samples or the first.
@@ -108,39 +70,16 @@ class Scorer:
         if self.ledger is None:
             return []
         known: dict[str, Mix] = {}
-        for recomputed in (False, True) if self.recompute is not None else (False,):
+        for recomputed in (False, True) if self.engine.recompute is not None else (False,):
             for key, mix in self.ledger.read(*self._condition(split, recomputed)):
-                if self.recomputes(mix) == recomputed and self.cache.holds(key):
+                if self.engine.recomputes(mix) == recomputed and self.cache.holds(key):
                     known[key] = mix
         return list(known.values())
 
     def stored(self, mix: Mix, split: str, needs: Sequence[str] = ()) -> Outcomes | None:
         """What the cache holds of a mix's outcomes on a split, of all samples or the first; nothing is computed."""
-        found = self.cache.get(self.key(mix, split), len(self.evaluators[split].split), needs)
+        found = self.cache.get(self.key(mix, split), len(self.engine.evaluators[split].split), needs)
         return None if found is None else found[0]
-
-    def recomputes(self, mix: Mix) -> bool:
-        """Whether this mix's BatchNorm statistics are set anew; a checkpoint alone keeps its own."""
-        return self.engine.recomputes(mix)
-
-    def statistics_images(self, mix: Mix) -> int:
-        """Samples that scoring a mix runs through the model beside those of the split."""
-        return self.recompute.images if self.recompute is not None and self.recomputes(mix) else 0
-
-    def statistics(self, mix: Mix) -> dict[str, Tensor]:
-        """The BatchNorm statistics that a mix is scored with, where they are recomputed; empty where they are not.
-
-        Returns:
-            Tensor name to CPU tensor, in the dtype it is saved in.
-        """
-        if self.recompute is None or not self.recomputes(mix):
-            return {}
-        self.fuse(mix)
-        return self.recompute.statistics()
-
-    def fuse(self, mix: Mix) -> None:
-        """Write a mix into the module of this process."""
-        self.engine.fuse(mix)
 
     def expect(self, mixes: Iterable[Mix], split: str, looks: Looks, *, unsure: bool = False) -> None:
         """Tell the workers, if any, of mixes that will be asked for; what is cached already is left out.
@@ -165,11 +104,11 @@ class Scorer:
         Raises:
             ScoreError: A loss is not finite; names the layer group held responsible.
         """
-        evaluator, key = self.evaluators[split], self.key(mix, split)
+        evaluator, key = self.engine.evaluators[split], self.key(mix, split)
         stored = self._stored(key, evaluator, looks)
         with self.work.scoring(Wanted(mix, split, looks, stored[0]), on_batch) as compute:
             entered = self._entering(key, mix, split, compute)
-            seen = self._look(key, entered, looks, stored, self.statistics_images(mix))
+            seen = self._look(key, entered, looks, stored, self.engine.statistics_images(mix))
         if not seen.outcomes.is_finite:
             raise self.engine.why_not_finite(mix, split, seen.outcomes)
         return seen
@@ -177,18 +116,20 @@ class Scorer:
     def see_ensemble(self, members: Sequence[Mix], split: str, count: int, on_batch: OnBatch | None) -> Seen:
         """The outcomes of the mean of several models' unnormalised logits.
 
-        The logits of the last two ensembles are kept, so that one more member costs one more forward pass.
-
         Raises:
             ScoreError: A loss is not finite.
         """
-        evaluator = self.evaluators[split]
+        evaluator = self.engine.evaluators[split]
         keys = tuple(self.key(mix, split) for mix in members)
         digest = hashlib.sha256(b"ensemble" + "".join(sorted(keys)).encode()).hexdigest()
 
         def compute(start: int, stop: int) -> tuple[Outcomes, float]:
             started = time.perf_counter()
-            total = self._logit_sum(members, keys, split, stop, on_batch)
+
+            def logits(mix: Mix) -> Tensor:
+                return self.work.logits(mix, split, stop, on_batch)
+
+            total = self._sums.of(members, keys, stop, logits)
             return evaluator.outcomes_of(total / len(members)).rest(start), time.perf_counter() - started
 
         looks = Looks([count])
@@ -200,19 +141,8 @@ class Scorer:
     def gradient(
         self, mix: Mix, samples: NDArray[np.int64], scale: float, tuning: int, on_batch: OnBatch | None
     ) -> tuple[Gradient, Seen]:
-        """The mean cross-entropy on some samples of the validation split, and its gradient; see `Objective.gradient`.
-
-        Args:
-            mix: Over the pool's columns.
-            samples: ``[b]``, numbers in the split's fixed order.
-            scale: A factor on the logits.
-            tuning: How many samples tune; those must hold every class.
-            on_batch: Told how many samples the batch held.
-
-        Returns:
-            The gradient, and what it took.
-        """
-        evaluator = self.evaluators[VALIDATION]
+        """The gradient that `Engine.slope` gives by tensor, by layer group of the mix; and what it took."""
+        evaluator = self.engine.evaluators[VALIDATION]
         key = self.keys.of_gradient(mix, evaluator.split.fingerprint, samples, scale)
         stored = self.cache.get_gradient(key, mix.coefficients.shape)
         runs: dict[int, float] = {}
@@ -222,7 +152,7 @@ class Scorer:
             runs[0] = time.perf_counter() - started
             rows = np.zeros_like(mix.coefficients)
             group_of = mix.groups.index()
-            np.add.at(rows, [group_of[place.name] for place in self.pool.mixed], slope.tensors)
+            np.add.at(rows, [group_of[place.name] for place in self.engine.pool.mixed], slope.tensors)
             found, seconds = Gradient(slope.loss, rows, slope.scale), slope.seconds
             self.ran.add(key)
             self.cache.put_gradient(key, found, seconds)
@@ -241,17 +171,17 @@ class Scorer:
 
     def _stored(self, key: str, evaluator: AnyEvaluator, looks: Looks) -> tuple[Outcomes, float]:
         """What the cache holds by key, and the seconds it took."""
-        with self.stopwatch("cache"):
+        with self.engine.stopwatch("cache"):
             return self.cache.get(key, len(evaluator.split), looks.needs) or (NO_OUTCOMES, 0.0)
 
     def _entering(self, key: str, mix: Mix, split: str, compute: Compute) -> Compute:
         """The same, which enters the mix in the ledger before anything of it is computed."""
         if self.ledger is None:
             return compute
-        ledger, condition = self.ledger, self._condition(split, self.recomputes(mix))
+        ledger, condition = self.ledger, self._condition(split, self.engine.recomputes(mix))
 
         def entered(start: int, stop: int) -> tuple[Outcomes, float]:
-            with self.stopwatch("cache"):
+            with self.engine.stopwatch("cache"):
                 ledger.enter(key, mix, *condition)
             return compute(start, stop)
 
@@ -286,36 +216,13 @@ class Scorer:
                 break
         if runs:
             self.ran.add(key)
-            with self.stopwatch("cache"):
+            with self.engine.stopwatch("cache"):
                 self.cache.put(key, known, seconds)
         found = known.first(stop)
         return Seen(key, found, seconds * len(found) / len(known), len(found) + extra, runs)
 
     def _condition(self, split: str, recomputed: bool) -> tuple[str, bytes]:
         """What the outcomes of every mix depend on, as `Keys.of_mix` takes it: the split, and what is done to it."""
-        evaluator = self.evaluators[split]
-        statistics = self.recompute.key.encode() if self.recompute is not None and recomputed else b""
+        evaluator = self.engine.evaluators[split]
+        statistics = self.engine.recompute.key.encode() if self.engine.recompute is not None and recomputed else b""
         return evaluator.split.fingerprint, statistics + evaluator.batching.key.encode()
-
-    def _logit_sum(
-        self,
-        members: Sequence[Mix],
-        keys: tuple[str, ...],
-        split: str,
-        stop: int,
-        on_batch: OnBatch | None,
-    ) -> Tensor:
-        """The sum of the members' logits, from the longest kept sum of the first of them."""
-        known = max((size for size in range(len(keys) + 1) if keys[:size] in self._sums), default=0)
-        total = self._sums.pop(keys[:known]) if known else None
-        if total is not None:
-            self._sums[keys[:known]] = total  # the latest used stands last
-        if total is not None and len(total) < stop:
-            known, total = 0, None  # of fewer samples than are wanted now
-        for size, mix in enumerate(members[known:], start=known + 1):
-            logits = self.work.logits(mix, split, stop, on_batch)
-            total = logits if total is None else total + logits
-            self._sums[keys[:size]] = total
-            for old in list(self._sums)[:-_KEPT_SUMS]:
-                del self._sums[old]
-        return torch.as_tensor(total)[:stop]

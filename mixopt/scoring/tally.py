@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -90,6 +90,10 @@ class Tally:
     def ask(self, key: str, images: int, seconds: float) -> None:
         """Add a score; of one that was asked for before, the one of more samples counts."""
         self.asked[key] = max(self.asked.get(key, Asked(0, 0.0)), Asked(images, seconds))
+
+    def ran(self, key: str, runs: Mapping[int, float]) -> None:
+        """Add what was computed: by the first sample, the seconds that it took."""
+        self.runs.update({(key, first): seconds for first, seconds in runs.items()})
 
     def merged(self, other: Tally) -> Tally:
         """Both together; what both asked for counts once."""

@@ -15,6 +15,7 @@ from mixopt.spaces import Space
 from mixopt.study.samplers import BOX, draws_alone
 from mixopt.study.schedule import Schedule
 from mixopt.study.storage import write_together
+from mixopt.study.studies import mix_of
 from mixopt.values.mix import Mix
 
 
@@ -59,15 +60,10 @@ def ask_ahead(
             ask(study, space, number, fresh_sampler)
     if not schedule.race:
         known = study.get_trials(deepcopy=False)
-        objective.expect([mix_at(known[number], space) for number in (*batch, *later)])
+        objective.expect([mix_of(known[number], space) for number in (*batch, *later)])
 
 
 def suggest(trial: Trial, space: Space) -> Mix:
     """Ask for one float in [-1, 1] per dimension of the space."""
     point = [trial.suggest_float(label, BOX.low, BOX.high) for label in space.labels]
     return space.to_mix(np.array(point))
-
-
-def mix_at(trial: FrozenTrial, space: Space) -> Mix:
-    """The mix of a trial that has its parameters."""
-    return space.to_mix(np.array([trial.params[label] for label in space.labels]))

@@ -16,7 +16,7 @@ from mixopt.listener import Listener, TrialEvent
 from mixopt.scoring.objective import Objective
 from mixopt.scoring.score import Score
 from mixopt.spaces import Space
-from mixopt.study.asking import ask, ask_ahead, mix_at, suggest
+from mixopt.study.asking import ask, ask_ahead, suggest
 from mixopt.study.boundary import name_of
 from mixopt.study.readable import attributes_of, name_objectives
 from mixopt.study.samplers import BOX, start_attributes
@@ -196,9 +196,7 @@ def _tell_batch(
     incumbent: Score | None = None
     known = study.get_trials(deepcopy=False)
     running = [known[number] for number in batch if known[number].state == TrialState.RUNNING]
-    mixes = {each.number: mix_at(each, space) for each in running}
-    if objective.ahead and not schedule.race:
-        objective.expect(mixes.values())
+    mixes = {each.number: mix_of(each, space) for each in running}
     for frozen in running:
         if _late(schedule.deadline):
             return False

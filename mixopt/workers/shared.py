@@ -32,7 +32,6 @@ from mixopt.weights.pool import MixedTensor, Pool
 POOL, POOL_DATA, SPEC = "pool.json", "pool.bin", "spec.json"
 # Tensors begin at multiples of it: what every type can be read from.
 _ALIGNED = 64
-_CHUNK = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +143,7 @@ def share_split(folder: Path, token: str, evaluator: AnyEvaluator) -> None:
         "steers": split.steers,
         "among": split.among,
         "batch_size": evaluator.batch_size,
-        "cut": evaluator.cut if isinstance(evaluator, Evaluator) and evaluator.is_raced else None,
+        "cut": evaluator.cut if isinstance(evaluator, Evaluator) else None,
         "function": (evaluator.path, evaluator.metric) if isinstance(evaluator, OwnEvaluator) else None,
     }
     content = packed({"labels": split.labels, "digests": split.digests, "told": np.array(json.dumps(plain))})
@@ -174,16 +173,6 @@ def open_split(folder: Path, token: str) -> SharedSplit:
     )
     function = None if told["function"] is None else tuple(told["function"])
     return SharedSplit(samples, told["batch_size"], told["cut"], function)
-
-
-def content_of(folder: Path) -> str:
-    """A hash of what every worker must see alike: the pool, every byte of it."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in (POOL, POOL_DATA):
-        with (folder / name).open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _file_of(token: str) -> str:

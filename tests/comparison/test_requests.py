@@ -231,7 +231,7 @@ def test_ensembles_average_logits(objective: Objective) -> None:
     evaluator = objective.evaluators["test"]
     total: Any = 0
     for mix in mixes:
-        objective.scorer.builder.apply(mix)
+        objective.scorer.engine.builder.apply(mix)
         total = total + evaluator.logits(objective.scorer.engine.predict())
     expected = (total / len(mixes)).argmax(dim=1).numpy()
     score = objective.score_ensemble(mixes, "test")

@@ -154,8 +154,8 @@ def test_scores_before_and_after_a_gradient_are_the_same(objective: Objective) -
     mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns)
     before = objective.score(mix, "test")
     objective.gradient(mix, np.arange(10))
-    assert not any(weight.requires_grad for weight in objective.scorer.builder.module.parameters())
-    objective.scorer.builder.apply(mix)
+    assert not any(weight.requires_grad for weight in objective.scorer.engine.builder.module.parameters())
+    objective.scorer.engine.builder.apply(mix)
     evaluator = objective.evaluators["test"]
     assert np.array_equal(evaluator.run(objective.scorer.engine.predict()).losses, before.outcomes.losses)
 

@@ -41,8 +41,8 @@ def opened(pool: Path, cache: Path, **options: Any) -> Objective:
 
 
 def reuse_of(objective: Objective) -> ActivationReuse:
-    assert objective.scorer.reuse is not None
-    return objective.scorer.reuse
+    assert objective.scorer.engine.reuse is not None
+    return objective.scorer.engine.reuse
 
 
 def changed(mix: Mix, *groups: int) -> Mix:
@@ -94,7 +94,7 @@ def test_rows_that_are_equal_are_fused_to_the_same_bits(clip_pool_template: Path
     groups = make_groups("block", objective.pool.sizes)
     rows = np.tile(np.random.default_rng(0).dirichlet(np.ones(len(objective.pool.columns))), (len(groups), 1))
     mix = Mix(groups, objective.pool.columns, rows)
-    builder = objective.scorer.builder
+    builder = objective.scorer.engine.builder
     assert len(builder.cuts) == SEGMENTS - 1
     starts = [objective.pool.mixed[cut].start for cut in sorted(builder.cuts)]
     for group, start in enumerate(starts, start=1):
@@ -203,5 +203,5 @@ def test_a_family_without_stages_reuses_nothing(clip_pool: Path, tmp_path: Path)
         state = {n: t + 0.1 * number if t.is_floating_point() else t for n, t in module.state_dict().items()}
         torch.save(state, clip_pool / f"model_{number}.pt")
     objective = opened(clip_pool, tmp_path)
-    assert objective.scorer.reuse is None
+    assert objective.scorer.engine.reuse is None
     assert objective.reused == 0

@@ -53,7 +53,7 @@ def uneven(objective: Objective, seed: int = 0) -> Mix:
 
 
 def module_of(objective: Objective) -> Any:
-    return objective.scorer.builder.module
+    return objective.scorer.engine.builder.module
 
 
 class Unmoved(nn.Module):
@@ -106,7 +106,7 @@ def test_statistics_are_those_of_update_bn(
     assembly = opened(pool, tmp_path, **options)
     objective = assembly.objective
     mix = uneven(objective)
-    found = objective.scorer.statistics(mix)
+    found = objective.scorer.engine.statistics(mix)
     images = in_order(objective)
     wanted = reference_statistics(pool, mix, torch.split(images[: sum(sizes)], sizes))
     assert found.keys() == wanted.keys() == set(STATISTICS)
@@ -122,7 +122,7 @@ def test_a_large_split_gives_its_first_images(pool: Path, tmp_path: Path) -> Non
     assert (assembly.batchnorm.as_dict()["images"], assembly.batchnorm.as_dict()["batch"]) == (IMAGES, BATCH)
     mix = uneven(assembly.objective)
     wanted = reference_statistics(pool, mix, torch.split(in_order(assembly.objective)[:IMAGES], BATCH))
-    found = assembly.objective.scorer.statistics(mix)
+    found = assembly.objective.scorer.engine.statistics(mix)
     torch.testing.assert_close(found["bn2.running_var"], wanted["bn2.running_var"], rtol=1e-4, atol=1e-6)
 
 
@@ -153,7 +153,7 @@ def test_nothing_but_the_statistics_changes(pool: Path, tmp_path: Path) -> None:
     counters = [layer.num_batches_tracked for layer in layers]
     places = {name: tensor.data_ptr() for name, tensor in net.state_dict().items()}
     mix = uneven(objective)
-    objective.scorer.builder.apply(mix)
+    objective.scorer.engine.builder.apply(mix)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     objective.score(mix)
     after = net.state_dict()
@@ -168,12 +168,12 @@ def test_nothing_but_the_statistics_changes(pool: Path, tmp_path: Path) -> None:
 
 def test_nothing_of_the_averaged_statistics_is_left(pool: Path, tmp_path: Path) -> None:
     objective = opened(pool, tmp_path).objective
-    wanted = objective.scorer.statistics(uneven(objective))
-    assert objective.scorer.recompute is not None
+    wanted = objective.scorer.engine.statistics(uneven(objective))
+    assert objective.scorer.engine.recompute is not None
     for name in STATISTICS:
         module_of(objective).get_buffer(name).fill_(torch.nan)
-    objective.scorer.recompute(module_of(objective))
-    found = objective.scorer.recompute.statistics()
+    objective.scorer.engine.recompute(module_of(objective))
+    found = objective.scorer.engine.recompute.statistics()
     assert all(torch.equal(found[name], wanted[name]) for name in STATISTICS)
     module_of(objective).bn1.running_mean.zero_()
     assert not torch.equal(found["bn1.running_mean"], torch.zeros(6))
@@ -181,15 +181,15 @@ def test_nothing_of_the_averaged_statistics_is_left(pool: Path, tmp_path: Path) 
 
 def test_layers_are_left_as_they_were_after_an_error(pool: Path, tmp_path: Path) -> None:
     objective = opened(pool, tmp_path).objective
-    objective.scorer.builder.apply(uneven(objective))
+    objective.scorer.engine.builder.apply(uneven(objective))
 
     def fails(images: Tensor) -> Tensor:
         module_of(objective)(images)
         raise KeyboardInterrupt
 
-    assert objective.scorer.recompute is not None
+    assert objective.scorer.engine.recompute is not None
     with pytest.raises(KeyboardInterrupt):
-        objective.scorer.recompute(fails)
+        objective.scorer.engine.recompute(fails)
     layer = module_of(objective).bn1
     assert (layer.training, layer.momentum, int(layer.num_batches_tracked)) == (False, 0.1, 7)
 
@@ -200,7 +200,7 @@ def test_a_checkpoint_alone_keeps_its_own_statistics_and_outcomes(pool: Path, tm
     mix = one_hot(make_groups("block", average.pool.sizes), average.pool.columns, "model_1")
     recompute.score(uneven(recompute))
     assert recompute.key(mix, "test") == average.key(mix, "test")
-    assert recompute.scorer.statistics(mix) == {}
+    assert recompute.scorer.engine.statistics(mix) == {}
     assert np.array_equal(recompute.score(mix).outcomes.losses, average.score(mix).outcomes.losses)
     own = load_file(pool / "model_1.safetensors")
     assert all(torch.equal(module_of(recompute).state_dict()[name], own[name]) for name in own)
@@ -230,7 +230,7 @@ def test_images_but_not_labels_decide(pool: Path, tmp_path: Path) -> None:
         split = replace(evaluator.split, **changes)
         return Recompute(layers, Evaluator(split, encoding, evaluator.device), dtypes)
 
-    wanted = objective.scorer.statistics(uneven(objective))
+    wanted = objective.scorer.engine.statistics(uneven(objective))
     unlabelled = recompute(labels=np.full(len(evaluator.split), -1))
     unlabelled(module_of(objective))
     assert all(torch.equal(wanted[name], tensor) for name, tensor in unlabelled.statistics().items())
@@ -258,12 +258,12 @@ def test_the_same_mix_scores_the_same_whatever_came_before(pool: Path, tmp_path:
 def test_statistics_are_rounded_as_they_are_saved(dtype: torch.dtype, tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", ingredients(trained(own_statistics=True), noise=0.1), dtype)
     objective = opened(folder, tmp_path / "cache").objective
-    found = objective.scorer.statistics(uneven(objective))
+    found = objective.scorer.engine.statistics(uneven(objective))
     held = module_of(objective).state_dict()
     for name in STATISTICS:
         assert found[name].dtype == dtype
         assert torch.equal(held[name], found[name].float())
-    exact = opened(folder, tmp_path / "cache", dtype="fp32").objective.scorer.statistics(uneven(objective))
+    exact = opened(folder, tmp_path / "cache", dtype="fp32").objective.scorer.engine.statistics(uneven(objective))
     torch.testing.assert_close(found["bn2.running_mean"].float(), exact["bn2.running_mean"], rtol=0.02, atol=0.02)
     assert not torch.equal(found["bn2.running_mean"].float(), exact["bn2.running_mean"])
 
@@ -291,9 +291,9 @@ def test_kinds_of_layers(kind: str, tmp_path: Path) -> None:
             save_file(tensors, path, metadata=ties)
     objective = opened(folder, tmp_path / "cache", model=kind).objective
     mix = uneven(objective)
-    objective.scorer.builder.apply(mix)
+    objective.scorer.engine.builder.apply(mix)
     averaged = {name: tensor.clone() for name, tensor in module_of(objective).state_dict().items()}
-    found = objective.scorer.statistics(mix)
+    found = objective.scorer.engine.statistics(mix)
     # Of two names, the one that the model has first, whichever of them the files have.
     assert not torch.allclose(found["bn2.running_mean"], averaged["bn2.running_mean"])
     if kind == "unused":
@@ -304,7 +304,7 @@ def test_kinds_of_layers(kind: str, tmp_path: Path) -> None:
         assert len(found) == 4
     if kind in ("sync", "inside"):
         plain = write_pool(tmp_path / "plain", ingredients(trained(own_statistics=True)))
-        wanted = opened(plain, tmp_path / "cache").objective.scorer.statistics(mix)
+        wanted = opened(plain, tmp_path / "cache").objective.scorer.engine.statistics(mix)
         assert all(torch.allclose(found[name], wanted[name]) for name in wanted)
 
 
@@ -314,7 +314,7 @@ def test_a_layer_of_which_half_differs_is_averaged(pool: Path, tmp_path: Path) -
         state["bn1.running_var"] = torch.ones(6)
     objective = opened(write_pool(tmp_path / "pool", states), tmp_path / "cache").objective
     mix = uneven(objective)
-    assert objective.scorer.statistics(mix).keys() == {"bn2.running_mean", "bn2.running_var"}
+    assert objective.scorer.engine.statistics(mix).keys() == {"bn2.running_mean", "bn2.running_var"}
     assert torch.equal(module_of(objective).bn1.running_var, torch.ones(6))
 
 
@@ -347,7 +347,7 @@ def test_auto_keeps_the_better_and_says_so(better: str, pool: Path, tmp_path: Pa
     assert ("96 images of validation" in "\n".join(heard.told)) == (better == "recompute")
     assert ("2 layers are averaged with the weights" in "\n".join(heard.told)) == (better == "average")
     mix = uneven(assembly.objective)
-    assert bool(assembly.objective.scorer.statistics(mix)) == (better == "recompute")
+    assert bool(assembly.objective.scorer.engine.statistics(mix)) == (better == "recompute")
     assert assembly.objective.key(mix, "test") == opened(pool, tmp_path, better).objective.key(mix, "test")
     assert assembly.objective.tally.evaluations == 0
 
@@ -388,7 +388,7 @@ def test_without_such_layers_nothing_is_scored(
     assembly = opened(write_pool(tmp_path / "pool", states), tmp_path / "cache", batchnorm, heard)
     assert calls == [0]
     assert assembly.batchnorm.as_dict() == {"mode": "average", "layers": 0}
-    assert assembly.objective.scorer.statistics(uneven(assembly.objective)) == {}
+    assert assembly.objective.scorer.engine.statistics(uneven(assembly.objective)) == {}
     warnings = heard.warnings
     expected = ["--batchnorm recompute: the checkpoints differ in no BatchNorm statistics; nothing is recomputed"]
     assert warnings == (expected if batchnorm == "recompute" else [])
@@ -440,9 +440,9 @@ def test_a_negative_variance_is_named(tmp_path: Path) -> None:
     folder = write_pool(tmp_path / "pool", states)
     objective = opened(folder, tmp_path / "cache", "average").objective
     mix = outside(objective)
-    objective.scorer.builder.apply(uneven(objective))
+    objective.scorer.engine.builder.apply(uneven(objective))
     assert negative_variance(objective.pool, module_of(objective)) is None
-    objective.scorer.builder.apply(mix)
+    objective.scorer.engine.builder.apply(mix)
     assert negative_variance(objective.pool, module_of(objective)) == "bn2.running_var"
     with pytest.raises(ScoreError, match=r"bn2\.running_var.*negative") as caught:
         objective.score(mix)
@@ -472,7 +472,7 @@ def recipe_of(assembly: Assembly, mix: Mix, **changes: Any) -> Recipe:
 
 
 def kept(assembly: Assembly, mix: Mix, folder: Path) -> Recipe:
-    statistics = assembly.objective.scorer.statistics(mix)
+    statistics = assembly.objective.scorer.engine.statistics(mix)
     return saving.keep_statistics(folder, recipe_of(assembly, mix), statistics, assembly.batchnorm.as_dict()["images"])
 
 
@@ -484,7 +484,7 @@ def test_statistics_are_kept_beside_the_recipe_and_found_again(pool: Path, tmp_p
     assert recipe.statistics.keys() == {"file", "hash", "images"}
     assert (recipe.statistics["file"], recipe.statistics["images"]) == ("batchnorm.safetensors", 96)
     found = saving.find_statistics(recipe, [tmp_path, tmp_path / "run"])
-    wanted = assembly.objective.scorer.statistics(mix)
+    wanted = assembly.objective.scorer.engine.statistics(mix)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     tensors, _ = saving.fuse(recipe, assembly.objective.pool.paths, assembly.reader, Listener(), found)
@@ -534,7 +534,7 @@ def test_fuse_refuses_other_statistics(pool: Path, tmp_path: Path) -> None:
     mix = uneven(assembly.objective)
     recipe = kept(assembly, mix, tmp_path)
     paths, read = assembly.objective.pool.paths, assembly.reader
-    statistics: Mapping[str, Tensor] = assembly.objective.scorer.statistics(mix)
+    statistics: Mapping[str, Tensor] = assembly.objective.scorer.engine.statistics(mix)
     with pytest.raises(PoolError, match="found none"):
         saving.fuse(recipe, paths, read, Listener())
     other = {**statistics, "bn1.running_mean": torch.zeros(6)}

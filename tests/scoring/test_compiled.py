@@ -72,8 +72,8 @@ def test_mixes_splits_and_last_batches_share_one_graph(
 ) -> None:
     objective = opened(clip_pool_template, tmp_path / "compiled", compile=True, precision=precision)
     plain = opened(clip_pool_template, tmp_path / "plain", precision=precision)
-    assert objective.scorer.reuse is None
-    assert plain.scorer.reuse is not None
+    assert objective.scorer.engine.reuse is None
+    assert plain.scorer.engine.reuse is not None
     groups = make_groups("block", objective.pool.sizes)
     mixes = [random_mix(groups, objective.pool.columns, seed) for seed in range(3)]
     for split in objective.evaluators:
@@ -161,7 +161,7 @@ def test_batchnorm_statistics_are_not_compiled(backend: Counting, tmp_path: Path
     plain = opened(pool, tmp_path / "plain", batchnorm="recompute")
     for seed in range(3):
         mix = random_mix(make_groups("block", objective.pool.sizes), objective.pool.columns, seed)
-        found, expected = objective.scorer.statistics(mix), plain.scorer.statistics(mix)
+        found, expected = objective.scorer.engine.statistics(mix), plain.scorer.engine.statistics(mix)
         assert found
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         assert objective.score(mix).outcomes.losses == pytest.approx(plain.score(mix).outcomes.losses, abs=1e-2)

@@ -208,7 +208,7 @@ def test_gradients_count_in_passes_over_the_tuning_samples(clip_pool_template: P
 def impatient(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Looks every 10 samples; gives up at a number of samples that tests put in."""
     at: list[int] = []
-    monkeypatch.setattr("mixopt.scoring.objective.looks", lambda total, batch: [*range(10, total, 10), total])
+    monkeypatch.setattr("mixopt.scoring.looks.looks", lambda total, batch: [*range(10, total, 10), total])
     monkeypatch.setattr("mixopt.scoring.objective.out_of_reach", lambda gains, total, level: len(gains) in at)
     return at
 

@@ -199,4 +199,4 @@ def test_batchnorm_has_nothing_to_be_recomputed_from(tmp_path: Path) -> None:
     data = {"validation": f"{MODULE}:number"}
     with pytest.raises(DataError, match="cannot be recomputed where your own function scores"):
         open_objective(load_spec({**options, "data": data, "batchnorm": "recompute"}))
-    assert open_objective(load_spec({**options, "data": data})).scorer.recompute is None
+    assert open_objective(load_spec({**options, "data": data})).scorer.engine.recompute is None

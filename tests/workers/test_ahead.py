@@ -52,7 +52,9 @@ def test_trials_are_those_of_one_process(
     folder = tmp_path / "crew"
     with crewed(clip_pool_template, folder, count=3) as (objective, _):
         run(objective, folder, sampler, 7, race=race)
-        found = run(objective, folder, sampler, TRIALS, race=race)  # goes on
+        run(objective, folder, sampler, 12, race=race)  # goes on
+    again = open_objective(load_spec({**plain, "cache": folder, "batch_size": 10}))
+    found = run(again, folder, sampler, TRIALS, race=race)  # without workers
     assert facts(found) == facts(expected)
 
 

@@ -19,7 +19,7 @@ from mixopt.scoring.evaluator import Evaluator
 from mixopt.values.samples import Encoding, Samples
 from mixopt.weights.pool import Pool
 from mixopt.workers import devices_of, shared, shared_folder
-from mixopt.workers.shared import content_of, open_pool, open_split, share_pool, share_split
+from mixopt.workers.shared import open_pool, open_split, share_pool, share_split
 from tests.conftest import State, random_states
 
 
@@ -46,16 +46,6 @@ def test_a_pool_is_read_back_as_it_was(make_pool: Callable[..., Pool], tmp_path:
     opened = open_pool(tmp_path)
     assert (opened.columns, opened.base, opened.mixed, opened.tied) == (pool.columns, pool.base, pool.mixed, pool.tied)
     assert opened.saved_dtypes(None) == pool.saved_dtypes(None)
-
-
-def test_the_content_of_a_pool_is_told_by_every_byte(make_pool: Callable[..., Pool], tmp_path: Path) -> None:
-    share_pool(tmp_path, make_pool(random_states(3)))
-    before = content_of(tmp_path)
-    assert content_of(tmp_path) == before
-    content = bytearray((tmp_path / shared.POOL_DATA).read_bytes())
-    content[10] ^= 1
-    (tmp_path / shared.POOL_DATA).write_bytes(content)
-    assert content_of(tmp_path) != before
 
 
 def samples_of(array: NDArray[Any]) -> Samples:

@@ -23,7 +23,7 @@ from mixopt.scoring.crew.hands import Hands
 from mixopt.scoring.crew.pieces import Piece, Race, Stretch, answer_of
 from mixopt.scoring.crew.told import Told
 from mixopt.scoring.engine import Engine, added, gradient_parts
-from mixopt.scoring.jobs import LogitsPart, Part, Rows, SlopePart
+from mixopt.scoring.jobs import Part, Rows, SlopePart
 from mixopt.scoring.outcomes import Outcomes
 from mixopt.scoring.racing import LOOKS
 from mixopt.scoring.work import AnyEvaluator, Compute, OnBatch, Slope, Wanted
@@ -125,7 +125,7 @@ class Crew:
         """See `Work`."""
         rows = Rows.of(mix, self._engine.pool)
         places, parts = self._parts(mix, split, 0, stop)
-        pieces = [Piece(LogitsPart(rows, self._token(split), stop, *part), mix) for part in parts]
+        pieces = [Piece(Part(rows, self._token(split), 0, stop, *part, logits=True), mix) for part in parts]
         self._work_through(pieces, on_batch)
         found = torch.cat([torch.from_numpy(answer_of(piece).value) for piece in pieces])
         return found if places is None else found[torch.from_numpy(places)]
