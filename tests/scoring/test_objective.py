@@ -209,7 +209,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Looks every 10 samples; gives up at a number of samples that tests put in."""
     at: list[int] = []
     monkeypatch.setattr("mixopt.scoring.looks.looks", lambda total, batch: [*range(10, total, 10), total])
-    monkeypatch.setattr("mixopt.scoring.objective.out_of_reach", lambda gains, total, level: len(gains) in at)
+    monkeypatch.setattr("mixopt.scoring.looks.out_of_reach", lambda gains, total, level: len(gains) in at)
     return at
 
 

@@ -130,9 +130,9 @@ def test_killed_it_goes_on_to_the_same_bits(searched: SearchResult, clip_pool_te
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks every 10 samples, and less patience: tiny splits are raced too."""
-    monkeypatch.setattr("mixopt.scoring.objective.looks", lambda total, batch: [*range(10, total, 10), total])
+    monkeypatch.setattr("mixopt.scoring.looks.looks", lambda total, batch: [*range(10, total, 10), total])
     monkeypatch.setattr(
-        "mixopt.scoring.objective.out_of_reach", lambda gains, total, level: out_of_reach(gains, total, 0.3)
+        "mixopt.scoring.looks.out_of_reach", lambda gains, total, level: out_of_reach(gains, total, 0.3)
     )
 
 

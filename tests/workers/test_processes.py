@@ -129,6 +129,7 @@ def stopped(pool: Path, folder: Path, stop: signal.Signals) -> tuple[int, bytes]
         process.wait()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_run_that_is_stopped_takes_its_workers_with_it_and_goes_on(
     undisturbed: Path, clip_pool_template: Path, tmp_path: Path
 ) -> None:
