@@ -1,12 +1,13 @@
 """Kills: what is left of a search whose workers, or whose own process, die every few seconds.
 
-    OMP_NUM_THREADS=1 python benchmarks/worker_kills.py --models DIR [--killed 200] [--runs 50] [--every 5]
+    OMP_NUM_THREADS=1 python benchmarks/worker_kills.py --models DIR [--killed 200] [--runs 50] [--every 5] [--dask]
 
 A search with two workers runs undisturbed; then again, from nothing, while a worker drawn at random is killed (SIGKILL)
 every few seconds; then again while its own process is, which is started anew until it ends. Both begin again from
 nothing until there were so many kills. Every search that came to its end is compared with the undisturbed one: its
-trials with all that they record but times, every entry of the cache, and the bytes of the model. Prints a table, and
-one JSON line.
+trials with all that they record but times, every entry of the cache, and the bytes of the model. With ``--dask`` the
+workers are two `dask worker` of one scheduler, and every fourth time the nanny is killed with its worker, and another
+one started. Prints a table, and one JSON line.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import machines
 import numpy as np
 import optuna
 import psutil  # type: ignore[import-untyped]
@@ -44,7 +46,7 @@ def command(given: argparse.Namespace, folder: Path) -> list[str]:
         "limit": given.samples,
         "trials": given.trials,
         "sampler": "random",
-        "workers": 2,
+        **({"workers": 2} if given.cluster is None else {"scheduler": given.cluster.address}),
         "device": "cpu",
         "precision": "fp32",
         "robust": "off",
@@ -94,16 +96,23 @@ def kill_workers(given: argparse.Namespace, folder: Path, most: int) -> int:
     process, killed = start(given, folder), 0
     while process.poll() is None:
         time.sleep(given.every)
-        with suppress(psutil.Error):
-            workers = [
-                each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())
-            ]
-            if workers and killed < most:
-                random.choice(workers).kill()
-                killed += 1
+        if process.poll() is None and killed < most:
+            killed += kill_one(given, process)
     if process.returncode:
         raise RuntimeError(f"the search ended with {process.returncode}")
     return killed
+
+
+def kill_one(given: argparse.Namespace, process: subprocess.Popen[bytes]) -> bool:
+    """Kill a worker drawn at random, if there is one."""
+    if given.cluster is not None:
+        return bool(given.cluster.kill_one())
+    with suppress(psutil.Error):
+        workers = [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+        if workers:
+            random.choice(workers).kill()
+            return True
+    return False
 
 
 def kill_runs(given: argparse.Namespace, folder: Path, most: int) -> int:
@@ -134,11 +143,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--killed", type=int, default=200, help="workers")
     parser.add_argument("--runs", type=int, default=50, help="processes of the run itself")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between kills; of runs, one to four times it")
+    parser.add_argument("--dask", action="store_true", help="two workers of a Dask scheduler")
     given = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     random.seed(0)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as kept:
+    with tempfile.TemporaryDirectory() as kept, ExitStack() as open_then:
+        given.cluster = open_then.enter_context(machines.started(Path(kept))) if given.dask else None
+        for _ in range(2 if given.dask else 0):
+            given.cluster.add()
         undisturbed = Path(kept) / "undisturbed"
         started = time.perf_counter()
         if start(given, undisturbed).wait():

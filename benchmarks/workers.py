@@ -44,9 +44,9 @@ from mixopt.workers.processes import Processes
 Found = dict[str, Any]
 
 
-def random_mixes(objective: Objective, count: int, seed: int) -> list[Mix]:
-    """Rows on the simplex, one per block."""
-    groups, columns = make_groups("block", objective.pool.sizes), objective.pool.columns
+def random_mixes(objective: Objective, count: int, seed: int, scheme: str = "block") -> list[Mix]:
+    """Rows on the simplex, one per layer group."""
+    groups, columns = make_groups(scheme, objective.pool.sizes), objective.pool.columns
     drawn = np.random.default_rng(seed).dirichlet(np.ones(len(columns)), (count, len(groups)))
     return [Mix(groups, columns, rows) for rows in drawn]
 

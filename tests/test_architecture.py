@@ -109,6 +109,8 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
         assert "pyarrow" not in found
     if name != "workers.processes":
         assert "pebble" not in found
+    if name != "workers.cluster":
+        assert not found & {"dask", "distributed"} or name == "workers"
     for tracker in ("mlflow", "tensorboard", "trackio", "wandb"):
         if name != f"trackers.{tracker}":
             assert tracker not in found

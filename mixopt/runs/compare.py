@@ -9,7 +9,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from mixopt.assemble import Assembly, assemble
+from mixopt.assemble import Assembly
 from mixopt.comparison.ensembles import ENSEMBLES
 from mixopt.comparison.requests import Request, default_rows, requests_of, soups_of_soups
 from mixopt.comparison.running import run_requests
@@ -30,7 +30,7 @@ from mixopt.stages.announce import announce
 from mixopt.stages.plan import greedy_defaults
 from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
-from mixopt.workers import employed
+from mixopt.workers import assembled
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def _compare(spec: StudySpec, folder: RunFolder, listener: Listener) -> CompareR
     requests = _rows_wanted(spec, listener)
     # Splits that steer a search's trials beside the validation split steer no method.
     unsteered = spec.model_copy(update={"select": {}, "shifts": "none"})
-    with employed(unsteered, assemble(unsteered, listener), listener) as assembly:
+    with assembled(unsteered, listener) as assembly:
         return _compare_with(spec, folder, listener, assembly, requests, started)
 
 

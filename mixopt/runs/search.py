@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixopt import study as studies
-from mixopt.assemble import Assembly, assemble
+from mixopt.assemble import Assembly
 from mixopt.comparison.running import BASE, checkpoint_mix
 from mixopt.diagnosis import Outcome
 from mixopt.errors import RunError
@@ -41,7 +41,7 @@ from mixopt.stages.start import Start, find_start
 from mixopt.values.mix import Mix
 from mixopt.values.recipe import Recipe
 from mixopt.values.samples import VALIDATION
-from mixopt.workers import employed
+from mixopt.workers import assembled
 
 # The row of what a search found.
 SEARCH_ROW = "search"
@@ -89,7 +89,7 @@ def search(
 def _search(spec: StudySpec, folder: RunFolder, listener: Listener) -> SearchResult:
     """The steps of a search, each a function of what those before it gave."""
     started = time.monotonic()
-    with employed(spec, assemble(spec, listener), listener) as assembly:
+    with assembled(spec, listener) as assembly:
         return _search_with(spec, folder, listener, assembly, started)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Keys:
 
     def __init__(self, pool: Pool, dtype: torch.dtype | None, identity: Mapping[str, Any]) -> None:
         self._pool = pool
+        self._dtype = dtype
         self.identity = dict(identity)
         constant = {
             "version": EVALUATION_VERSION,
@@ -42,6 +43,10 @@ class Keys:
         }
         self._constant = json.dumps(constant, sort_keys=True).encode()
         self._tensors = self._tensor_hashes()
+
+    def among(self, devices: Iterable[str]) -> Keys:
+        """Keys of the same, where devices of several kinds compute."""
+        return Keys(self._pool, self._dtype, {**self.identity, "devices": sorted(devices)})
 
     def of_mix(self, mix: Mix, split: str, statistics: bytes = b"") -> str:
         """The key of a mix's outcomes on a split.

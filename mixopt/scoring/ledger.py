@@ -94,6 +94,10 @@ class Ledger:
         self._entered: dict[Path, set[str]] = {}
         self._frames: dict[Path, dict[Groups, str]] = {}
 
+    def keyed_by(self, keys: Keys) -> Ledger:
+        """That of the same pool and cache, whose outcomes depend on something else."""
+        return Ledger(self.folder, self._pool, keys, self._listener)
+
     def path_of(self, split: str, statistics: bytes = b"") -> Path:
         """The file of a condition; arguments as for `Keys.of_mix`."""
         condition = self._keys.of_condition(split, statistics)

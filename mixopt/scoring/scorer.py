@@ -56,6 +56,11 @@ class Scorer:
         workers = None if self.workers is None else self.workers.beside(name, evaluator)
         return replace(self, engine=self.engine.beside(name, evaluator), workers=workers)
 
+    def among(self, devices: Iterable[str]) -> Scorer:
+        """The same, computed by devices of several kinds: cached apart, as the last bits depend on who did."""
+        keys = self.keys.among(devices)
+        return replace(self, keys=keys, ledger=None if self.ledger is None else self.ledger.keyed_by(keys))
+
     def key(self, mix: Mix, split: str) -> str:
         """What the outcomes of a mix on a split depend on, see `mixopt.scoring.keys`; the metric is not among it."""
         return self.keys.of_mix(mix, *self._condition(split, self.engine.recomputes(mix)))

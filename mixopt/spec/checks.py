@@ -19,6 +19,8 @@ MOST_WORKERS = 1024
 ROLES = ("text", "text_pair", "label", "image")
 _BETWEEN_FIELDS = re.compile(rf",\s*(?=(?:{'|'.join(ROLES)})\s*=)")
 
+_SCHEDULER = re.compile(r"(\w+://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
+
 Count = int | Literal["auto"] | None
 Ingredients = tuple[str | int, ...] | int | Literal["auto"]
 
@@ -38,6 +40,16 @@ def workers_of(value: Any) -> Any:
     if isinstance(value, bool) or not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= MOST_WORKERS:
         raise ValueError(f"expected a number from 1 to {MOST_WORKERS}, or auto (found {text})")
     return str(int(text))
+
+
+def scheduler_of(value: Any) -> Any:
+    """The address of a Dask scheduler, with its protocol."""
+    if value is None:
+        return None
+    text = str(value).strip()
+    if _SCHEDULER.fullmatch(text) is None:
+        raise ValueError(f"expected tcp://HOST:PORT, as `dask scheduler` prints it (found {text})")
+    return text if "://" in text else f"tcp://{text}"
 
 
 def ingredients_of(value: Any) -> Ingredients:

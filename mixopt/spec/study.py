@@ -133,6 +133,20 @@ class StudySpec(WorkerFields):
             raise ValueError("a second stage begins at one best mix, and a front has many; leave out this or pareto")
         return value
 
+    @field_validator("scheduler")
+    @classmethod
+    def _own_workers(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("workers") is not None:
+            raise ValueError("a cluster has the workers that were started there; leave out this or workers")
+        return value
+
+    @field_validator("mixed_devices")
+    @classmethod
+    def _of_a_cluster(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("scheduler") is None:
+            raise ValueError("is about the workers of a scheduler, and there is none; leave out this or add scheduler")
+        return value
+
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, value: str, info: ValidationInfo) -> str:

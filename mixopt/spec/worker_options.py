@@ -1,4 +1,4 @@
-"""Options that say who computes: this process, or workers of this machine."""
+"""Options that say who computes: this process, or workers of this machine or of others."""
 
 from __future__ import annotations
 
@@ -26,4 +26,24 @@ class WorkerFields(Fields):
             metavar="N|auto",
         ),
     ] = None
+    scheduler: Annotated[
+        str | None,
+        BeforeValidator(checks.scheduler_of),
+        Option(
+            "Score in the workers of a Dask cluster, which see this machine's files under the same paths: the address "
+            "that `dask scheduler` prints. Needs mixopt[dask].",
+            WORKERS,
+            RUNS,
+            metavar="ADDRESS",
+        ),
+    ] = None
+    mixed_devices: Annotated[
+        bool,
+        Option(
+            "Take workers of --scheduler whose GPUs or processors are of another kind than this machine's. Scores then "
+            "differ in their last bits by who computed them, and are cached apart.",
+            WORKERS,
+            RUNS,
+        ),
+    ] = False
     verbose: Annotated[bool, Option("Say every ten seconds what each worker has done.", WORKERS, RUNS)] = False

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +61,17 @@ class Processes:
         found: Future[Answer] = self._pool.schedule(_do, args=(job,))
         return found
 
-    def loss(self, error: BaseException) -> Loss | None:
+    def is_running(self, future: Future[Answer]) -> bool:
         """See `Hands`."""
+        return future.running()
+
+    def loss(self, future: Future[Answer]) -> Loss | None:
+        """See `Hands`."""
+        if future.cancelled():
+            return Loss("a worker was killed, which hung")
+        error = future.exception()
         if isinstance(error, ProcessExpired):
             return Loss(f"a worker died ({_why(error.exitcode)})")
-        if isinstance(error, CancelledError):
-            return Loss("a worker was killed, which hung")
         if isinstance(error, BrokenProcessPool):
             return Loss("workers died while they had nothing to do", blames=False)
         return None
@@ -75,10 +80,11 @@ class Processes:
         """See `Hands`."""
         future.cancel()
 
-    def renew(self) -> None:
+    def renew(self) -> str:
         """See `Hands`."""
         self.close()
         self._pool = self._begun()
+        return "all of them are replaced"
 
     def close(self) -> None:
         """Kill them all."""

@@ -2,7 +2,8 @@
 
 It holds the pool's stack and fixed tensors as they lie in memory (``pool.bin``), what describes them (``pool.json``),
 the options (``spec.json``), and of every split where its arrays lie (``split-*.npz``). It is the run's own, is there
-while the run is, and holds no code.
+while the run is, and holds no code. What is sealed has digests beside it, which whoever opens it compares: another
+machine may see something else under the same path.
 """
 
 from __future__ import annotations
@@ -51,8 +52,13 @@ class SharedSplit:
     function: tuple[str, str | None] | None
 
 
-def share_pool(folder: Path, pool: Pool) -> Pool:
+def share_pool(folder: Path, pool: Pool, *, sealed: bool = False) -> Pool:
     """Write a pool into the folder; gives the same pool, mapped from there, so that its memory is given back.
+
+    Args:
+        folder: Shared.
+        pool: The checkpoints.
+        sealed: Whether its digest is kept with it.
 
     Raises:
         OSError: It does not fit.
@@ -71,7 +77,14 @@ def share_pool(folder: Path, pool: Pool) -> Pool:
             stream.write(pool.fixed[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
         stream.write(bytes(_ALIGNED))  # never empty
     mixed = [[each.name, list(each.shape), _named(each.dtype), each.start, each.stop] for each in pool.mixed]
-    told = {"columns": pool.columns, "base": pool.base, "mixed": mixed, "fixed": places, "tied": pool.tied}
+    told = {
+        "columns": pool.columns,
+        "base": pool.base,
+        "mixed": mixed,
+        "fixed": places,
+        "tied": pool.tied,
+        "seal": _digest_of(np.memmap(folder / POOL_DATA, mode="r")) if sealed else None,
+    }
     write_json(folder / POOL, told)
     shared = open_pool(folder)
     return replace(pool, stack=shared.stack, fixed=shared.fixed)
@@ -82,6 +95,7 @@ def open_pool(folder: Path) -> Pool:
 
     Raises:
         OSError: The folder cannot be seen from here.
+        RunError: Its seal is broken.
     """
     told = json.loads((folder / POOL).read_text(encoding="utf-8"))
     mixed = tuple(
@@ -89,6 +103,7 @@ def open_pool(folder: Path) -> Pool:
         for name, shape, dtype, start, stop in told["mixed"]
     )
     path = folder / POOL_DATA
+    _check_seal(path, told["seal"], np.memmap(path, mode="r"))
     data = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     columns, length = len(told["columns"]), mixed[-1].stop
     stack = data[: 4 * columns * length].view(torch.float32).view(columns, length)
@@ -123,13 +138,14 @@ def open_spec(folder: Path) -> StudySpec:
     return StudySpec.model_validate(json.loads((folder / SPEC).read_text(encoding="utf-8")))
 
 
-def share_split(folder: Path, token: str, evaluator: AnyEvaluator) -> None:
+def share_split(folder: Path, token: str, evaluator: AnyEvaluator, *, sealed: bool = False) -> None:
     """Tell where a split's arrays lie; those that are not mapped from a file are written into the folder.
 
     Args:
         folder: Shared.
         token: What jobs call the split.
         evaluator: The split's.
+        sealed: Whether digests of its arrays are kept with it.
     """
     split = evaluator.split
     arrays: dict[str, Any] = {}
@@ -139,6 +155,7 @@ def share_split(folder: Path, token: str, evaluator: AnyEvaluator) -> None:
         "name": split.name,
         "source": split.source,
         "arrays": arrays,
+        "seals": {name: _digest_of(array) if sealed else None for name, array in split.arrays.items()},
         "classes": split.classes,
         "steers": split.steers,
         "among": split.among,
@@ -158,13 +175,17 @@ def open_split(folder: Path, token: str) -> SharedSplit:
 
     Raises:
         OSError: Its arrays cannot be seen from here.
+        RunError: A seal is broken.
     """
     found = unpacked(folder / f"{_file_of(token)}.npz")
     told = json.loads(str(found["told"]))
+    arrays = {name: _opened(*place) for name, place in told["arrays"].items()}
+    for name, array in arrays.items():
+        _check_seal(told["arrays"][name][0], told["seals"][name], array)
     samples = Samples(
         name=told["name"],
         source=told["source"],
-        arrays={name: _opened(*place) for name, place in told["arrays"].items()},
+        arrays=arrays,
         labels=found["labels"],
         digests=found["digests"],
         classes=None if told["classes"] is None else tuple(told["classes"]),
@@ -201,6 +222,18 @@ def _written(path: Path, array: NDArray[Any]) -> tuple[str, int, str, list[int]]
 
 def _opened(path: str, offset: int, dtype: str, shape: list[int]) -> NDArray[Any]:
     return np.memmap(path, dtype=np.dtype(dtype), mode="r", offset=offset, shape=tuple(shape))
+
+
+def _digest_of(array: NDArray[Any]) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, digest_size=16).hexdigest()
+
+
+def _check_seal(path: str | Path, seal: str | None, array: NDArray[Any]) -> None:
+    if seal is not None and (found := _digest_of(array)) != seal:
+        raise RunError(
+            f"{path}: its content is {found} here, and {seal} where the run is; every worker must see the same files "
+            "under the same paths, as on a shared file system"
+        )
 
 
 def _dtype_of(name: str) -> torch.dtype:

@@ -76,8 +76,13 @@ class Scripted:
             future.set_exception(error)
         return future
 
-    def loss(self, error: BaseException) -> Loss | None:
+    def is_running(self, future: Future[Answer]) -> bool:
         """See `Hands`."""
+        return future.running()
+
+    def loss(self, future: Future[Answer]) -> Loss | None:
+        """See `Hands`."""
+        error = future.exception()
         if isinstance(error, DiedError):
             return Loss("a worker died")
         return Loss("a worker died in its sleep", blames=False) if isinstance(error, IdleError) else None
@@ -87,9 +92,10 @@ class Scripted:
         self.stopped += 1
         future.set_exception(DiedError())
 
-    def renew(self) -> None:
+    def renew(self) -> str:
         """See `Hands`."""
         self.renewed += 1
+        return "all of them are replaced"
 
 
 @contextmanager

@@ -2,71 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
-import subprocess
-import sys
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
 import mixopt
 from mixopt.listener import TrialEvent
 from tests.listening import Recorder
-from tests.stages.default import options_of as default_options
-from tests.study.killing import facts_of, model_hash
-
-TRIALS = 150
-SOME_TRIALS = 60_000  # bytes of journal
-ENDS = 15.0  # seconds within which processes that were told to must be gone
-
-
-def options_of(pool: Path, folder: Path, **more: Any) -> dict[str, Any]:
-    return default_options(pool, folder, trials=TRIALS, sampler="cmaes", batch_size=10, page="off", **more)
-
-
-def cached(folder: Path) -> dict[str, str]:
-    """Of every entry of a cache, a hash of all but the times."""
-    found = {}
-    for path in sorted((folder / "cache").glob("*/*/*.npz")):
-        digest = hashlib.sha256()
-        with np.load(path) as entry:
-            for name in sorted(entry.files):
-                if name not in ("_seconds", "_checksum"):
-                    digest.update(name.encode() + entry[name].tobytes())
-        found[path.name] = digest.hexdigest()
-    return found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(clip_pool_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A search by one process."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    mixopt.search(**options_of(clip_pool_template, folder))
-    return folder
-
-
-def check_same(folder: Path, other: Path) -> None:
-    assert facts_of(folder / "run") == facts_of(other / "run")
-    assert model_hash(folder / "run") == model_hash(other / "run")
-    assert cached(folder) == cached(other)
-
-
-def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    """Spawned processes that score, without what multiprocessing keeps beside them."""
-    found = []
-    for child in process.children():
-        with suppress(psutil.Error):
-            if any("spawn_main" in word for word in child.cmdline()):
-                found.append(child)
-    return found
+from tests.workers.searches import ENDS, begun, check_same, options_of, workers_of
 
 
 def test_a_search_by_two_workers_one_of_which_is_killed_twice(
@@ -90,43 +38,27 @@ def test_a_search_by_two_workers_one_of_which_is_killed_twice(
     assert not list((tmp_path / "cache" / "workers").iterdir())
 
 
-def command_of(pool: Path, folder: Path) -> list[str]:
-    options = options_of(pool, folder, workers=2)
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    return [sys.executable, "-m", "mixopt", "search", *flags, "--quiet"]
-
-
 def stopped(pool: Path, folder: Path, stop: signal.Signals) -> tuple[int, bytes]:
     """Stop a search's process in the middle of its trials; its exit code, and what it said.
 
     Its workers must be gone then.
     """
-    own = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command_of(pool, folder), env=own, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    workers: list[psutil.Process] = []
-    try:
-        journal = folder / "run" / "study.journal"
-        begun = journal.stat().st_size if journal.exists() else 0
-        while process.poll() is None and (not journal.exists() or journal.stat().st_size < begun + SOME_TRIALS):
-            time.sleep(0.01)
+    with begun(pool, folder, workers=2) as process:
         workers = workers_of(psutil.Process(process.pid))
-        assert len(workers) == 2, process.communicate()[0].decode()
+        assert len(workers) == 2
         if stop == signal.SIGINT:  # as a terminal does: to all of them
             os.killpg(process.pid, stop)
         else:
             process.send_signal(stop)
         said, _ = process.communicate(timeout=ENDS)
-        _, alive = psutil.wait_procs(workers, ENDS)
-        assert not alive
+        try:
+            _, alive = psutil.wait_procs(workers, ENDS)
+            assert not alive
+        finally:
+            for each in workers:
+                with suppress(psutil.Error):
+                    each.kill()
         return process.returncode, said
-    finally:
-        for each in workers:
-            with suppress(psutil.Error):
-                each.kill()
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -80,6 +80,37 @@ def test_a_split_is_read_back_from_where_it_lies(mapped: str, cut: int | None, t
     assert len(list(folder.glob("*.npy"))) == (mapped == "in memory"), "only what lies nowhere is written"
 
 
+@pytest.mark.parametrize("what", ["pool", "split"])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_worker_that_sees_something_else_is_told(
+    what: str, sealed: bool, make_pool: Callable[..., Pool], tmp_path: Path
+) -> None:
+    if what == "pool":
+        share_pool(tmp_path, make_pool(states_with(2)), sealed=sealed)
+        path = tmp_path / shared.POOL_DATA
+    else:
+        path = tmp_path / "x.npy"
+        np.save(path, np.ones((20, 3), dtype=np.float32))
+        share_split(tmp_path, "test", evaluator_of(samples_of(np.load(path, mmap_mode="r")), None), sealed=sealed)
+
+    def opened() -> None:
+        if what == "pool":
+            open_pool(tmp_path)
+        else:
+            open_split(tmp_path, "test")
+
+    opened()
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.unlink()  # what is mapped goes on as it was
+    path.write_bytes(content)
+    if sealed:
+        with pytest.raises(RunError, match=rf"{path}: its content is \w{{32}} here, and \w{{32}} where the run is"):
+            opened()
+    else:
+        opened()
+
+
 def test_what_runs_share_goes_with_them(clip_pool_template: Path, tmp_path: Path) -> None:
     spec = load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu", "precision": "fp32"})
     killed, alive = tmp_path / "workers" / "killed", tmp_path / "workers" / "alive"
@@ -100,7 +131,7 @@ def test_no_room_for_what_is_shared(clip_pool_template: Path, tmp_path: Path, mo
     spec = load_spec({"models": clip_pool_template, "cache": tmp_path, "device": "cpu", "precision": "fp32"})
     assembly = assemble(spec, Listener())
 
-    def full(*_: Any) -> Pool:
+    def full(*_: Any, **__: Any) -> Pool:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mixopt.workers.share_pool", full)

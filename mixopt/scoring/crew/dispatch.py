@@ -98,12 +98,13 @@ class Dispatch:
             self._slowest = max(self._slowest, answer.seconds)
             self._told.answer(answer, piece.job.count)
             return
-        loss = self._hands.loss(error)
+        loss = self._hands.loss(future)
         if loss is None:
             piece.error = error
             return
         piece.given = False
-        self._told.lost(loss.reason + ("" if piece.left else "; what it worked on is given out again"))
+        if loss.reason:
+            self._told.lost(loss.reason + ("" if piece.left else "; what it worked on is given out again"))
         if loss.blames:
             piece.deaths += 1
             self._deaths[piece.mix] = self._deaths.get(piece.mix, 0) + 1
@@ -118,7 +119,7 @@ class Dispatch:
     def _look_who_hangs(self) -> None:
         now = time.monotonic()
         limit = max(self._patience, SLOWER * self._slowest) if self._slowest else OPENING
-        running = [(future, piece) for future, piece in self._given.items() if future.running()]
+        running = [(future, piece) for future, piece in self._given.items() if self._hands.is_running(future)]
         for future, piece in running:
             piece.since = piece.since or now
             if now - piece.since > limit:
@@ -126,9 +127,8 @@ class Dispatch:
                 piece.since = now
                 self._hands.stop(future)
         if self._given and not running and now - self._heard > limit:
-            self._told.lost(f"no worker has taken a part for {limit:.0f} s; all of them are replaced")
             waiting, self._given = list(self._given.values()), {}
-            self._hands.renew()
+            self._told.lost(f"no worker has taken a part for {limit:.0f} s; {self._hands.renew()}")
             self._heard = now
             for piece in waiting:
                 piece.given = False

@@ -15,7 +15,7 @@ class Loss:
     """Why a worker is gone.
 
     Attributes:
-        reason: In words.
+        reason: In words; empty where they have been said.
         blames: Whether what it worked on may be the cause.
     """
 
@@ -41,11 +41,18 @@ class Hands(Protocol):
     def submit(self, job: Job) -> Future[Answer]:
         """Give a job to the next that is free."""
 
-    def loss(self, error: BaseException) -> Loss | None:
-        """What a job's error says of its worker; None where the worker is well and the job has failed."""
+    def is_running(self, future: Future[Answer]) -> bool:
+        """Whether a worker is at a job, which then does not wait for another one."""
+
+    def loss(self, future: Future[Answer]) -> Loss | None:
+        """Why a job has no result: what became of its worker; None where that is well and the job has failed."""
 
     def stop(self, future: Future[Answer]) -> None:
         """Kill the worker that hangs over a job; its future then has an error that is a loss."""
 
-    def renew(self) -> None:
-        """Kill them all, and begin with new ones; nothing comes of what they were given."""
+    def renew(self) -> str:
+        """Begin with new workers, as none of them begins with what it was given, of which nothing comes.
+
+        Returns:
+            What was done, in words.
+        """
