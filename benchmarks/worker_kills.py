@@ -82,9 +82,14 @@ def content(folder: Path) -> dict[str, Any]:
 
 def start(given: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
     """The search's process."""
-    return subprocess.Popen(
-        command(given, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    with folder.with_suffix(".txt").open("ab") as said:
+        return subprocess.Popen(command(given, folder), stdout=said, stderr=said, start_new_session=True)
+
+
+def failed(process: subprocess.Popen[bytes], folder: Path) -> RuntimeError:
+    """What a search that must not end so ended with."""
+    said = folder.with_suffix(".txt").read_text(encoding="utf-8")
+    return RuntimeError(f"the search ended with {process.returncode}: {said}")
 
 
 def kill_workers(given: argparse.Namespace, folder: Path, most: int) -> int:
@@ -99,7 +104,7 @@ def kill_workers(given: argparse.Namespace, folder: Path, most: int) -> int:
         if process.poll() is None and killed < most:
             killed += kill_one(given, process)
     if process.returncode:
-        raise RuntimeError(f"the search ended with {process.returncode}")
+        raise failed(process, folder)
     return killed
 
 
@@ -127,7 +132,7 @@ def kill_runs(given: argparse.Namespace, folder: Path, most: int) -> int:
             process.wait()
         if process.poll() is not None:
             if process.returncode:
-                raise RuntimeError(f"the search ended with {process.returncode}")
+                raise failed(process, folder)
             return killed
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

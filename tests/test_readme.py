@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mixopt.spec.option import described
 from mixopt.spec.reference import option_reference
 from tests.tiny_images import write_images, write_timm_sweep
 from tests.tiny_transformers import write_adapters, write_sentences, write_text_model, write_text_pool
+from tests.workers.there import there
 
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "mixopt" / "guide"
@@ -29,6 +31,7 @@ PAGES = {"README": README, **{path.stem: path.read_text() for path in sorted(GUI
 
 # A server that is nobody's.
 DATABASE = "postgresql://me@db.example.org/studies"
+SCHEDULER = "tcp://10.0.0.5:8786"
 
 
 def blocks(language: str, text: str) -> list[str]:
@@ -61,12 +64,27 @@ def write_folders(place: Path) -> None:
     write_timm_sweep(place / "sweep", "test_vit", 3)
 
 
+@pytest.fixture
+def scheduler(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a scheduler with a worker, for the page that names one."""
+    if SCHEDULER not in PAGES[request.getfixturevalue("name")]:
+        yield SCHEDULER
+        return
+    with there(tmp_path_factory.mktemp("there")) as cluster:
+        cluster.add("one", "--nthreads", "1")
+        yield cluster.address
+
+
 @pytest.mark.parametrize("name", [name for name, text in PAGES.items() if commands(text)])
-def test_commands_run_one_after_the_other(name: str, tour: Path) -> None:
+def test_commands_run_one_after_the_other(name: str, tour: Path, scheduler: str) -> None:
     if name == "folders":
         write_folders(tour)
     for command in commands(PAGES[name]):
-        few = command.replace("--trials 200", "--trials 4").replace(DATABASE, "sqlite:///studies.db")
+        few = (
+            command.replace("--trials 200", "--trials 4")
+            .replace(DATABASE, "sqlite:///studies.db")
+            .replace(SCHEDULER, scheduler)
+        )
         arguments = shlex.split(few)[1:]
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{command}: {result.output}"

@@ -1,4 +1,4 @@
-"""Workers: processes that score in place of a run's own."""
+"""Workers: processes that score in place of a run's own, on this machine or on others."""
 
 from __future__ import annotations
 

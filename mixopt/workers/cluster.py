@@ -41,7 +41,7 @@ _TICK = 0.2
 # Seconds after which a user is told of what is waited for.
 _PATIENT = 10.0
 # So many workers that die while they open the pool, and none that has opened it, end the run.
-_DEATHS = 3
+_DEATHS = 10
 # Seconds for a worker that hangs to be replaced, and for the cluster to be left.
 _RESTARTING, _LEAVING = 10, 2
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb as library
 
 from mixopt.errors import SpecError
 from mixopt.listener import Listener
@@ -49,7 +50,10 @@ def test_a_run_holds_the_curve_the_table_and_the_files(stores: Path, tmp_path: P
     assert done.run == "mixopt-" + "ab" * 8
     folder = Path(done.place)
     assert folder.parent == stores / "wandb"
+    library.teardown()  # its service writes the last records after a run has finished
     found = list(records(folder))
+    sizes = [(path.name, path.stat().st_size) for path in folder.iterdir()]
+    assert {"run", "history", "summary", "artifact"} <= {kind for kind, _ in found}, sizes
     (run,) = [each for kind, each in found if kind == "run"]
     assert (run.run_id, run.project, run.display_name) == (done.run, "mixopt", "pool")
     assert {**values(run.config.update), **record.params} == values(run.config.update)
@@ -93,8 +97,6 @@ def test_a_run_that_is_taken_up_gets_what_it_lacks(tmp_path: Path) -> None:
         log=lambda _, step: logged.append(step),
         log_artifact=lambda artifact: logged.append(len(artifact.manifest.entries)),
     )
-    import wandb as library
-
     wandb._write_all(library, run, record_in(tmp_path))
     assert logged == [2, 3, 3], "the steps that are not there, then three files"
 

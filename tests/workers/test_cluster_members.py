@@ -238,7 +238,7 @@ def test_workers_that_die_while_they_open_the_pool(
     client: Client, heard: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.come("a0", None)
-    dying = iter(range(10))
+    dying = iter(range(20))
 
     def die(_: float) -> None:
         number = next(dying)
@@ -246,9 +246,9 @@ def test_workers_that_die_while_they_open_the_pool(
         client.come(f"a{number + 1}", None)
 
     monkeypatch.setattr(time, "sleep", die)
-    with pytest.raises(RunError, match="3 workers died while they opened the pool, the last one worker a2"):
+    with pytest.raises(RunError, match="10 workers died while they opened the pool, the last one worker a9"):
         gathered(client, heard)
-    assert heard.warnings == [f"worker a{number} is gone before it had opened the pool" for number in range(2)]
+    assert heard.warnings == [f"worker a{number} is gone before it had opened the pool" for number in range(9)]
 
 
 def test_a_worker_that_never_opens_the_pool(client: Client, heard: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
