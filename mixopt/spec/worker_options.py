@@ -31,7 +31,7 @@ class WorkerFields(Fields):
         BeforeValidator(checks.scheduler_of),
         Option(
             "Score in the workers of a Dask cluster, which see this machine's files under the same paths: the address "
-            "that `dask scheduler` prints. Needs mixopt[dask].",
+            "that `dask scheduler` prints. Needs the extra dask.",
             WORKERS,
             RUNS,
             metavar="ADDRESS",

@@ -95,7 +95,7 @@ def _on_cluster(spec: StudySpec, assembly: Assembly, client: Client, listener: L
 @contextmanager
 def _connected(address: str) -> Iterator[Client]:
     try:
-        from mixopt.workers.cluster import connected
+        from mixopt.workers.scheduler import connected
     except ImportError as error:
         raise SpecError(
             f"--scheduler {address} needs Dask ({error}); install it: pip install 'mixopt[dask]'"

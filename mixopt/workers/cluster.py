@@ -8,21 +8,17 @@ cluster tells meanwhile waits in a queue.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from distributed import Client, KilledWorker, Security, rpc
+from distributed import Client, KilledWorker
 
-from mixopt.errors import MixoptError, RunError, SpecError
+from mixopt.errors import MixoptError, RunError
 from mixopt.listener import Listener
 from mixopt.scoring.crew.hands import Loss
 from mixopt.scoring.jobs import Answer, Job
@@ -32,8 +28,6 @@ from mixopt.workers.conditions import Facts, unfit, unlike
 from mixopt.workers.remote import Ticket, do, join, leave
 from mixopt.workers.shared import share_split
 
-# Seconds within which a scheduler must answer.
-ANSWERS = 5
 # Seconds that workers may take to open the pool, those that are there when a run begins.
 OPENING = 1800.0
 # Seconds between two looks at who has joined, while nobody is there.
@@ -42,42 +36,8 @@ _TICK = 0.2
 _PATIENT = 10.0
 # So many workers that die while they open the pool, and none that has opened it, end the run.
 _DEATHS = 10
-# Seconds for a worker that hangs to be replaced, and for the cluster to be left.
-_RESTARTING, _LEAVING = 10, 2
-
-
-@contextmanager
-def connected(address: str) -> Iterator[Client]:
-    """A scheduler's client, while the block is open.
-
-    Raises:
-        SpecError: No scheduler answers there.
-    """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it logs is told in words here
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of versions, which are compared when workers join
-        try:
-            asyncio.run(_ask(address))  # as a client alone waits for ever where something listens and says nothing
-            client = Client(address, timeout=ANSWERS, set_as_default=False, name="mixopt")
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise SpecError(
-                f"--scheduler {address}: no Dask scheduler answers there within {ANSWERS} s"
-                f"{f' ({error})' if str(error) else ''}; start one with `dask scheduler`, which prints its address"
-            ) from error
-    try:
-        yield client
-    finally:
-        client.close(timeout=_LEAVING)
-
-
-async def _ask(address: str) -> None:
-    """Ask a scheduler who it is.
-
-    Raises:
-        OSError: It does not answer.
-    """
-    async with rpc(address, timeout=ANSWERS, connection_args=Security().get_connection_args("client")) as scheduler:
-        await asyncio.wait_for(scheduler.identity(n_workers=0), ANSWERS)
+# Seconds for a worker that hangs to be replaced.
+_RESTARTING = 10
 
 
 @dataclass(frozen=True)

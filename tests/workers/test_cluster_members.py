@@ -360,6 +360,6 @@ def test_the_library_is_an_extra(clip_pool_template: Path, monkeypatch: pytest.M
 
     import mixopt
 
-    monkeypatch.setitem(sys.modules, "mixopt.workers.cluster", None)
+    monkeypatch.setitem(sys.modules, "mixopt.workers.scheduler", None)
     with pytest.raises(SpecError, match=r"--scheduler tcp://x:1 needs Dask .*pip install 'mixopt\[dask\]'"):
         mixopt.search(clip_pool_template, scheduler="x:1")
