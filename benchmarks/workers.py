@@ -147,7 +147,7 @@ def _sleep(job: Job, classes: int) -> Answer:
         "above": drawn.integers(0, classes, job.count).astype(np.uint8),
         "confidence": drawn.random(job.count).astype(np.float32),
     }
-    return Answer(arrays, _SECONDS[0] * job.count, f"worker {os.getpid()}")
+    return Answer(arrays, _SECONDS[0] * job.count, f"worker {os.getpid()}", os.getpid())
 
 
 class Sleepers(Processes):

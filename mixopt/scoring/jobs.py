@@ -24,12 +24,14 @@ class Answer(NamedTuple):
         value: What the job says it gives.
         seconds: What it took, opening the worker aside.
         worker: Who did it.
+        process: The number of its process: another one has taken its place where that changes.
         warned: What a user should look into.
     """
 
     value: Any
     seconds: float
     worker: str
+    process: int
     warned: tuple[str, ...] = ()
 
 

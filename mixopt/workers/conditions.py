@@ -13,7 +13,7 @@ import torch
 
 from mixopt.memory import gigabytes
 
-# Distributions that compute, by the module that says whether a run uses them.
+# Distributions that compute, by the module that says whether a process uses them.
 _COMPUTE = {
     "mixopt": "mixopt",
     "torch": "torch",
@@ -34,7 +34,7 @@ class Facts:
     """What scores depend on beside the run's own content.
 
     Attributes:
-        versions: Of what computes, by distribution, and Python's own.
+        versions: Of what computes and has been imported, by distribution, and Python's own.
         kind: What kind of device runs the models: two of one kind give the same bits.
     """
 
@@ -62,8 +62,9 @@ def unlike(there: Facts, here: Facts, kinds: Collection[str] | None) -> str | No
         here: The run's own.
         kinds: The kinds of device that may compute; None for any.
     """
+    # What only one of them has imported is not needed to open the pool, which both have done.
     for name, wanted in here.versions.items():
-        if (found := there.versions.get(name, "none")) != wanted:
+        if (found := there.versions.get(name, wanted)) != wanted:
             return f"it has {name} {found}, where the run has {wanted}: start it in the same environment"
     if kinds is not None and there.kind not in kinds:
         return (

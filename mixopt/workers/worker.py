@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -75,7 +76,7 @@ class Worker:
         value = job.run(self.engine, self._fuse)
         warned = tuple(self._warned)
         self._warned.clear()
-        return Answer(value, time.perf_counter() - started, self.name, warned)
+        return Answer(value, time.perf_counter() - started, self.name, os.getpid(), warned)
 
     def _fuse(self, rows: Rows) -> Mix:
         mix = rows.mix(self.engine.pool)

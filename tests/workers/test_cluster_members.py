@@ -181,7 +181,7 @@ UNFIT = [
     (HERE, 2, 0, r"it has 2 threads.*--nthreads 1"),
     (HERE, 1, 500_000_000, r"it may use 0\.5 GB, and needs about 1\.0 GB.*--memory-limit"),
     (Facts({"torch": "3", "mixopt": "1"}, "a chip"), 1, 0, "it has torch 3, where the run has 2"),
-    (Facts({"torch": "2"}, "a chip"), 1, 0, "it has mixopt none, where the run has 1"),
+    (Facts({"torch": "2", "mixopt": "0"}, "a chip"), 1, 0, "it has mixopt 0, where the run has 1"),
     (Facts(HERE.versions, "another"), 1, 0, "it computes on another, where the run has a chip.*--mixed-devices"),
     (RunError("x.bin: a worker cannot read it"), 1, 0, "x.bin: a worker cannot read it"),
     (
@@ -309,7 +309,8 @@ def test_facts_are_those_of_what_a_run_uses() -> None:
     assert torch.backends.cpu.get_cpu_capability() in here.kind
     assert unlike(here, here, {here.kind}) is None
     more = Facts({**here.versions, "another": "1"}, "else")
-    assert unlike(more, here, None) is None, "what only the worker has is none of ours"
+    assert unlike(more, here, None) is None, "what only the worker has imported"
+    assert unlike(here, more, None) is None, "what only the run has"
     assert unfit(1, 0, 10**12) is None
     assert unfit(1, 10**12, 10**12) is None
 

@@ -34,6 +34,7 @@ def test_a_search_by_two_workers_one_of_which_is_killed_twice(
     assert len(set(killed)) == 2, "the one that was replaced, or the other"
     assert "workers: 2 on this machine, cpu, one thread each" in heard.infos
     assert {f"worker {number} (cpu) has joined" for number in (1, 2)} <= set(heard.infos)
+    assert [text for text in heard.infos if text.endswith("has joined anew")]
     assert not workers_of(psutil.Process())
     assert not list((tmp_path / "cache" / "workers").iterdir())
 

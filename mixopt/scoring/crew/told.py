@@ -18,14 +18,17 @@ class Told:
         self._listener = listener
         self._verbose = verbose
         self._said: set[str] = set()
+        self._processes: dict[str, int] = {}
         # Worker to parts, samples, seconds.
         self._work: dict[str, tuple[int, int, float]] = {}
         self._last = time.monotonic()
 
     def answer(self, answer: Answer, samples: int) -> None:
         """A part came back."""
-        if answer.worker not in self._work:
-            self._listener.info(f"{answer.worker} has joined")
+        before = self._processes.get(answer.worker)
+        if before != answer.process:
+            self._processes[answer.worker] = answer.process
+            self._listener.info(f"{answer.worker} has joined" + ("" if before is None else " anew"))
         parts, every, seconds = self._work.get(answer.worker, (0, 0, 0.0))
         self._work[answer.worker] = (parts + 1, every + samples, seconds + answer.seconds)
         for text in answer.warned:
