@@ -34,7 +34,7 @@ OPENING = 1800.0
 _TICK = 0.2
 # Seconds after which a user is told of what is waited for.
 _PATIENT = 10.0
-# So many workers that die while they open the pool, and none that has opened it, end the run.
+# So many workers that die one after another while they open the pool, and none that has opened it, end the run.
 _DEATHS = 10
 # Seconds for a worker that hangs to be replaced.
 _RESTARTING = 10
@@ -229,6 +229,7 @@ class Cluster:
         if reason := self._why_not(member.joining):
             self._leave_out(member.address, member.ticket.name, reason)
         else:
+            self._deaths = 0
             self.kinds.add(member.joining.result().kind)
             self._members[member.address] = member
 

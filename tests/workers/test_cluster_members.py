@@ -251,6 +251,19 @@ def test_workers_that_die_while_they_open_the_pool(
     assert heard.warnings == [f"worker a{number} is gone before it had opened the pool" for number in range(9)]
 
 
+def test_workers_may_die_as_often_as_others_join(client: Client, heard: Recorder) -> None:
+    client.come("first")
+    hands = gathered(client, heard)
+    for number in range(3 * cluster._DEATHS):
+        client.come(f"dies {number}", None)
+        assert hands.count == 1
+        client.go("first" if number == 0 else f"joins {number - 1}")
+        client.go(f"dies {number}")
+        client.come(f"joins {number}")
+        assert hands.count == 1
+    assert sum("is gone before it had opened" in text for text in heard.warnings) == 3 * cluster._DEATHS
+
+
 def test_a_worker_that_never_opens_the_pool(client: Client, heard: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "OPENING", -1.0)
     client.come("slow", None)
