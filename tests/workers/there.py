@@ -81,7 +81,8 @@ class There:
 
 @contextmanager
 def there(folder: Path) -> Iterator[There]:
-    """A scheduler without workers, while the block is open."""
+    """A scheduler without workers, while the block is open; the folder is made if absent."""
+    folder.mkdir(exist_ok=True)
     cluster = There(folder)
     try:
         yield cluster
